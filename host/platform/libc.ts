@@ -1,0 +1,143 @@
+/**
+ * Every foreign function that the host calls, and nothing else. Numbers are Linux x86-64's.
+ *
+ * Each wrapper throws a {@link SystemError} that names the call and the errno; none returns -1.
+ */
+import { constants } from "node:os";
+import koffi from "koffi";
+
+const libc = koffi.load("libc.so.6");
+
+const c = {
+  mmap: libc.func("int64 mmap(int64 addr, size_t len, int prot, int flags, int fd, int64 offset)"),
+  flock: libc.func("int flock(int fd, int operation)"),
+  mkfifo: libc.func("int mkfifo(const char *path, uint32 mode)"),
+  fallocate: libc.func("int fallocate(int fd, int mode, int64 offset, int64 len)"),
+  ioctl: libc.func("int ioctl(int fd, ulong request, void *argument)"),
+  read: libc.func("long read(int fd, void *buffer, size_t count)"),
+  write: libc.func("long write(int fd, const void *buffer, size_t count)"),
+};
+
+const ERRNO_NAMES = new Map(Object.entries(constants.errno).map(([name, value]) => [value as number, name]));
+
+/** A failed system call: `code` is the errno's name, `errno` its (positive) number, as node:fs errors have them. */
+export class SystemError extends Error {
+  readonly code: string;
+  readonly errno: number;
+  readonly syscall: string;
+
+  constructor(syscall: string, errno: number, what = "") {
+    const code = ERRNO_NAMES.get(errno) ?? `errno ${errno}`;
+    super(`${syscall}${what && ` ${what}`}: ${code}`);
+    this.code = code;
+    this.errno = errno;
+    this.syscall = syscall;
+  }
+}
+
+function check(result: number, syscall: string, what?: string): number {
+  if (result < 0) throw new SystemError(syscall, koffi.errno(), what);
+  return result;
+}
+
+/** The native address of a view's first byte. It stays true as long as the buffer lives. */
+export function addressOf(view: Uint8Array): number {
+  return Number(koffi.address(view));
+}
+
+export const PROT_READ = 1;
+export const PROT_WRITE = 2;
+export const MAP_SHARED = 0x01;
+export const MAP_PRIVATE = 0x02;
+export const MAP_FIXED = 0x10;
+export const MAP_ANONYMOUS = 0x20;
+
+/** Maps `length` bytes of `fd` from `offset` over whatever is at the native address `address`. */
+export function mapFixed(
+  address: number,
+  length: number,
+  fd: number,
+  offset: number,
+  writable: boolean,
+): void {
+  const protection = writable ? PROT_READ | PROT_WRITE : PROT_READ;
+  check(c.mmap(address, length, protection, MAP_SHARED | MAP_FIXED, fd, offset), "mmap");
+}
+
+/**
+ * Puts fresh zero pages over a mapping. Never munmap: that leaves a hole in linear memory, where an access from
+ * JavaScript kills the process.
+ */
+export function mapAnonymous(address: number, length: number): void {
+  const flags = MAP_FIXED | MAP_PRIVATE | MAP_ANONYMOUS;
+  check(c.mmap(address, length, PROT_READ | PROT_WRITE, flags, -1, 0), "mmap");
+}
+
+export const LOCK_SH = 1;
+export const LOCK_EX = 2;
+export const LOCK_NB = 4;
+
+/** flock(2) without waiting. False when somebody else holds the lock. */
+export function tryLock(fd: number, exclusive: boolean): boolean {
+  if (c.flock(fd, (exclusive ? LOCK_EX : LOCK_SH) | LOCK_NB) === 0) return true;
+  if (koffi.errno() === constants.errno.EWOULDBLOCK) return false;
+  throw new SystemError("flock", koffi.errno());
+}
+
+export function makeFifo(path: string, mode = 0o600): void {
+  check(c.mkfifo(path, mode), "mkfifo", path);
+}
+
+export const FALLOC_FL_KEEP_SIZE = 1;
+export const FALLOC_FL_PUNCH_HOLE = 2;
+export const FALLOC_FL_ZERO_RANGE = 0x10;
+
+/** fallocate(2), synchronous. */
+export function fallocate(fd: number, mode: number, offset: number, length: number): void {
+  check(c.fallocate(fd, mode, offset, length), "fallocate");
+}
+
+/** fallocate(2) on libuv's thread pool. `done` gets 0 or the errno. */
+export function fallocateAsync(
+  fd: number,
+  mode: number,
+  offset: number,
+  length: number,
+  done: (errno: number) => void,
+): void {
+  // errno does not survive the way back from another thread, hence the second, synchronous attempt on failure.
+  c.fallocate.async(fd, mode, offset, length, (error: Error | null, result: number) => {
+    if (!error && result === 0) return done(0);
+    done(c.fallocate(fd, mode, offset, length) === 0 ? 0 : koffi.errno());
+  });
+}
+
+/** ioctl(2) with a pointer argument; returns its (non-negative) result. */
+export function ioctl(fd: number, request: number, argument: Uint8Array | null, name: string): number {
+  return check(c.ioctl(fd, request, argument), `ioctl ${name}`);
+}
+
+/** read(2); 0 when a non-blocking descriptor has nothing. */
+export function readNonBlocking(fd: number, buffer: Uint8Array): number {
+  const n = c.read(fd, buffer, buffer.byteLength);
+  if (n >= 0) return n;
+  if (koffi.errno() === constants.errno.EAGAIN) return 0;
+  throw new SystemError("read", koffi.errno());
+}
+
+/** write(2); false when a non-blocking descriptor is full. */
+export function writeNonBlocking(fd: number, buffer: Uint8Array): boolean {
+  if (c.write(fd, buffer, buffer.byteLength) >= 0) return true;
+  if (koffi.errno() === constants.errno.EAGAIN) return false;
+  throw new SystemError("write", koffi.errno());
+}
+
+export interface Poll {
+  close(): void;
+}
+
+/** Calls `ready` on the event loop whenever `fd` has something to read. Keeps the process alive until closed. */
+export function pollReadable(fd: number, ready: () => void): Poll {
+  const handle = koffi.node.poll(fd, { readable: true }, ready);
+  return { close: () => handle.close() };
+}

@@ -1,0 +1,77 @@
+/** What a disk is to the rest of xbdback: capabilities beside operations, and results that are never exceptions. */
+import type { LinearMemory } from "../core/memory.js";
+
+/** How an operation ended. The core turns these into BLKIF_RSP_*. */
+export const Result = {
+  /** Done in full. */
+  Success: 0,
+  /** The device failed it (EIO, ENOSPC, …). */
+  Failure: 1,
+  /** It would have changed a read-only device. */
+  ReadOnly: 2,
+  /** The device cannot do this operation at all. */
+  Unsupported: 3,
+} as const;
+export type Result = (typeof Result)[keyof typeof Result];
+
+/** `error` says why, where `result` is not Success. */
+export type Done = (result: Result, error?: Error) => void;
+
+/**
+ * A scatter list in linear memory: `count` entries of `struct iovec` (u64 native address, u64 length) at byte
+ * offset `table`, `bytes` in all. An engine that talks to the kernel takes the table as it is; others take
+ * {@link views}.
+ */
+export interface IoVector {
+  readonly memory: LinearMemory;
+  readonly table: number;
+  readonly count: number;
+  readonly bytes: number;
+}
+
+const IOVEC_BYTES = 16;
+const TWO_TO_32 = 4294967296;
+
+/** The scatter list as byte views of linear memory. */
+export function views({ memory, table, count }: IoVector): Uint8Array[] {
+  const list = new Array<Uint8Array>(count);
+  for (let i = 0; i < count; i++) {
+    const word = (table + i * IOVEC_BYTES) >>> 2;
+    const address = memory.u32[word] + memory.u32[word + 1] * TWO_TO_32;
+    list[i] = memory.u8.subarray(address - memory.base, address - memory.base + memory.u32[word + 2]);
+  }
+  return list;
+}
+
+/**
+ * A disk. Positions and lengths are bytes and multiples of `sectorSize`; the caller has checked them against
+ * `size`. `done` is called exactly once, never before the call returns. Many operations may be under way at once,
+ * in any order; `flush` covers the writes whose `done` came before it was called.
+ */
+export interface BlockDevice {
+  /** For people: a path or URI. */
+  readonly name: string;
+  /** Bytes; grows when the store behind it is enlarged (see `refreshSize`). */
+  readonly size: number;
+  /** Logical sector size in bytes: 512 or 4096. */
+  readonly sectorSize: number;
+  readonly physicalSectorSize: number;
+  readonly readOnly: boolean;
+  readonly canDiscard: boolean;
+  readonly canSecureDiscard: boolean;
+  /** Bytes; meaningful when `canDiscard`. */
+  readonly discardGranularity: number;
+  readonly discardAlignment: number;
+
+  read(position: number, to: IoVector, done: Done): void;
+  write(position: number, from: IoVector, done: Done): void;
+  /** When it succeeds, every write that was done before it is on stable storage. */
+  flush(done: Done): void;
+  /** The range may read as anything afterwards; with `secure`, its old content is gone for good. */
+  discard(position: number, length: number, secure: boolean, done: Done): void;
+
+  /** Looks at the store's size again; true when it changed. */
+  refreshSize(): boolean;
+  /** Waits for operations under way, then lets go of the store and its lock. */
+  close(): Promise<void>;
+}
