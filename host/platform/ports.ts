@@ -55,6 +55,25 @@ export interface GrantTable {
   close(): void;
 }
 
+/** A guest's own pages and its own side of the grant table: what a frontend needs of its domain. */
+export interface GuestPages {
+  readonly domid: number;
+  /** All pages of the guest; frame n lies at byte offset n * 4096. */
+  readonly memory: LinearMemory;
+
+  /** Takes `count` consecutive frames and returns the first. Throws when the guest is out of memory. */
+  allocate(count: number): number;
+  free(frame: number, count: number): void;
+
+  /** Lets `domid` use a frame; returns the grant reference. Throws when the table is full. */
+  grant(domid: number, frame: number, readOnly: boolean): number;
+
+  /** Takes a grant back. False, and nothing done, while the other domain still has it mapped ("g.e. still in use"). */
+  endAccess(ref: number): boolean;
+
+  close(): Promise<void>;
+}
+
 /** One handle on event channels, as an open /dev/xen/evtchn is. Ports are the caller's domain's local ports. */
 export interface EventChannels {
   /** A descriptor that polls readable when `read` has something. */
