@@ -13,7 +13,9 @@ const c = {
   flock: libc.func("int flock(int fd, int operation)"),
   mkfifo: libc.func("int mkfifo(const char *path, uint32 mode)"),
   fallocate: libc.func("int fallocate(int fd, int mode, int64 offset, int64 len)"),
+  fcntl: libc.func("int fcntl(int fd, int command, void *argument)"),
   ioctl: libc.func("int ioctl(int fd, ulong request, void *argument)"),
+  ioctlRange: libc.func("int ioctl(int fd, ulong request, const uint64 *range)"),
   read: libc.func("long read(int fd, void *buffer, size_t count)"),
   write: libc.func("long write(int fd, const void *buffer, size_t count)"),
 };
@@ -105,11 +107,49 @@ export function fallocateAsync(
   length: number,
   done: (errno: number) => void,
 ): void {
-  // errno does not survive the way back from another thread, hence the second, synchronous attempt on failure.
-  c.fallocate.async(fd, mode, offset, length, (error: Error | null, result: number) => {
-    if (!error && result === 0) return done(0);
-    done(c.fallocate(fd, mode, offset, length) === 0 ? 0 : koffi.errno());
-  });
+  c.fallocate.async(fd, mode, offset, length, errnoOf(done));
+}
+
+/** koffi brings the thread's errno back with the result, for as long as the callback runs. */
+function errnoOf(done: (errno: number) => void): (error: Error | null, result: number) => void {
+  return (error, result) => done(error ? constants.errno.EIO : result < 0 ? koffi.errno() : 0);
+}
+
+/** Request numbers of linux/include/uapi/linux/fs.h. */
+export const BLKROGET = 0x125e;
+export const BLKSSZGET = 0x1268;
+export const BLKDISCARD = 0x1277;
+export const BLKPBSZGET = 0x127b;
+export const BLKSECDISCARD = 0x127d;
+export const BLKGETSIZE64 = 0x80081272;
+
+/**
+ * BLKDISCARD, or BLKSECDISCARD when `secure`, on libuv's thread pool: `length` bytes from byte `position`, both
+ * multiples of the logical sector size. `done` gets 0 or the errno.
+ */
+export function blockDiscardAsync(
+  fd: number,
+  secure: boolean,
+  position: number,
+  length: number,
+  done: (errno: number) => void,
+): void {
+  c.ioctlRange.async(fd, secure ? BLKSECDISCARD : BLKDISCARD, [position, length], errnoOf(done));
+}
+
+const F_OFD_GETLK = 36;
+const F_WRLCK = 1;
+const F_UNLCK = 2;
+
+/** True when another open file holds a byte-range lock (fcntl's, classic or OFD) on any of these bytes. */
+export function isRangeLocked(fd: number, start: number, length: number): boolean {
+  // struct flock: s16 l_type @0, s16 l_whence @2, s64 l_start @8, s64 l_len @16, s32 l_pid @24.
+  const lock = new DataView(new ArrayBuffer(32));
+  lock.setInt16(0, F_WRLCK, true);
+  lock.setBigInt64(8, BigInt(start), true);
+  lock.setBigInt64(16, BigInt(length), true);
+  check(c.fcntl(fd, F_OFD_GETLK, new Uint8Array(lock.buffer)), "fcntl F_OFD_GETLK");
+  return lock.getInt16(0, true) !== F_UNLCK;
 }
 
 /** ioctl(2) with a pointer argument; returns its (non-negative) result. */

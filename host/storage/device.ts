@@ -19,8 +19,9 @@ export type Done = (result: Result, error?: Error) => void;
 
 /**
  * A scatter list in linear memory: `count` entries of `struct iovec` (u64 native address, u64 length) at byte
- * offset `table`, `bytes` in all. An engine that talks to the kernel takes the table as it is; others take
- * {@link views}.
+ * offset `table` (a multiple of 8), `bytes` in all; at most 1024 entries (IOV_MAX), none of them empty. An engine
+ * that talks to the kernel takes the table as it is; others take {@link views}. The table belongs to the device from
+ * the call until `done`; the device may change it meanwhile, and leaves it as it was.
  */
 export interface IoVector {
   readonly memory: LinearMemory;
@@ -29,7 +30,7 @@ export interface IoVector {
   readonly bytes: number;
 }
 
-const IOVEC_BYTES = 16;
+export const IOVEC_BYTES = 16;
 const TWO_TO_32 = 4294967296;
 
 /** The scatter list as byte views of linear memory. */
@@ -47,16 +48,21 @@ export function views({ memory, table, count }: IoVector): Uint8Array[] {
  * A disk. Positions and lengths are bytes and multiples of `sectorSize`; the caller has checked them against
  * `size`. `done` is called exactly once, never before the call returns. Many operations may be under way at once,
  * in any order; `flush` covers the writes whose `done` came before it was called.
+ *
+ * After a result other than Success, a read's buffer and a write's range hold anything. After `close` was called,
+ * every operation fails.
  */
 export interface BlockDevice {
   /** For people: a path or URI. */
   readonly name: string;
   /** Bytes; grows when the store behind it is enlarged (see `refreshSize`). */
   readonly size: number;
-  /** Logical sector size in bytes: 512 or 4096. */
+  /** Logical sector size in bytes: 512 or 4096 (or between: a CD-ROM's is 2048); always a power of two. */
   readonly sectorSize: number;
+  /** Bytes; a power of two, at least `sectorSize`. */
   readonly physicalSectorSize: number;
   readonly readOnly: boolean;
+  /** May turn false while the device is open, when the store turns out not to know how after all. */
   readonly canDiscard: boolean;
   readonly canSecureDiscard: boolean;
   /** Bytes; meaningful when `canDiscard`. */
@@ -65,7 +71,10 @@ export interface BlockDevice {
 
   read(position: number, to: IoVector, done: Done): void;
   write(position: number, from: IoVector, done: Done): void;
-  /** When it succeeds, every write that was done before it is on stable storage. */
+  /**
+   * When it succeeds, every write that was done before it is on stable storage. Once it has failed, written data may
+   * be lost whatever later calls say: all writes, discards and flushes fail from then on.
+   */
   flush(done: Done): void;
   /** The range may read as anything afterwards; with `secure`, its old content is gone for good. */
   discard(position: number, length: number, secure: boolean, done: Done): void;

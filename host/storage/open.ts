@@ -1,0 +1,180 @@
+/** Opening a raw image or block device for one user alone. */
+import { type BigIntStats, close, constants as flags, fstatSync, open, statSync } from "node:fs";
+import { constants } from "node:os";
+import { promisify } from "node:util";
+import { SystemError, tryLock } from "../platform/libc.js";
+import type { BlockDevice } from "./device.js";
+import type { IoEngine } from "./engine.js";
+import {
+  blockGeometry,
+  type Geometry,
+  imageGeometry,
+  isPowerOfTwo,
+  isWriteProtected,
+  SECTOR,
+  type StoreKind,
+  storeBytes,
+} from "./geometry.js";
+import { libuvEngine } from "./libuv.js";
+import { RawDevice, type Store } from "./raw.js";
+import {
+  describeProcess,
+  deviceOn,
+  isLockedByQemu,
+  lockHolder,
+  loopDeviceOf,
+  mountPointOf,
+  openerOf,
+} from "./usage.js";
+
+const { EACCES, EBUSY, EINVAL, EIO, EISDIR, ENOENT, EPERM, EROFS } = constants.errno;
+const openFile = promisify(open);
+const closeFile = promisify(close);
+
+/** Why a store was not opened. `errno` is positive; 16 (EBUSY) when somebody uses it. */
+export class DeviceError extends Error {
+  readonly errno: number;
+  /** The errno's name. */
+  readonly code: string;
+  readonly path: string;
+  /** With EBUSY: the process that has it, where that could be found; else 0. */
+  readonly holder: number;
+
+  constructor(errno: number, path: string, why: string, holder = 0) {
+    super(`${path}: ${why}`);
+    this.errno = errno;
+    this.code = new SystemError("open", errno).code;
+    this.path = path;
+    this.holder = holder;
+  }
+}
+
+export interface OpenOptions {
+  readonly readOnly: boolean;
+  /** Takes no lock and heeds nobody's: libxl's modes "w!" and "r!", where the administrator takes the blame. */
+  readonly shared?: boolean;
+  /** Gets one line about a store that is served, but not as one might think. Default: console.warn. */
+  readonly warn?: (line: string) => void;
+}
+
+export interface DeviceOptions extends OpenOptions {
+  /** Stays the caller's. Default: libuv's thread pool. */
+  readonly engine?: IoEngine;
+}
+
+/** Opens a raw image or block device as {@link openStore} does, and serves it. Rejects with a {@link DeviceError}. */
+export async function openDevice(path: string, options: DeviceOptions): Promise<BlockDevice> {
+  return new RawDevice(await openStore(path, options), options.engine ?? libuvEngine);
+}
+
+/**
+ * Opens a raw image or block device and sees to it that nobody else has it: one user may write, or many may read
+ * (many readers of images only: a block device has one user). An image is locked with flock, a block device with
+ * O_EXCL; the kernel drops either when the last operation on the descriptor has ended, even if the process died
+ * before. Refused, too, is what a QEMU program has locked or a loop device serves. A refusal leaves nothing changed.
+ *
+ * An image's last bytes that do not make a sector of 512 bytes are not served.
+ * Rejects with a {@link DeviceError}.
+ */
+export async function openStore(path: string, options: OpenOptions): Promise<Store> {
+  const { readOnly, shared = false } = options;
+  const access = readOnly ? flags.O_RDONLY : flags.O_RDWR;
+  let fd = -1;
+  try {
+    // Looked at before it is opened: opening a FIFO waits, and opening a tape rewinds it.
+    const exclusive = kindOf(path, statSync(path, { bigint: true })) === "block" && !shared;
+    fd = await openFile(path, exclusive ? access | flags.O_EXCL : access);
+    const stats = fstatSync(fd, { bigint: true });
+    const kind = kindOf(path, stats);
+    if (!shared) claim(fd, path, kind, stats, readOnly);
+    const bytes = usableBytes(fd, path, kind);
+    if (kind === "block" && !readOnly && isWriteProtected(fd)) throw refusal(path, EROFS);
+    const geometry = kind === "image" ? imageGeometry(fd, readOnly) : blockGeometry(fd, readOnly, stats.rdev);
+    checkSectors(path, geometry);
+    if (bytes % SECTOR !== 0) warnOfTail(path, bytes, options.warn ?? console.warn);
+    return { ...geometry, fd, name: path, kind, readOnly };
+  } catch (error) {
+    if (fd >= 0) await closeFile(fd);
+    throw error instanceof DeviceError ? error : refusal(path, errnoOf(error));
+  }
+}
+
+function kindOf(path: string, stats: BigIntStats): StoreKind {
+  if (stats.isFile()) return "image";
+  if (stats.isBlockDevice()) return "block";
+  if (stats.isDirectory()) {
+    throw new DeviceError(EISDIR, path, "is a directory; name an image file or a block device");
+  }
+  const kind = stats.isSocket() ? "a socket" : stats.isFIFO() ? "a FIFO" : "a character device";
+  throw new DeviceError(EINVAL, path, `is ${kind}; name an image file or a block device`);
+}
+
+/** Takes the locks and looks for users who do not take ours. Throws a DeviceError with EBUSY. */
+function claim(fd: number, path: string, kind: StoreKind, stats: BigIntStats, readOnly: boolean): void {
+  if (kind === "image") {
+    if (!tryLock(fd, !readOnly)) throw inUse(path, lockHolder(stats) || openerOf(path, false));
+    const loop = loopDeviceOf(stats, !readOnly);
+    if (loop) throw new DeviceError(EBUSY, path, `in use by ${loop}; detach it with \`losetup -d ${loop}\``);
+  }
+  if (isLockedByQemu(fd, readOnly)) throw inUse(path, openerOf(path, false));
+}
+
+function inUse(path: string, holder: number): DeviceError {
+  const who = holder > 0 ? describeProcess(holder) : "another process";
+  return new DeviceError(EBUSY, path, `in use by ${who}; stop it or detach the disk there first`, holder);
+}
+
+/** A block device whose O_EXCL somebody else has. */
+function claimedElsewhere(path: string): DeviceError {
+  const stats = statSync(path, { bigint: true, throwIfNoEntry: false });
+  if (!stats) return inUse(path, 0);
+  const mountPoint = mountPointOf(stats);
+  if (mountPoint) {
+    return new DeviceError(EBUSY, path, `mounted on ${mountPoint}; unmount it with \`umount ${mountPoint}\``);
+  }
+  const device = deviceOn(stats);
+  if (device) return new DeviceError(EBUSY, path, `in use by ${device}; name that, or take it down`);
+  return inUse(path, openerOf(path, true));
+}
+
+function usableBytes(fd: number, path: string, kind: StoreKind): number {
+  const bytes = storeBytes(fd, kind);
+  if (bytes >= SECTOR) return bytes;
+  const size = bytes === 0 ? "empty" : `only ${bytes} bytes long`;
+  const remedy = kind === "image" ? `give it a size, e.g. \`truncate -s 10G ${path}\`` : "insert a medium";
+  throw new DeviceError(EINVAL, path, `${size}, less than a sector; ${remedy}`);
+}
+
+function warnOfTail(path: string, bytes: number, warn: (line: string) => void): void {
+  const tail = bytes % SECTOR;
+  warn(`${path}: ${bytes} bytes are not whole sectors of ${SECTOR}; the guest does not see the last ${tail}`);
+}
+
+/** A sector has to fit in a page that a guest grants. */
+function checkSectors(path: string, { sectorSize }: Geometry): void {
+  if (isPowerOfTwo(sectorSize) && sectorSize >= SECTOR && sectorSize <= 4096) return;
+  throw new DeviceError(EINVAL, path, `has sectors of ${sectorSize} bytes; only 512 to 4096 can be served`);
+}
+
+function errnoOf(error: unknown): number {
+  return Math.abs((error as NodeJS.ErrnoException).errno ?? EIO);
+}
+
+/** What a failed system call on a store means to its owner. */
+function refusal(path: string, errno: number): DeviceError {
+  switch (errno) {
+    case ENOENT:
+      return new DeviceError(errno, path, "no such file; create it or correct the disk's path");
+    case EACCES:
+    case EPERM:
+      return new DeviceError(errno, path, "permission denied; run as root, or give this user access to it");
+    case EROFS:
+      return new DeviceError(errno, path, "read-only; attach it read-only, or make it writable");
+    case EBUSY:
+      return claimedElsewhere(path);
+    default: {
+      const { code } = new SystemError("open", errno);
+      return new DeviceError(errno, path, `cannot be opened (${code}); check the storage below it`);
+    }
+  }
+}

@@ -1,0 +1,248 @@
+/** A raw image file or block device as a disk. */
+import { close } from "node:fs";
+import { constants } from "node:os";
+import { FALLOC_FL_KEEP_SIZE, FALLOC_FL_PUNCH_HOLE, SystemError } from "../platform/libc.js";
+import { type BlockDevice, type Done, type IoVector, Result } from "./device.js";
+import type { ErrnoDone, IoEngine, TransferDone } from "./engine.js";
+import { type Geometry, type StoreKind, storeBytes } from "./geometry.js";
+import { transfer, withRetries } from "./transfer.js";
+
+const { EROFS, EOPNOTSUPP, ENOSYS, ENOTTY } = constants.errno;
+const PUNCH = FALLOC_FL_PUNCH_HOLE | FALLOC_FL_KEEP_SIZE;
+
+interface Outcome {
+  readonly result: Result;
+  readonly error?: Error;
+}
+
+const SUCCESS: Outcome = { result: Result.Success };
+
+/** A store that was opened and locked (see open.ts). Plain data, so that it can go to another thread. */
+export interface Store extends Geometry {
+  readonly fd: number;
+  readonly name: string;
+  readonly kind: StoreKind;
+  readonly readOnly: boolean;
+}
+
+/**
+ * A disk whose bytes are those of an image file or block device, through the page cache.
+ *
+ * Flushing is fail-stop. When fdatasync fails, the kernel may have dropped the pages that it could not write and
+ * report success the next time; and Linux's frontend takes an error on an empty flush for "cannot flush" and goes on
+ * without. So after one failure all writes, discards and flushes fail, and the guest sees it; reads go on. Only
+ * opening the store again ends that. For the same reason at most one fdatasync is under way at a time: of two, only
+ * one would be told of an error. Flushes that come meanwhile share the next one.
+ */
+export class RawDevice implements BlockDevice {
+  readonly name: string;
+  readonly sectorSize: number;
+  readonly physicalSectorSize: number;
+  readonly readOnly: boolean;
+  readonly discardGranularity: number;
+  readonly discardAlignment: number;
+
+  readonly #store: Store;
+  readonly #engine: IoEngine;
+  readonly #readv: (position: number, to: IoVector, done: TransferDone) => void;
+  readonly #writev: (position: number, from: IoVector, done: TransferDone) => void;
+  #size = 0;
+  #canDiscard: boolean;
+  #canSecureDiscard: boolean;
+  #underWay = 0;
+  #flushing = false;
+  #flushWaiters: Done[] = [];
+  #flushError: Error | null = null;
+  #closed: Promise<void> | null = null;
+  #drained: (() => void) | null = null;
+
+  /** Takes over the store's descriptor; the engine stays the caller's. Throws a SystemError when it has no size. */
+  constructor(store: Store, engine: IoEngine) {
+    this.name = store.name;
+    this.sectorSize = store.sectorSize;
+    this.physicalSectorSize = store.physicalSectorSize;
+    this.readOnly = store.readOnly;
+    this.discardGranularity = store.discardGranularity;
+    this.discardAlignment = store.discardAlignment;
+    this.#store = store;
+    this.#engine = engine;
+    this.#readv = (position, to, done) => engine.readv(store.fd, position, to, done);
+    this.#writev = (position, from, done) => engine.writev(store.fd, position, from, done);
+    this.#canDiscard = store.canDiscard;
+    this.#canSecureDiscard = store.canSecureDiscard;
+    this.#size = wholeSectors(store);
+  }
+
+  get size(): number {
+    return this.#size;
+  }
+
+  get canDiscard(): boolean {
+    return this.#canDiscard;
+  }
+
+  get canSecureDiscard(): boolean {
+    return this.#canSecureDiscard;
+  }
+
+  read(position: number, to: IoVector, done: Done): void {
+    const refusal = this.#outOfReach("read", position, to.bytes);
+    if (refusal) {
+      later(done, refusal);
+      return;
+    }
+    this.#underWay++;
+    transfer(this.#readv, position, to, (errno, moved) => {
+      this.#settle(done, this.#transferred("read", position, to.bytes, errno, moved));
+    });
+  }
+
+  write(position: number, from: IoVector, done: Done): void {
+    const refusal = this.#unchangeable("write") ?? this.#outOfReach("write", position, from.bytes);
+    if (refusal) {
+      later(done, refusal);
+      return;
+    }
+    this.#underWay++;
+    transfer(this.#writev, position, from, (errno, moved) => {
+      this.#settle(done, this.#transferred("write", position, from.bytes, errno, moved));
+    });
+  }
+
+  flush(done: Done): void {
+    // A read-only device has had no writes.
+    const nothingToDo = this.readOnly ? SUCCESS : this.#unchangeable("flush");
+    const outcome = this.#outOfReach("flush", 0, 0) ?? nothingToDo;
+    if (outcome) {
+      later(done, outcome);
+      return;
+    }
+    this.#underWay++;
+    this.#flushWaiters.push(done);
+    if (!this.#flushing) this.#startFlush();
+  }
+
+  discard(position: number, length: number, secure: boolean, done: Done): void {
+    const verb = secure ? "secure discard" : "discard";
+    const refusal = this.#unchangeable(verb) ?? this.#outOfReach(verb, position, length);
+    const able = secure ? this.#canSecureDiscard : this.#canDiscard;
+    const what = `${length} bytes at ${position} of ${this.name}`;
+    if (refusal || !able || length === 0) {
+      later(done, refusal ?? (able ? SUCCESS : failed(verb, EOPNOTSUPP, what)));
+      return;
+    }
+    this.#underWay++;
+    const { fd, kind } = this.#store;
+    const call = (ended: ErrnoDone): void => {
+      if (kind === "image") this.#engine.fallocate(fd, PUNCH, position, length, ended);
+      else this.#engine.blockDiscard(fd, secure, position, length, ended);
+    };
+    withRetries(call, (errno) => {
+      const outcome = errno === 0 ? SUCCESS : failed(verb, errno, what);
+      if (outcome.result === Result.Unsupported) this.#forgetDiscard(secure);
+      this.#settle(done, outcome);
+    });
+  }
+
+  refreshSize(): boolean {
+    if (this.#closed) return false;
+    const before = this.#size;
+    try {
+      this.#size = wholeSectors(this.#store);
+    } catch {
+      // A device that went away has no size to tell; reads and writes report that better than this could.
+    }
+    return this.#size !== before;
+  }
+
+  close(): Promise<void> {
+    this.#closed ??= this.#close();
+    return this.#closed;
+  }
+
+  async #close(): Promise<void> {
+    if (this.#underWay > 0) await new Promise<void>((resolve) => (this.#drained = resolve));
+    await new Promise<void>((resolve) => close(this.#store.fd, () => resolve()));
+  }
+
+  /** Why an operation cannot be begun: the device is closed, or the range is not in it. */
+  #outOfReach(verb: string, position: number, length: number): Outcome | null {
+    if (this.#closed) {
+      return { result: Result.Failure, error: new Error(`${verb} ${this.name}: the disk is closed`) };
+    }
+    // The caller has checked, but perhaps before the store shrank; and a write must never enlarge an image.
+    if (position + length <= this.#size) return null;
+    const range = `${length} bytes at ${position} of ${this.name}`;
+    return { result: Result.Failure, error: new Error(`${verb} ${range}: beyond its end at ${this.#size}`) };
+  }
+
+  /** Why the device must not, or may no longer, be changed. */
+  #unchangeable(verb: string): Outcome | null {
+    if (this.readOnly) return failed(verb, EROFS, this.name);
+    return this.#flushError && { result: Result.Failure, error: this.#flushError };
+  }
+
+  /** Capabilities that the store turned out not to have. A store that cannot discard cannot discard securely. */
+  #forgetDiscard(secure: boolean): void {
+    this.#canSecureDiscard = false;
+    if (!secure) this.#canDiscard = false;
+  }
+
+  #startFlush(): void {
+    const waiters = this.#flushWaiters;
+    this.#flushWaiters = [];
+    this.#flushing = true;
+    withRetries(
+      (ended) => this.#engine.fdatasync(this.#store.fd, ended),
+      (errno) => this.#endFlush(errno, waiters),
+    );
+  }
+
+  #endFlush(errno: number, waiters: Done[]): void {
+    this.#flushing = false;
+    let outcome = SUCCESS;
+    if (errno !== 0) {
+      const cause = new SystemError("fdatasync", errno, this.name);
+      const remedy = "written data may be lost; nothing more is written until the disk is attached again";
+      this.#flushError = new Error(`${cause.message}; ${remedy}`, { cause });
+      outcome = { result: Result.Failure, error: this.#flushError };
+      waiters.push(...this.#flushWaiters.splice(0));
+    } else if (this.#flushWaiters.length > 0) {
+      this.#startFlush();
+    }
+    for (const done of waiters) this.#settle(done, outcome);
+  }
+
+  #transferred(verb: string, position: number, length: number, errno: number, moved: number): Outcome {
+    if (errno === 0 && moved >= length) return SUCCESS;
+    const range = `${length} bytes at ${position} of ${this.name}`;
+    if (errno !== 0) return failed(verb, errno, range);
+    const error = new Error(`${verb} ${range}: the store ends after ${moved} of them`);
+    return { result: Result.Failure, error };
+  }
+
+  #settle(done: Done, { result, error }: Outcome): void {
+    if (--this.#underWay === 0) this.#drained?.();
+    done(result, error);
+  }
+}
+
+function wholeSectors({ fd, kind, sectorSize }: Store): number {
+  const bytes = storeBytes(fd, kind);
+  return bytes - (bytes % sectorSize);
+}
+
+function failed(verb: string, errno: number, what: string): Outcome {
+  return { result: resultOf(errno), error: new SystemError(verb, errno, what) };
+}
+
+function resultOf(errno: number): Result {
+  if (errno === EROFS) return Result.ReadOnly;
+  if (errno === EOPNOTSUPP || errno === ENOSYS || errno === ENOTTY) return Result.Unsupported;
+  return Result.Failure;
+}
+
+/** `done` never comes before the call returns. */
+function later(done: Done, { result, error }: Outcome): void {
+  queueMicrotask(() => done(result, error));
+}

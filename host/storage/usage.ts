@@ -1,0 +1,110 @@
+/** Who else uses a file or block device: for refusing to share it, and for saying with whom. */
+import { readdirSync, readFileSync, readlinkSync, realpathSync, statSync } from "node:fs";
+import { isRangeLocked } from "../platform/libc.js";
+import { major, minor } from "./geometry.js";
+
+/** What fstat tells of an open file: device, inode, and the number of a device node. */
+export interface FileIdentity {
+  readonly dev: bigint;
+  readonly ino: bigint;
+  readonly rdev: bigint;
+}
+
+/**
+ * True when a QEMU program uses the file in a way that excludes this use. QEMU does not flock: it locks single bytes
+ * (its block/file-posix.c): 100 + n says "I use permission n", 200 + n "I
+ * do not let others have permission n", where 0 is a consistent read, 1 write, 2 write unchanged data, 3 resize.
+ * Programs that merely read share with readers.
+ */
+export function isLockedByQemu(fd: number, readOnly: boolean): boolean {
+  const excludesReaders = isRangeLocked(fd, 101, 1) || isRangeLocked(fd, 103, 1) || isRangeLocked(fd, 200, 1);
+  return excludesReaders || (!readOnly && (isRangeLocked(fd, 102, 1) || isRangeLocked(fd, 201, 3)));
+}
+
+/** The loop device that is attached to a file, as "/dev/loop3"; those that cannot write count only if `readersToo`. */
+export function loopDeviceOf({ dev, ino }: FileIdentity, readersToo: boolean): string | null {
+  for (const name of entries("/sys/block")) {
+    const backingFile = name.startsWith("loop")
+      ? contents(`/sys/block/${name}/loop/backing_file`).trim()
+      : "";
+    if (backingFile === "") continue;
+    const backing = statSync(backingFile, { bigint: true, throwIfNoEntry: false });
+    if (backing?.dev !== dev || backing.ino !== ino) continue;
+    if (readersToo || contents(`/sys/block/${name}/ro`).trim() === "0") return `/dev/${name}`;
+  }
+  return null;
+}
+
+/** Where a block device is mounted, or null. */
+export function mountPointOf({ rdev }: FileIdentity): string | null {
+  const number = `${major(rdev)}:${minor(rdev)}`;
+  // proc_pid_mountinfo(5): id, parent, major:minor, root, mount point, …
+  const line = contents("/proc/self/mountinfo")
+    .split("\n")
+    .find((line) => line.split(" ")[2] === number);
+  return line?.split(" ")[4] ?? null;
+}
+
+/** A block device that is built on this one (device mapper, RAID), as "/dev/dm-0", or null. */
+export function deviceOn({ rdev }: FileIdentity): string | null {
+  const [holder] = entries(`/sys/dev/block/${major(rdev)}:${minor(rdev)}/holders`);
+  return holder ? `/dev/${holder}` : null;
+}
+
+/** The process that holds a flock on a file; 0 when it cannot be told. */
+export function lockHolder({ dev, ino }: FileIdentity): number {
+  const hex = (n: number): string => n.toString(16).padStart(2, "0");
+  const inode = `${hex(major(dev))}:${hex(minor(dev))}:${ino}`;
+  // proc_locks(5): "1: FLOCK  ADVISORY  WRITE 4711 fe:00:1234 0 EOF"
+  for (const line of contents("/proc/locks").split("\n")) {
+    const fields = line.split(/ +/);
+    if (fields[1] === "FLOCK" && fields[5] === inode) return Math.max(0, Number(fields[4]));
+  }
+  return 0;
+}
+
+/** A process that has a path open, other than this one unless `selfToo`; 0 when none can be seen. */
+export function openerOf(path: string, selfToo: boolean): number {
+  const target = linkTarget(path, realpathSync);
+  for (const pid of entries("/proc").map(Number)) {
+    if (!(pid > 0) || (pid === process.pid && !selfToo)) continue;
+    const directory = `/proc/${pid}/fd`;
+    for (const fd of entries(directory)) {
+      if (target !== "" && linkTarget(`${directory}/${fd}`, readlinkSync) === target) return pid;
+    }
+  }
+  return 0;
+}
+
+/** A process as people know it: "process 4711 (qemu-nbd)". */
+export function describeProcess(pid: number): string {
+  if (pid === process.pid) return `this process (${pid})`;
+  const name = contents(`/proc/${pid}/comm`).trim();
+  return `process ${pid}${name && ` (${name})`}`;
+}
+
+/** Names in a directory; none where it is gone or closed to us. */
+function entries(directory: string): string[] {
+  try {
+    return readdirSync(directory);
+  } catch {
+    return [];
+  }
+}
+
+/** "" for a link that went away meanwhile. */
+function linkTarget(path: string, follow: (path: string) => string): string {
+  try {
+    return follow(path);
+  } catch {
+    return "";
+  }
+}
+
+function contents(path: string): string {
+  try {
+    return readFileSync(path, "utf8");
+  } catch {
+    return "";
+  }
+}
