@@ -1,0 +1,288 @@
+// The core's exports. See abi.ts for the contract.
+//
+// A pass takes what the ring holds (bounded) and moves every request as far as it goes without the host:
+//
+//   ring -> TAKEN -> [FETCHING] -> HELD? -> ADMITTED -> [MAPPING] [COPYING] -> LOADED -> BUSY -> [READ_DONE] -> DONE
+//
+// Where grant operations are needed, step() returns for the host to carry them out, all of a round in one batch,
+// and goes on when it is called again. A pass ends with I/Os to start, responses published, and the ring checked.
+import {
+  ABI_VERSION,
+  ABI_X86_32,
+  ABI_X86_64,
+  ATTACH_BAD_CONFIG,
+  ATTACH_BAD_RING,
+  ATTACH_OK,
+  BLKIF_OP_DISCARD,
+  BLKIF_RSP_ERROR,
+  BLKIF_RSP_OKAY,
+  CONFIG_ABI,
+  CONFIG_BATCH,
+  CONFIG_ENTRIES,
+  CONFIG_MAX_INDIRECT,
+  CONFIG_MAX_IO,
+  CONFIG_MAX_PERSISTENT,
+  CONFIG_SECTOR_UNITS,
+  COUNT_BAD_GRANT,
+  JOURNAL_ENTRIES,
+  JOURNAL_ENTRY_BYTES,
+  JOURNAL_REQUEST,
+  MAX_IO,
+  MAX_PERSISTENT,
+  MAX_SEGMENTS,
+  MAX_SLOTS,
+  OUT_COPIES,
+  OUT_INFLIGHT,
+  OUT_IOS,
+  OUT_MAPS,
+  PAGE,
+  STEP_COPY,
+  STEP_HALTED,
+  STEP_IO,
+  STEP_MAP,
+  STEP_MORE,
+  STEP_NOTIFY,
+} from "./abi";
+import { beginPlan, configureCoalesce, ios, plan } from "./coalesce";
+import { answer, complete, finish } from "./complete";
+import { count, resetCounters } from "./counters";
+import {
+  configureData,
+  copies,
+  copySegments,
+  fetchSegments,
+  placeData,
+  roomForCopies,
+  settleCopies,
+  settleMapping,
+} from "./data";
+import { configureDecode, countOperation, decode, indirectGref, isLarge, validate } from "./decode";
+import { admit, resetHazards } from "./hazards";
+import { selectLayout } from "./layout";
+import { maps, resetPersistent, settleMaps, trimPages } from "./persistent";
+import {
+  ADMITTED,
+  addToPass,
+  COPYING,
+  COPYING_OUT,
+  DONE,
+  endPass,
+  FAULT,
+  FETCHING,
+  FREE,
+  freeLarge,
+  freeSlot,
+  freeSlots,
+  INDIRECT,
+  inPass,
+  LOADED,
+  MAPPING,
+  passLength,
+  READ_DONE,
+  Request,
+  readyLength,
+  readyToPass,
+  requestAt,
+  resetRequests,
+  TAKEN,
+  takeLarge,
+  takeSlot,
+} from "./request";
+import {
+  attachRing,
+  consume,
+  copyRequest,
+  entries,
+  finalCheck,
+  hasRequest,
+  overflows,
+  publish,
+  reqProd,
+} from "./ring";
+
+let inRound: bool = false;
+let halted: bool = false;
+/** The next request waits for a large data region; a completion will free one. */
+let stalled: bool = false;
+let batch: u32 = 0;
+
+export function version(): i32 {
+  return ABI_VERSION;
+}
+
+function within(field: u32, low: i32, high: i32): bool {
+  const value = load<i32>(field);
+  return value >= low && value <= high;
+}
+
+function configured(): bool {
+  const size = load<u32>(CONFIG_ENTRIES);
+  const units = load<u32>(CONFIG_SECTOR_UNITS);
+  return (
+    within(CONFIG_ABI, ABI_X86_64, ABI_X86_32) &&
+    within(CONFIG_ENTRIES, 32, MAX_SLOTS) &&
+    (size & (size - 1)) == 0 &&
+    (units == 1 || units == 8) &&
+    within(CONFIG_MAX_INDIRECT, 0, MAX_SEGMENTS) &&
+    within(CONFIG_MAX_IO, PAGE, MAX_IO) &&
+    within(CONFIG_MAX_PERSISTENT, 0, MAX_PERSISTENT) &&
+    within(CONFIG_BATCH, 1, MAX_SLOTS)
+  );
+}
+
+export function attach(): i32 {
+  if (!configured()) return ATTACH_BAD_CONFIG;
+  const size = load<u32>(CONFIG_ENTRIES);
+  batch = load<u32>(CONFIG_BATCH);
+  selectLayout(load<u32>(CONFIG_ABI));
+  resetCounters();
+  resetRequests(size);
+  resetHazards(size);
+  resetPersistent();
+  configureDecode();
+  configureData();
+  configureCoalesce();
+  inRound = halted = stalled = false;
+  return attachRing(size) ? ATTACH_OK : ATTACH_BAD_RING;
+}
+
+export function trim(now: u32): i32 {
+  return <i32>trimPages(now);
+}
+
+export function step(n: u32): i32 {
+  if (inRound) {
+    settleMaps();
+    settleCopies();
+  } else {
+    complete(n);
+    readyToPass();
+    takeRequests();
+  }
+  advanceAll();
+  inRound = copies != 0 || maps != 0;
+  store<u32>(OUT_COPIES, copies);
+  store<u32>(OUT_MAPS, maps);
+  store<u32>(OUT_INFLIGHT, entries - freeSlots);
+  const notify = publish() ? STEP_NOTIFY : 0;
+  if (inRound) return (copies != 0 ? STEP_COPY : 0) | (maps != 0 ? STEP_MAP : 0) | notify;
+  return endOfPass() | notify;
+}
+
+/** Takes requests from the ring into the pass, at most a batch. */
+function takeRequests(): void {
+  stalled = false;
+  if (halted) return;
+  const prod = reqProd();
+  if (overflows(prod)) {
+    halted = true;
+    return;
+  }
+  for (let taken: u32 = 0; taken < batch && freeSlots != 0 && hasRequest(prod); taken++) {
+    const slot = takeSlot();
+    const copy = copyRequest(slot);
+    const large = isLarge(copy);
+    if (large && freeLarge == 0) {
+      // It stays on the ring, and is copied again from scratch when a transfer has ended.
+      freeSlot(slot);
+      stalled = true;
+      return;
+    }
+    const request = requestAt(slot);
+    request.index = consume();
+    request.state = TAKEN;
+    if (!decode(slot, request, copy)) {
+      answer(slot, request);
+      continue;
+    }
+    if (large) takeLarge(request);
+    addToPass(slot);
+  }
+}
+
+/** Moves all requests of the pass on. Those behind one that is still being fetched wait: they enter in ring order. */
+function advanceAll(): void {
+  let fetching = false;
+  for (let i: u32 = 0; i < passLength; i++) {
+    const slot = inPass(i);
+    const request = requestAt(slot);
+    advance(slot, request, fetching);
+    if (request.state == DONE) answer(slot, request);
+    else if (request.state <= FETCHING && request.state != FREE) fetching = true;
+  }
+}
+
+/** In a round, whatever the last return of step() asked for has been carried out. */
+function advance(slot: u32, request: Request, behindFetch: bool): void {
+  switch (request.state) {
+    case TAKEN:
+      if (request.flags & INDIRECT) fetch(slot, request);
+      else if (!behindFetch) enter(slot, request);
+      return;
+    case FETCHING:
+      if (!behindFetch && !failed(slot, request)) enter(slot, request);
+      return;
+    case ADMITTED:
+      placeData(slot, request);
+      return;
+    case MAPPING:
+      settleMapping(slot, request, true);
+      return;
+    case COPYING:
+      if (!failed(slot, request)) request.state = LOADED;
+      return;
+    case READ_DONE:
+      copyOut(slot, request);
+      return;
+    case COPYING_OUT:
+      if (!failed(slot, request)) finish(slot, request, BLKIF_RSP_OKAY);
+      return;
+  }
+}
+
+function fetch(slot: u32, request: Request): void {
+  if (!roomForCopies(1)) return;
+  const copy = JOURNAL_ENTRIES + slot * JOURNAL_ENTRY_BYTES + JOURNAL_REQUEST;
+  fetchSegments(slot, request.segments, indirectGref(copy));
+  request.state = FETCHING;
+}
+
+function copyOut(slot: u32, request: Request): void {
+  if (!roomForCopies(request.segments)) return;
+  copySegments(slot, true);
+  request.state = COPYING_OUT;
+}
+
+function enter(slot: u32, request: Request): void {
+  if (!validate(slot, request)) return;
+  countOperation(request);
+  if (request.operation == BLKIF_OP_DISCARD && request.sectors == 0) {
+    finish(slot, request, BLKIF_RSP_OKAY);
+    return;
+  }
+  admit(slot);
+  if (request.state == ADMITTED) placeData(slot, request);
+}
+
+function failed(slot: u32, request: Request): bool {
+  if (!(request.flags & FAULT)) return false;
+  count(COUNT_BAD_GRANT, 1);
+  finish(slot, request, BLKIF_RSP_ERROR);
+  return true;
+}
+
+/** Turns what is loaded into I/Os and arranges to be woken. */
+function endOfPass(): i32 {
+  beginPlan();
+  for (let i: u32 = 0; i < passLength; i++) {
+    const slot = inPass(i);
+    const request = requestAt(slot);
+    if (request.state == LOADED) plan(slot, request);
+  }
+  endPass();
+  store<u32>(OUT_IOS, ios);
+  let flags = ios != 0 ? STEP_IO : 0;
+  if (halted) return flags | STEP_HALTED;
+  if (readyLength != 0 || (!stalled && finalCheck())) flags |= STEP_MORE;
+  return flags;
+}

@@ -1,0 +1,211 @@
+// Persistent grants (feature-persistent): pages that stay mapped in the persistent window, found by grant ref.
+//
+// A hash with linear probing at half load leads from gref to page. A page in use by a request is never dropped;
+// idle ones are, oldest first, when they get too many or too old, as Linux's backend does.
+import {
+  CONFIG_MAX_PERSISTENT,
+  COUNT_MAPS,
+  FREE_PAGES,
+  MAP_BYTES,
+  MAP_GREF,
+  MAP_PAGE,
+  MAP_STATUS,
+  MAPS,
+  MAX_PERSISTENT,
+  OUT_PERSISTENT,
+  PERSISTENT_HASH,
+  PERSISTENT_HASH_ENTRIES,
+  PERSISTENT_PAGE_BYTES,
+  PERSISTENT_PAGES,
+  UNMAPS,
+} from "./abi";
+import { count } from "./counters";
+
+@unmanaged
+class Page {
+  gref: u32;
+  lastUse: u32;
+  users: u16;
+  state: u16;
+}
+
+const UNUSED: u16 = 0;
+/** The host has been asked to map it. */
+const PENDING: u16 = 1;
+const MAPPED: u16 = 2;
+/** Mapping failed; it goes as soon as nobody refers to it. */
+const FAILED: u16 = 3;
+
+export const NO_PAGE: u32 = 0xffff;
+
+let freePages: u32 = 0;
+let used: u32 = 0;
+let limit: u32 = 0;
+let now: u32 = 0;
+/** A page was wanted and there was none: the next trim makes room. */
+let starved: bool = false;
+export let maps: u32 = 0;
+
+function pageAt(page: u32): Page {
+  return changetype<Page>(PERSISTENT_PAGES + page * PERSISTENT_PAGE_BYTES);
+}
+
+export function resetPersistent(): void {
+  limit = load<u32>(CONFIG_MAX_PERSISTENT);
+  memory.fill(PERSISTENT_HASH, 0, PERSISTENT_HASH_ENTRIES * 8);
+  memory.fill(PERSISTENT_PAGES, 0, MAX_PERSISTENT * PERSISTENT_PAGE_BYTES);
+  // Taken in ascending order, so that grants that are new together lie together and are mapped in one run.
+  for (let i = 0; i < MAX_PERSISTENT; i++) store<u16>(FREE_PAGES + (i << 1), MAX_PERSISTENT - 1 - i);
+  freePages = MAX_PERSISTENT;
+  used = maps = now = 0;
+  starved = false;
+  store<u32>(OUT_PERSISTENT, 0);
+}
+
+function bucketOf(gref: u32): u32 {
+  return (gref * 0x9e3779b1) >> 20;
+}
+
+function entryAt(bucket: u32): u32 {
+  return PERSISTENT_HASH + ((bucket & (PERSISTENT_HASH_ENTRIES - 1)) << 3);
+}
+
+/** The hash entry of a gref, or the empty one where it would go. Half of the entries are always empty. */
+function find(gref: u32): u32 {
+  let bucket = bucketOf(gref);
+  while (load<u32>(entryAt(bucket), 4) != 0 && load<u32>(entryAt(bucket)) != gref) bucket++;
+  return entryAt(bucket);
+}
+
+/** Takes an entry out and closes the gap in the probe sequence behind it. */
+function unlink(gref: u32): void {
+  let hole = find(gref);
+  let at = hole;
+  for (;;) {
+    at = PERSISTENT_HASH + ((at - PERSISTENT_HASH + 8) & (PERSISTENT_HASH_ENTRIES * 8 - 1));
+    if (load<u32>(at, 4) == 0) break;
+    const home = bucketOf(load<u32>(at)) & (PERSISTENT_HASH_ENTRIES - 1);
+    const index = (at - PERSISTENT_HASH) >> 3;
+    const gap = (hole - PERSISTENT_HASH) >> 3;
+    // The entry may move back only as far as its home bucket.
+    if (((index - home) & (PERSISTENT_HASH_ENTRIES - 1)) >= ((index - gap) & (PERSISTENT_HASH_ENTRIES - 1))) {
+      store<u64>(hole, load<u64>(at));
+      hole = at;
+    }
+  }
+  store<u64>(hole, 0);
+}
+
+/** The page of a gref, with one more user; asks the host to map it if it is new. NO_PAGE when there is no room. */
+export function usePage(gref: u32): u32 {
+  const entry = find(gref);
+  let page = load<u32>(entry, 4);
+  if (page != 0) {
+    page--;
+    const known = pageAt(page);
+    if (known.state == FAILED) return NO_PAGE;
+    known.users++;
+    known.lastUse = now;
+    return page;
+  }
+  if (used >= limit) {
+    starved = true;
+    return NO_PAGE;
+  }
+  page = load<u16>(FREE_PAGES + (--freePages << 1));
+  used++;
+  store<u32>(entry, gref);
+  store<u32>(entry, page + 1, 4);
+  const fresh = pageAt(page);
+  fresh.gref = gref;
+  fresh.lastUse = now;
+  fresh.users = 1;
+  fresh.state = PENDING;
+  const map = MAPS + maps++ * MAP_BYTES;
+  store<u32>(map, gref, MAP_GREF);
+  store<u16>(map, page, MAP_PAGE);
+  // A host that forgets to write the status must not make us trust the page.
+  store<i16>(map, -1, MAP_STATUS);
+  return page;
+}
+
+/** One user less. */
+export function leavePage(page: u32): void {
+  const it = pageAt(page);
+  if (--it.users == 0 && it.state == FAILED) drop(page);
+}
+
+export function isMapped(page: u32): bool {
+  return pageAt(page).state == MAPPED;
+}
+
+function drop(page: u32): void {
+  const it = pageAt(page);
+  unlink(it.gref);
+  it.state = UNUSED;
+  used--;
+  store<u16>(FREE_PAGES + (freePages++ << 1), page);
+}
+
+/** Reads what the host wrote into MAPS. */
+export function settleMaps(): void {
+  for (let i: u32 = 0; i < maps; i++) {
+    const map = MAPS + i * MAP_BYTES;
+    const page = pageAt(load<u16>(map, MAP_PAGE));
+    if (load<i16>(map, MAP_STATUS) == 0) {
+      page.state = MAPPED;
+      continue;
+    }
+    page.state = FAILED;
+    if (page.users == 0) drop(load<u16>(map, MAP_PAGE));
+  }
+  count(COUNT_MAPS, maps);
+  maps = 0;
+  store<u32>(OUT_PERSISTENT, used);
+}
+
+/** Idle time, in the units of `trim`'s clock (tenths of a second), after which a page goes: Linux's 60 s. */
+const MAX_IDLE: u32 = 600;
+
+/**
+ * Drops idle pages: those not used for a minute, and, when there was no room for a new one, the oldest twentieth of
+ * the limit. Their numbers lie in UNMAPS; the host unmaps them before its next call.
+ */
+export function trimPages(time: u32): u32 {
+  now = time;
+  let dropped: u32 = 0;
+  for (let page: u32 = 0; page < <u32>MAX_PERSISTENT; page++) {
+    const it = pageAt(page);
+    if (it.state == MAPPED && it.users == 0 && now - it.lastUse >= MAX_IDLE) dropped = dropTo(dropped, page);
+  }
+  if (starved) {
+    starved = false;
+    const wanted = max<u32>(limit / 20, 1);
+    while (dropped < wanted) {
+      const page = oldestIdle();
+      if (page == NO_PAGE) break;
+      dropped = dropTo(dropped, page);
+    }
+  }
+  store<u32>(OUT_PERSISTENT, used);
+  return dropped;
+}
+
+function dropTo(position: u32, page: u32): u32 {
+  drop(page);
+  store<u16>(UNMAPS + (position << 1), page);
+  return position + 1;
+}
+
+function oldestIdle(): u32 {
+  let oldest = NO_PAGE;
+  let age: u32 = 0;
+  for (let page: u32 = 0; page < <u32>MAX_PERSISTENT; page++) {
+    const it = pageAt(page);
+    if (it.state != MAPPED || it.users != 0) continue;
+    if (oldest != NO_PAGE && now - it.lastUse <= age) continue;
+    oldest = page;
+    age = now - it.lastUse;
+  }
+  return oldest;
+}

@@ -1,0 +1,161 @@
+// A decoded request, 64 bytes a slot, and the lists of slots. Only the core reads or writes these.
+import {
+  DATA,
+  DATA_LARGE,
+  DATA_LARGE_BYTES,
+  DATA_SMALL_BYTES,
+  FREE_LARGE,
+  FREE_SLOTS,
+  MAX_LARGE,
+  MAX_SEGMENTS,
+  MAX_SLOTS,
+  PASS_LIST,
+  READY_LIST,
+  REQUEST_BYTES,
+  REQUESTS,
+  SEGMENT_BYTES,
+  SEGMENTS,
+} from "./abi";
+
+// The life of a request. A pass moves it as far as it goes without the host (see index.ts).
+export const FREE: u8 = 0;
+/** Its copy is in the journal; nothing has been looked at. */
+export const TAKEN: u8 = 1;
+/** Its indirect page is being copied. */
+export const FETCHING: u8 = 2;
+/** It waits for earlier requests (see hazards.ts). */
+export const HELD: u8 = 3;
+/** Valid and free to go; its data is not there yet. */
+export const ADMITTED: u8 = 4;
+export const MAPPING: u8 = 5;
+export const COPYING: u8 = 6;
+/** Data in place: next is an I/O. */
+export const LOADED: u8 = 7;
+/** Part of an I/O that the host carries out. */
+export const BUSY: u8 = 8;
+/** Read; the data must be copied to the guest. */
+export const READ_DONE: u8 = 9;
+export const COPYING_OUT: u8 = 10;
+/** Only the response is missing. */
+export const DONE: u8 = 11;
+/** It was HELD and need not wait any more; it is in the ready list. */
+export const READY: u8 = 12;
+
+// Flags.
+/** Its pages are mapped persistently; otherwise its data lies in the data window. */
+export const MAPPED: u8 = 1;
+/** A grant operation for it failed. */
+export const FAULT: u8 = 2;
+/** It was in a coalesced I/O that failed: it goes alone this time. */
+export const ALONE: u8 = 4;
+/** It counts in the hazard tables. */
+export const ACTIVE: u8 = 8;
+export const INDIRECT: u8 = 16;
+export const SECURE: u8 = 32;
+/** It owns one of the large data regions. */
+export const LARGE: u8 = 64;
+/** A grant of it could not be mapped: copy. */
+export const UNMAPPABLE: u8 = 128;
+
+@unmanaged
+export class Request {
+  state: u8;
+  /** BLKIF_OP_*: the inner one for an INDIRECT. This is what the response echoes. */
+  operation: u8;
+  flags: u8;
+  /** Index of its large data region. */
+  large: u8;
+  segments: u16;
+  /** The next slot in the same I/O. */
+  next: u16;
+  id: u64;
+  sector: u64;
+  /** 512-byte sectors that it reads, writes or discards. */
+  sectors: u64;
+  /** Its free-running ring index: which of two requests is older. */
+  index: u32;
+  /** Earlier requests that it still waits for. */
+  waits: u16;
+  status: i16;
+}
+
+export function requestAt(slot: u32): Request {
+  return changetype<Request>(REQUESTS + slot * REQUEST_BYTES);
+}
+
+export function segmentsOf(slot: u32): u32 {
+  return SEGMENTS + slot * (MAX_SEGMENTS * SEGMENT_BYTES);
+}
+
+// ---- Lists ----
+
+export let freeSlots: u32 = 0;
+export let passLength: u32 = 0;
+export let readyLength: u32 = 0;
+export let freeLarge: u32 = 0;
+
+export function resetRequests(entries: u32): void {
+  memory.fill(REQUESTS, 0, MAX_SLOTS * REQUEST_BYTES);
+  // The last to be freed is the first to be taken again: its data is still in the processor's cache.
+  for (let i: u32 = 0; i < entries; i++) store<u16>(FREE_SLOTS + (i << 1), entries - 1 - i);
+  for (let i = 0; i < MAX_LARGE; i++) store<u16>(FREE_LARGE + (i << 1), i);
+  freeSlots = entries;
+  freeLarge = min<u32>(MAX_LARGE, entries);
+  passLength = 0;
+  readyLength = 0;
+}
+
+export function takeSlot(): u32 {
+  return load<u16>(FREE_SLOTS + (--freeSlots << 1));
+}
+
+export function freeSlot(slot: u32): void {
+  requestAt(slot).state = FREE;
+  store<u16>(FREE_SLOTS + (freeSlots++ << 1), slot);
+}
+
+export function addToPass(slot: u32): void {
+  store<u16>(PASS_LIST + (passLength++ << 1), slot);
+}
+
+export function inPass(i: u32): u32 {
+  return load<u16>(PASS_LIST + (i << 1));
+}
+
+export function endPass(): void {
+  passLength = 0;
+}
+
+/** The next pass takes these up before it looks at the ring. */
+export function addToReady(slot: u32): void {
+  store<u16>(READY_LIST + (readyLength++ << 1), slot);
+}
+
+export function readyToPass(): void {
+  for (let i: u32 = 0; i < readyLength; i++) {
+    const slot = load<u16>(READY_LIST + (i << 1));
+    const request = requestAt(slot);
+    if (request.state == READY) request.state = ADMITTED;
+    addToPass(slot);
+  }
+  readyLength = 0;
+}
+
+// ---- Data window ----
+
+export function takeLarge(request: Request): void {
+  request.large = <u8>load<u16>(FREE_LARGE + (--freeLarge << 1));
+  request.flags |= LARGE;
+}
+
+export function releaseLarge(request: Request): void {
+  if (!(request.flags & LARGE)) return;
+  request.flags &= ~LARGE;
+  store<u16>(FREE_LARGE + (freeLarge++ << 1), request.large);
+}
+
+/** Where the private copy of its data lies: its segments one behind the other, so that they are one buffer. */
+export function dataOf(slot: u32, request: Request): u32 {
+  if (request.flags & LARGE) return DATA_LARGE + <u32>request.large * DATA_LARGE_BYTES;
+  return DATA + slot * DATA_SMALL_BYTES;
+}

@@ -1,0 +1,107 @@
+// The shared ring's indices (xen/include/public/io/ring.h). They are free-running u32; a slot is index & (entries - 1).
+//
+// Accesses to the four shared indices are atomic, and WebAssembly's atomics are sequentially consistent: they carry
+// the header's read, write and full barriers.
+import {
+  COUNT_NOTIFICATIONS,
+  COUNT_PUSHES,
+  COUNT_RESPONSES,
+  JOURNAL_ENTRIES,
+  JOURNAL_ENTRY_BYTES,
+  JOURNAL_INDEX,
+  JOURNAL_REQUEST,
+  OUT_REQ_CONS,
+  OUT_RSP_PROD,
+  SRING_ENTRIES,
+  SRING_REQ_EVENT,
+  SRING_REQ_PROD,
+  SRING_RSP_EVENT,
+  SRING_RSP_PROD,
+} from "./abi";
+import { count } from "./counters";
+import { RESPONSE_ID, RESPONSE_OPERATION, RESPONSE_STATUS, stride } from "./layout";
+import { Request } from "./request";
+
+export let entries: u32 = 0;
+let reqCons: u32 = 0;
+/** rsp_prod_pvt: responses written, and rsp_prod as we last published it. The shared copy is the guest's to spoil. */
+let rspProd: u32 = 0;
+let rspPublished: u32 = 0;
+
+/** Starts at the shared rsp_prod, as a frontend that reconnects or survives us expects. False if the guest lies. */
+export function attachRing(size: u32): bool {
+  entries = size;
+  reqCons = rspProd = rspPublished = atomic.load<u32>(SRING_RSP_PROD);
+  publishIndices();
+  return atomic.load<u32>(SRING_REQ_PROD) - rspProd <= entries;
+}
+
+function publishIndices(): void {
+  store<u32>(OUT_REQ_CONS, reqCons);
+  store<u32>(OUT_RSP_PROD, rspProd);
+}
+
+export function reqProd(): u32 {
+  return atomic.load<u32>(SRING_REQ_PROD);
+}
+
+/** RING_REQUEST_PROD_OVERFLOW: "frontend is lying". */
+export function overflows(prod: u32): bool {
+  return prod - rspProd > entries;
+}
+
+/** True when there is a request up to `prod` that may be consumed (not RING_REQUEST_CONS_OVERFLOW). */
+export function hasRequest(prod: u32): bool {
+  return prod != reqCons && reqCons - rspProd < entries;
+}
+
+/**
+ * Copies the next request into a slot's journal entry, once: nothing ever looks at the ring's copy again (XSA-155).
+ * The request counts as taken only when `consume` is called.
+ */
+export function copyRequest(slot: u32): u32 {
+  const entry = JOURNAL_ENTRIES + slot * JOURNAL_ENTRY_BYTES;
+  const from = SRING_ENTRIES + (reqCons & (entries - 1)) * stride;
+  const to = entry + JOURNAL_REQUEST;
+  // 108 bytes in the i386 layout: the last eight overlap the ones before.
+  for (let i: u32 = 0; i < 104; i += 8) store<u64>(to + i, load<u64>(from + i));
+  store<u64>(to + stride - 8, load<u64>(from + stride - 8));
+  store<u32>(entry + JOURNAL_INDEX, reqCons);
+  return to;
+}
+
+export function consume(): u32 {
+  return reqCons++;
+}
+
+/** Writes a response: id, operation and status, never the padding between (XSA-216). */
+export function respond(request: Request): void {
+  const to = SRING_ENTRIES + (rspProd & (entries - 1)) * stride;
+  store<u64>(to + RESPONSE_ID, request.id);
+  store<u8>(to + RESPONSE_OPERATION, request.operation);
+  store<i16>(to + RESPONSE_STATUS, request.status);
+  rspProd++;
+}
+
+/** RING_PUSH_RESPONSES_AND_CHECK_NOTIFY. True when the frontend asked to be notified. */
+export function publish(): bool {
+  publishIndices();
+  if (rspProd == rspPublished) return false;
+  const old = rspPublished;
+  count(COUNT_RESPONSES, rspProd - old);
+  count(COUNT_PUSHES, 1);
+  atomic.store<u32>(SRING_RSP_PROD, rspProd);
+  rspPublished = rspProd;
+  if (rspProd - atomic.load<u32>(SRING_RSP_EVENT) >= rspProd - old) return false;
+  count(COUNT_NOTIFICATIONS, 1);
+  return true;
+}
+
+/** RING_FINAL_CHECK_FOR_REQUESTS: asks for an event at the next request, unless there is one already. */
+export function finalCheck(): bool {
+  if (hasRequest(reqProd())) return true;
+  // A full ring: the frontend cannot add anything before we have published a response, and then we look again.
+  if (reqCons - rspProd >= entries) return false;
+  atomic.store<u32>(SRING_REQ_EVENT, reqCons + 1);
+  return hasRequest(reqProd());
+}

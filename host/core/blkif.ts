@@ -1,0 +1,216 @@
+/**
+ * The core as a TypeScript host sees it: one instance, one ring, one linear memory. Nothing here knows Node, so a
+ * browser can use it as it is.
+ */
+import * as abi from "../../assembly/abi.js";
+import type { LinearMemory } from "./memory.js";
+
+/** What a ring is attached with; see the CONFIG_* fields of assembly/abi.ts. */
+export interface RingConfig {
+  /** ABI_X86_64 or ABI_X86_32. */
+  readonly abi: number;
+  /** Pages of the shared ring: 1, 2, 4, 8 or 16. */
+  readonly ringPages: number;
+  /** FEATURE_* bits. */
+  readonly features: number;
+  readonly domid: number;
+  /** 512-byte sectors of the disk. */
+  readonly sectors: number;
+  /** Logical sector size in bytes: 512 or 4096. */
+  readonly sectorSize: number;
+  /** Segments that an INDIRECT may have, at most 256; 0 refuses INDIRECT. */
+  readonly maxIndirect: number;
+  /** Bytes that a coalesced I/O may reach. */
+  readonly maxIo?: number;
+  /** Requests that one pass takes at most. */
+  readonly batch?: number;
+  /** Pages that persistent grants may keep mapped. */
+  readonly maxPersistent?: number;
+}
+
+interface Exports {
+  version(): number;
+  attach(): number;
+  step(completions: number): number;
+  trim(now: number): number;
+}
+
+/** An I/O that the core asks for. `table` and `iovecs` describe the memory of a read or write. */
+export interface CoreIo {
+  readonly slot: number;
+  /** IO_READ, IO_WRITE, IO_FLUSH or IO_DISCARD. */
+  readonly operation: number;
+  /** IO_PREFLUSH, IO_FUA, IO_SECURE. */
+  readonly flags: number;
+  /** Bytes. */
+  readonly position: number;
+  readonly length: number;
+  /** Byte offset of the `struct iovec` table, and its entries. */
+  readonly table: number;
+  readonly iovecs: number;
+}
+
+const COUNTER_NAMES = [
+  "read",
+  "write",
+  "barrier",
+  "flush",
+  "discard",
+  "indirect",
+  "segments",
+  "sectorsRead",
+  "sectorsWritten",
+  "ios",
+  "merged",
+  "held",
+  "responses",
+  "pushes",
+  "notifications",
+  "copies",
+  "maps",
+  "persistentHits",
+  "splits",
+  "badOperation",
+  "badSegments",
+  "badRange",
+  "readOnly",
+  "badGrant",
+  "ioErrors",
+] as const;
+
+/** The core's counters by name, since the ring was attached. */
+export type Counters = Record<(typeof COUNTER_NAMES)[number], number>;
+
+export function noCounters(): Counters {
+  return Object.fromEntries(COUNTER_NAMES.map((name) => [name, 0])) as Counters;
+}
+
+export function addCounters(to: Counters, from: Counters): void {
+  for (const name of COUNTER_NAMES) to[name] += from[name];
+}
+
+const TWO_TO_32 = 4294967296;
+
+export class BlkifCore {
+  readonly memory: LinearMemory;
+  readonly #exports: Exports;
+  readonly #u16: Uint16Array;
+
+  /**
+   * `module` is blkif.wasm, `memory` at least MEMORY_BYTES of shared memory for this ring alone.
+   * Throws when the module speaks another ABI version than this host.
+   */
+  constructor(module: WebAssembly.Module, memory: LinearMemory) {
+    const instance = new WebAssembly.Instance(module, { env: { memory: memory.memory } });
+    this.memory = memory;
+    this.#exports = instance.exports as unknown as Exports;
+    this.#u16 = new Uint16Array(memory.memory.buffer);
+    const version = this.#exports.version();
+    if (version !== abi.ABI_VERSION) {
+      throw new Error(
+        `blkif.wasm speaks ABI version ${version}, this host ${abi.ABI_VERSION}: rebuild one of them`,
+      );
+    }
+  }
+
+  /** Starts on the ring that is mapped at SRING; returns an ATTACH_* code. */
+  attach(config: RingConfig): number {
+    const { u32 } = this.memory;
+    const set = (field: number, value: number): void => {
+      u32[field >> 2] = value;
+    };
+    set(abi.CONFIG_ABI, config.abi);
+    set(abi.CONFIG_ENTRIES, config.ringPages * 32);
+    set(abi.CONFIG_FEATURES, config.features);
+    set(abi.CONFIG_DOMID, config.domid);
+    this.#setU64(abi.CONFIG_BASE, this.memory.base);
+    this.resize(config.sectors);
+    set(abi.CONFIG_SECTOR_UNITS, config.sectorSize / 512);
+    set(abi.CONFIG_MAX_INDIRECT, config.maxIndirect);
+    set(abi.CONFIG_MAX_IO, config.maxIo ?? abi.MAX_IO);
+    set(abi.CONFIG_BATCH, config.batch ?? 64);
+    set(abi.CONFIG_MAX_PERSISTENT, config.maxPersistent ?? 1056);
+    return this.#exports.attach();
+  }
+
+  /** Tells the core the disk's new size in 512-byte sectors. */
+  resize(sectors: number): void {
+    this.#setU64(abi.CONFIG_SECTORS, sectors);
+  }
+
+  /** See `step` in assembly/abi.ts. */
+  step(completions: number): number {
+    return this.#exports.step(completions);
+  }
+
+  /** Drops idle persistent grants; `now` in tenths of a second. The pages to unmap, in ascending order. */
+  trim(now: number): number[] {
+    const count = this.#exports.trim(now);
+    const first = abi.UNMAPS >> 1;
+    return Array.from(this.#u16.subarray(first, first + count)).sort((a, b) => a - b);
+  }
+
+  get copies(): number {
+    return this.memory.u32[abi.OUT_COPIES >> 2];
+  }
+
+  get maps(): number {
+    return this.memory.u32[abi.OUT_MAPS >> 2];
+  }
+
+  get ios(): number {
+    return this.memory.u32[abi.OUT_IOS >> 2];
+  }
+
+  /** Requests taken and not yet answered, as of the last step. */
+  get inflight(): number {
+    return this.memory.u32[abi.OUT_INFLIGHT >> 2];
+  }
+
+  /** Entry `i` of the I/Os to start. */
+  io(i: number): CoreIo {
+    const slot = this.#u16[(abi.IO_LIST >> 1) + i];
+    const at = abi.IOS + slot * abi.IO_BYTES;
+    return {
+      slot,
+      operation: this.memory.u8[at + abi.IO_OPERATION],
+      flags: this.memory.u8[at + abi.IO_FLAGS],
+      position: this.#u64(at + abi.IO_SECTOR) * 512,
+      length: this.#u64(at + abi.IO_SECTORS) * 512,
+      table: abi.IOVECS + slot * abi.IOVECS_PER_SLOT * abi.IOVEC_BYTES,
+      iovecs: this.#u16[(at + abi.IO_IOVECS) >> 1],
+    };
+  }
+
+  /** Notes completion number `i` of the next step: `result` is an IO_RESULT_*. */
+  setCompletion(i: number, slot: number, result: number): void {
+    this.memory.u32[(abi.COMPLETIONS >> 2) + i] = slot | (result << 16);
+  }
+
+  /** Entry `i` of the pages to map. */
+  map(i: number): { gref: number; page: number } {
+    const at = abi.MAPS + i * abi.MAP_BYTES;
+    return {
+      gref: this.memory.u32[(at + abi.MAP_GREF) >> 2],
+      page: this.#u16[(at + abi.MAP_PAGE) >> 1],
+    };
+  }
+
+  setMapStatus(i: number, status: number): void {
+    this.#u16[(abi.MAPS + i * abi.MAP_BYTES + abi.MAP_STATUS) >> 1] = status;
+  }
+
+  counters(): Counters {
+    const values = COUNTER_NAMES.map((name, i) => [name, this.#u64(abi.COUNTERS + i * 8)]);
+    return Object.fromEntries(values) as Counters;
+  }
+
+  #u64(at: number): number {
+    return this.memory.u32[at >> 2] + this.memory.u32[(at + 4) >> 2] * TWO_TO_32;
+  }
+
+  #setU64(at: number, value: number): void {
+    this.memory.u32[at >> 2] = value % TWO_TO_32;
+    this.memory.u32[(at + 4) >> 2] = Math.floor(value / TWO_TO_32);
+  }
+}
