@@ -90,13 +90,13 @@ export const CONFIG_DOMID = CONFIG + 12;
 export const CONFIG_BASE = CONFIG + 16;
 /** u64: size of the disk in 512-byte sectors. May be changed at any time (resize). */
 export const CONFIG_SECTORS = CONFIG + 24;
-/** Logical sector size in 512-byte units: 1 or 8. */
+/** Logical sector size in 512-byte units: 1, 2, 4 or 8. */
 export const CONFIG_SECTOR_UNITS = CONFIG + 32;
 /** feature-max-indirect-segments, 0 to MAX_SEGMENTS; 0 refuses INDIRECT. */
 export const CONFIG_MAX_INDIRECT = CONFIG + 36;
 /** Bytes that a coalesced I/O may reach, at least one request's. */
 export const CONFIG_MAX_IO = CONFIG + 40;
-/** Requests that one pass takes from the ring at most. */
+/** Requests that one pass takes from the ring at most. May be changed at any time: 0 takes none (drain). */
 export const CONFIG_BATCH = CONFIG + 44;
 /** Pages that stay mapped at most when persistent grants are on, 0 to MAX_PERSISTENT. */
 export const CONFIG_MAX_PERSISTENT = CONFIG + 48;

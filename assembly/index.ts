@@ -102,9 +102,8 @@ import {
 
 let inRound: bool = false;
 let halted: bool = false;
-/** The next request waits for a large data region; a completion will free one. */
+/** The next request waits: for a large data region, which a completion will free, or because the batch is 0. */
 let stalled: bool = false;
-let batch: u32 = 0;
 
 export function version(): i32 {
   return ABI_VERSION;
@@ -122,18 +121,18 @@ function configured(): bool {
     within(CONFIG_ABI, ABI_X86_64, ABI_X86_32) &&
     within(CONFIG_ENTRIES, 32, MAX_SLOTS) &&
     (size & (size - 1)) == 0 &&
-    (units == 1 || units == 8) &&
+    within(CONFIG_SECTOR_UNITS, 1, 8) &&
+    (units & (units - 1)) == 0 &&
     within(CONFIG_MAX_INDIRECT, 0, MAX_SEGMENTS) &&
     within(CONFIG_MAX_IO, PAGE, MAX_IO) &&
     within(CONFIG_MAX_PERSISTENT, 0, MAX_PERSISTENT) &&
-    within(CONFIG_BATCH, 1, MAX_SLOTS)
+    within(CONFIG_BATCH, 0, MAX_SLOTS)
   );
 }
 
 export function attach(): i32 {
   if (!configured()) return ATTACH_BAD_CONFIG;
   const size = load<u32>(CONFIG_ENTRIES);
-  batch = load<u32>(CONFIG_BATCH);
   selectLayout(load<u32>(CONFIG_ABI));
   resetCounters();
   resetRequests(size);
@@ -171,8 +170,9 @@ export function step(n: u32): i32 {
 
 /** Takes requests from the ring into the pass, at most a batch. */
 function takeRequests(): void {
-  stalled = false;
-  if (halted) return;
+  const batch = load<u32>(CONFIG_BATCH);
+  stalled = batch == 0;
+  if (halted || stalled) return;
   const prod = reqProd();
   if (overflows(prod)) {
     halted = true;

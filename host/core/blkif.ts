@@ -16,7 +16,7 @@ export interface RingConfig {
   readonly domid: number;
   /** 512-byte sectors of the disk. */
   readonly sectors: number;
-  /** Logical sector size in bytes: 512 or 4096. */
+  /** Logical sector size in bytes: 512, 1024, 2048 or 4096. */
   readonly sectorSize: number;
   /** Segments that an INDIRECT may have, at most 256; 0 refuses INDIRECT. */
   readonly maxIndirect: number;
@@ -136,6 +136,11 @@ export class BlkifCore {
   /** Tells the core the disk's new size in 512-byte sectors. */
   resize(sectors: number): void {
     this.#setU64(abi.CONFIG_SECTORS, sectors);
+  }
+
+  /** Takes no more requests from the ring; those in flight go on to their responses. */
+  stopTaking(): void {
+    this.memory.u32[abi.CONFIG_BATCH >> 2] = 0;
   }
 
   /** See `step` in assembly/abi.ts. */

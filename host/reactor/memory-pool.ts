@@ -1,0 +1,22 @@
+/**
+ * Linear memories for rings, used again and again: a guest that connects and disconnects all day must not make the
+ * process reserve address space faster than the garbage collector finds it.
+ */
+import { MEMORY_BYTES } from "../../assembly/abi.js";
+import { allocateMemory, type LinearMemory } from "../core/memory.js";
+import { addressOf, mapAnonymous } from "../platform/libc.js";
+
+const idle: LinearMemory[] = [];
+const MAX_IDLE = 16;
+
+/** A memory of MEMORY_BYTES in which every byte is zero. */
+export function takeMemory(): LinearMemory {
+  return idle.pop() ?? allocateMemory(MEMORY_BYTES, addressOf);
+}
+
+/** Takes a memory back; nothing may use it any more, and no I/O may be on its way into it. */
+export function returnMemory(memory: LinearMemory): void {
+  if (idle.length >= MAX_IDLE) return;
+  mapAnonymous(memory.base, memory.memory.buffer.byteLength);
+  idle.push(memory);
+}

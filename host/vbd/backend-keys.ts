@@ -1,0 +1,133 @@
+/** The keys of a backend's directory: what the toolstack wrote, and what we publish (blkif.h; facts of libxl). */
+import { MAX_SEGMENTS } from "../../assembly/abi.js";
+import type { Xenstore } from "../platform/ports.js";
+import type { BlockDevice } from "../storage/device.js";
+import { parseState, type XenbusState } from "./xenbus.js";
+
+/** What we offer before the frontend chooses. */
+export interface Features {
+  readonly maxQueues: number;
+  readonly maxRingPageOrder: number;
+  /** 0 offers no indirect requests. */
+  readonly maxIndirectSegments: number;
+  readonly persistent: boolean;
+}
+
+export const DEFAULT_FEATURES: Features = {
+  maxQueues: 4,
+  maxRingPageOrder: 4,
+  maxIndirectSegments: MAX_SEGMENTS,
+  persistent: true,
+};
+
+/** blkif.h: VDISK_* bits of `info`. */
+const VDISK_CDROM = 1;
+const VDISK_REMOVABLE = 2;
+const VDISK_READONLY = 4;
+
+/** The toolstack's part of the directory, at one moment. */
+export interface BackendKeys {
+  readonly state: XenbusState;
+  readonly online: boolean;
+  readonly frontend: string | null;
+  readonly frontendId: string | null;
+  readonly hotplugStatus: string | null;
+  /** The device or image, once the hotplug script has said so. */
+  readonly devicePath: string | null;
+  readonly mode: string;
+  readonly cdrom: boolean;
+  readonly removable: boolean;
+  readonly discardEnable: boolean;
+}
+
+export async function readBackendKeys(xenstore: Xenstore, directory: string): Promise<BackendKeys> {
+  const read = (key: string): Promise<string | null> => xenstore.read(`${directory}/${key}`);
+  const [
+    state,
+    online,
+    frontend,
+    frontendId,
+    hotplugStatus,
+    physical,
+    params,
+    mode,
+    type,
+    removable,
+    discard,
+  ] = await Promise.all([
+    read("state"),
+    read("online"),
+    read("frontend"),
+    read("frontend-id"),
+    read("hotplug-status"),
+    read("physical-device-path"),
+    read("params"),
+    read("mode"),
+    read("device-type"),
+    read("removable"),
+    read("discard-enable"),
+  ]);
+  return {
+    state: parseState(state),
+    online: online === "1",
+    frontend,
+    frontendId,
+    hotplugStatus,
+    devicePath: physical || params || null,
+    mode: mode ?? "r",
+    cdrom: type === "cdrom",
+    removable: removable === "1",
+    discardEnable: discard !== "0",
+  };
+}
+
+/** Without a 'w' it is read-only, whatever else it says (XSA-142). */
+export function isReadOnly(keys: BackendKeys): boolean {
+  return !keys.mode.includes("w");
+}
+
+/** What the frontend must know before it makes its ring; published before state 2. */
+export function offerKeys(features: Features): Record<string, string> {
+  const keys: Record<string, string> = {
+    "max-ring-page-order": String(features.maxRingPageOrder),
+    "multi-queue-max-queues": String(features.maxQueues),
+  };
+  // "If a backend does not recognize BLKIF_OP_INDIRECT, it should not create" the key (blkif.h).
+  if (features.maxIndirectSegments > 0) {
+    keys["feature-max-indirect-segments"] = String(features.maxIndirectSegments);
+  }
+  return keys;
+}
+
+/** What the frontend must know before it uses the disk; published before state 4, all at once. */
+export function deviceKeys(
+  device: BlockDevice,
+  keys: BackendKeys,
+  features: Features,
+): Record<string, string> {
+  const readOnly = device.readOnly;
+  const info =
+    (keys.cdrom ? VDISK_CDROM : 0) | (keys.removable ? VDISK_REMOVABLE : 0) | (readOnly ? VDISK_READONLY : 0);
+  const discard = canDiscard(device, keys);
+  const published: Record<string, string> = {
+    // Units of 512 bytes, whatever the sector size.
+    sectors: String(Math.floor(device.size / 512)),
+    info: String(info),
+    "sector-size": String(device.sectorSize),
+    "physical-sector-size": String(device.physicalSectorSize),
+    "feature-flush-cache": "1",
+    "feature-barrier": "1",
+    "feature-persistent": features.persistent ? "1" : "0",
+    "feature-discard": discard ? "1" : "0",
+  };
+  if (discard) {
+    published["discard-granularity"] = String(device.discardGranularity);
+    published["discard-alignment"] = String(device.discardAlignment);
+    published["discard-secure"] = device.canSecureDiscard ? "1" : "0";
+  }
+  return published;
+}
+
+export function canDiscard(device: BlockDevice, keys: BackendKeys): boolean {
+  return keys.discardEnable && device.canDiscard && !device.readOnly;
+}

@@ -1,0 +1,99 @@
+/**
+ * What a frontend published, read and judged. Every value is the guest's: nothing is believed before it is in range,
+ * and nothing here decides more than how the ring is laid out (XSA-175, XSA-178).
+ */
+import { ABI_X86_32, ABI_X86_64, MAX_RING_PAGES } from "../../assembly/abi.js";
+import type { Xenstore } from "../platform/ports.js";
+
+/** How a frontend connects. */
+export interface FrontendConfig {
+  /** As the `connected` diagnostic prints it. */
+  readonly protocol: string;
+  /** ABI_X86_64 or ABI_X86_32. */
+  readonly abi: number;
+  readonly persistent: boolean;
+  /** Pages of each queue's ring. */
+  readonly ringPages: number;
+  readonly queues: readonly { readonly ringRefs: Uint32Array; readonly eventChannel: number }[];
+}
+
+/** What we offered, which bounds what a frontend may ask for. */
+export interface Offer {
+  readonly maxQueues: number;
+  readonly maxRingPageOrder: number;
+}
+
+/** A frontend wrote something that cannot be: the message names the key and the value. */
+export class FrontendError extends Error {}
+
+const MAX_U32 = 0xffffffff;
+
+/** Not there, or there but blank (GRUB blanks its keys when it hands over). */
+function absent(value: string | null): value is null | "" {
+  return value === null || value === "";
+}
+
+/** A decimal number from 0 to `max`. edk2 prints grant references with %d: a negative one is the u32 it came from. */
+function number(key: string, value: string | null, max: number): number {
+  if (absent(value)) throw new FrontendError(`${key} is missing`);
+  if (!/^-?[0-9]{1,10}$/.test(value))
+    throw new FrontendError(`${key} is ${JSON.stringify(value)}, not a number`);
+  const n = Number(value);
+  const unsigned = n < 0 && max === MAX_U32 && n >= -0x80000000 ? n + 0x100000000 : n;
+  if (unsigned < 0 || unsigned > max)
+    throw new FrontendError(`${key} is ${value}, not in the range 0 to ${max}`);
+  return unsigned;
+}
+
+/**
+ * The request layout. Without a `protocol` key it is ours, as blkif.h says and NetBSD does: a frontend of another
+ * width must say so, and all that are in use do.
+ */
+function protocolOf(value: string | null): { protocol: string; abi: number } {
+  if (absent(value)) return { protocol: "native", abi: ABI_X86_64 };
+  if (value === "x86_64-abi" || value === "arm-abi") return { protocol: value, abi: ABI_X86_64 };
+  if (value === "x86_32-abi") return { protocol: value, abi: ABI_X86_32 };
+  throw new FrontendError(`protocol ${JSON.stringify(value)} is unknown (x86_64-abi, x86_32-abi, arm-abi)`);
+}
+
+/** Reads a frontend's directory. Rejects with a {@link FrontendError} for what the guest did wrong. */
+export async function readFrontend(xenstore: Xenstore, path: string, offer: Offer): Promise<FrontendConfig> {
+  const read = (key: string): Promise<string | null> => xenstore.read(`${path}/${key}`);
+  const { protocol, abi } = protocolOf(await read("protocol"));
+  const persistent = (await read("feature-persistent")) === "1";
+  const orderKey = await read("ring-page-order");
+  const order = absent(orderKey) ? 0 : number("ring-page-order", orderKey, offer.maxRingPageOrder);
+  const ringPages = 1 << order;
+  if (ringPages > MAX_RING_PAGES) throw new FrontendError(`ring-page-order is ${order}`);
+  const queuesKey = await read("multi-queue-num-queues");
+  const queueCount = absent(queuesKey) ? 1 : number("multi-queue-num-queues", queuesKey, offer.maxQueues);
+  if (queueCount === 0) throw new FrontendError("multi-queue-num-queues is 0");
+  const queues = [];
+  for (let q = 0; q < queueCount; q++) {
+    // With one queue the keys are at the top, unless the frontend wrote multi-queue-num-queues = 1 and queue-0.
+    const prefix =
+      queueCount > 1 || (!absent(queuesKey) && (await read("event-channel")) === null) ? `queue-${q}/` : "";
+    queues.push(await readQueue(read, prefix, order, !absent(orderKey)));
+  }
+  return { protocol, abi, persistent, ringPages, queues };
+}
+
+async function readQueue(
+  read: (key: string) => Promise<string | null>,
+  prefix: string,
+  order: number,
+  hasOrder: boolean,
+): Promise<FrontendConfig["queues"][number]> {
+  const ringRefs = new Uint32Array(1 << order);
+  const single = order === 0 ? await read(`${prefix}ring-ref`) : null;
+  if (order === 0 && !(hasOrder && absent(single))) {
+    // Without ring-page-order, a ring-ref0 is a leftover of an earlier frontend.
+    ringRefs[0] = number(`${prefix}ring-ref`, single, MAX_U32);
+  } else {
+    for (let i = 0; i < ringRefs.length; i++) {
+      ringRefs[i] = number(`${prefix}ring-ref${i}`, await read(`${prefix}ring-ref${i}`), MAX_U32);
+    }
+  }
+  const eventChannel = number(`${prefix}event-channel`, await read(`${prefix}event-channel`), MAX_U32);
+  return { ringRefs, eventChannel };
+}
