@@ -190,8 +190,18 @@ export interface Poll {
   close(): void;
 }
 
+/** koffi stops a poll whose handle is garbage: callers need not know. */
+const polls = new Set<Poll>();
+
 /** Calls `ready` on the event loop whenever `fd` has something to read. Keeps the process alive until closed. */
 export function pollReadable(fd: number, ready: () => void): Poll {
   const handle = koffi.node.poll(fd, { readable: true }, ready);
-  return { close: () => handle.close() };
+  const poll: Poll = {
+    close() {
+      polls.delete(poll);
+      handle.close();
+    },
+  };
+  polls.add(poll);
+  return poll;
 }

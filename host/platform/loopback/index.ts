@@ -1,0 +1,5 @@
+/** Xen's grant tables and event channels between processes of one machine, without Xen. */
+export { type LoopbackDomain, openDomain } from "./domain.js";
+export { Hypervisor } from "./hypervisor.js";
+export { runtimeParent } from "./layout.js";
+export { HypervisorError } from "./wire.js";
