@@ -81,6 +81,18 @@ test("a mapped page is the guest's page, both ways, and unmapping gives zeros an
   assert.throws(() => b.guest.endAccess(refs[1]), /not in use/);
 });
 
+test("pages that lie anywhere in the guest come in the order of their references", async (t) => {
+  const b = await bench(t);
+  const frame = b.guest.allocate(8);
+  const order = [0, 1, 2, 7, 5, 6, 6, 3];
+  for (const i of order) b.guest.memory.u8[(frame + i) * PAGE_SIZE] = 100 + i;
+  const refs = order.map((i) => b.guest.grant(0, frame + i, false));
+  const status = map(b, [...refs.slice(0, 4), 3000, ...refs.slice(4)]);
+  assert.deepEqual(status, [0, 0, 0, 0, Gntst.generalError, 0, 0, 0, 0]);
+  const bytes = status.map((_, page) => b.memory.u8[page * PAGE_SIZE]);
+  assert.deepEqual(bytes, [100, 101, 102, 107, 0, 105, 106, 106, 103]);
+});
+
 test("map answers as Xen does, and a failed page is a zero page", async (t) => {
   const b = await bench(t);
   const frame = b.guest.allocate(2);

@@ -71,7 +71,7 @@ test("a notifier that is killed in a storm leaves a port that works", { timeout:
     seen = Atomics.load(page, 0);
   });
   Atomics.store(page, 1, 0x7fffffff);
-  for (let round = 0; round < 8; round++) {
+  for (let round = 0; round < 5; round++) {
     const peer = new Peer(t, "storm", directory, 0, GUEST, port, ref);
     await peer.hear();
     const from = Atomics.load(page, 0);
@@ -89,7 +89,7 @@ test("a listener that is killed in a storm is followed by one that misses nothin
   timeout: 60_000,
 }, async (t) => {
   const { hypervisor, directory, channels, ref, page, port } = await guest(t);
-  for (let round = 0; round < 8; round++) {
+  for (let round = 0; round < 5; round++) {
     const peer = new Peer(t, "watch", directory, 0, GUEST, port, ref);
     let bound = false;
     peer.hear().then(

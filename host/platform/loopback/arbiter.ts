@@ -16,8 +16,8 @@ export interface Port {
   readonly space: PortSpace;
   readonly number: number;
   readonly handle: number;
-  /** Who may bind to it while it has no peer. */
-  remoteDomid: number;
+  /** Who may bind to it while it has no peer; the peer's domain otherwise. */
+  readonly remoteDomid: number;
   peer: Port | null;
 }
 
@@ -68,8 +68,8 @@ export class Arbiter {
     words.close(space.words, number);
     if (words.isQueued(space.words, number)) handle.queued.add(number);
     if (peer === null) return;
+    // Unbound again, for the same domain as before.
     peer.peer = null;
-    peer.remoteDomid = space.domid;
     words.clearLink(peer.space.words, peer.number);
     // Our owner may have been killed between raising the peer's port and queueing it.
     if (words.isQueued(peer.space.words, peer.number)) this.#ring(peer.handle, peer.number);

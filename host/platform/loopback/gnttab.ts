@@ -40,7 +40,7 @@ export function markUsed(
   const at = ref * WORDS_PER_ENTRY;
   const checked = mapping ? Gtf.typeMask | Gtf.subPage : Gtf.typeMask;
   const marks = writable ? Gtf.reading | Gtf.writing : Gtf.reading;
-  let word = Atomics.load(entries, at);
+  let word = entries[at];
   for (let tries = 0; tries < TRIES; tries++) {
     const wrong = (word & checked) !== Gtf.permitAccess || word >>> 16 !== domid;
     if (!pinned && wrong) return Gntst.generalError;

@@ -37,7 +37,7 @@ const HYPERVISOR = 0xffff;
 
 const SPINS = 200;
 const NAP_MS = 0.05;
-const NAPS = 20_000;
+const NAPS = 8000;
 const nap = new Int32Array(new SharedArrayBuffer(4));
 
 export class Maptrack {
@@ -55,8 +55,9 @@ export class Maptrack {
     Atomics.store(this.#words, PAGES, count);
   }
 
+  /** Read plainly, as below where a stale value does no harm: atomics cost more than all the rest of a pin. */
   get dead(): boolean {
-    return Atomics.load(this.#words, DEAD) !== 0;
+    return this.#words[DEAD] !== 0;
   }
 
   markDead(): void {
@@ -68,7 +69,7 @@ export class Maptrack {
    * and one that was killed loses its lock to the hypervisor. False after about a second.
    */
   lock(ref: number, slot: number): boolean {
-    this.#raiseLimit(ref + 1);
+    if (this.#words[LIMIT] <= ref) this.#raiseLimit(ref + 1);
     const at = line(ref) + LOCK;
     for (let tries = 0; tries < SPINS + NAPS; tries++) {
       if (Atomics.compareExchange(this.#words, at, 0, slot + 1) === 0) return true;
