@@ -13,6 +13,9 @@ export interface Rig {
   connect(options?: Partial<BlkfrontOptions>): Promise<Blkfront>;
 }
 
+/** A body that takes longer hangs. Shorter than the tests' own time-out, after which nothing would be closed. */
+const BODY_MS = 6000;
+
 /** Runs `body` with a backend that waits for a frontend. */
 export async function withBackend(
   options: BackendOptions,
@@ -24,12 +27,17 @@ export async function withBackend(
   const xenstore = new FakeXenstore();
   const backend = new ReferenceBackend(pages, events, xenstore, options);
   let disk: Blkfront | null = null;
+  let timer: NodeJS.Timeout | undefined;
   try {
     await backend.start();
     const connect = async (front: Partial<BlkfrontOptions> = {}) =>
-      (disk = await connectBlkfront({ pages, events, xenstore }, DEVID, { timeoutMs: 2000, ...front }));
-    await body({ pages, events, xenstore, backend, connect });
+      (disk = await connectBlkfront({ pages, events, xenstore }, DEVID, { timeoutMs: 1000, ...front }));
+    const late = new Promise<never>((_, reject) => {
+      timer = setTimeout(() => reject(new Error(`nothing happened for ${BODY_MS} ms`)), BODY_MS);
+    });
+    await Promise.race([body({ pages, events, xenstore, backend, connect }), late]);
   } finally {
+    clearTimeout(timer);
     await (disk as Blkfront | null)?.close().catch(() => {});
     await events.close();
   }

@@ -1,0 +1,28 @@
+/** Exit codes, and errors that are told in one line. */
+
+export const Exit = {
+  ok: 0,
+  failure: 1,
+  usage: 2,
+  noXen: 3,
+  notFound: 4,
+  busy: 5,
+  abiMismatch: 6,
+} as const;
+
+/** Something the user can do something about: printed as one line, without a stack. */
+export class CliError extends Error {
+  readonly exitCode: number;
+  constructor(message: string, exitCode: number = Exit.failure) {
+    super(message);
+    this.exitCode = exitCode;
+  }
+}
+
+const EBUSY = 16;
+
+/** The exit code of any error. */
+export function exitCodeOf(error: unknown): number {
+  if (error instanceof CliError) return error.exitCode;
+  return (error as { errno?: number }).errno === EBUSY ? Exit.busy : Exit.failure;
+}
