@@ -203,6 +203,8 @@ export class Connection {
   /** After an earlier kernel of the guest (kexec) or a connection that was closed. */
   async #reset(): Promise<void> {
     if (this.#ours !== Closed) await this.#walkToClosed();
+    const { timeoutMs } = this.#options;
+    await this.state.wait([Unknown, Initialising, InitWait, Closed], [], this.#ours, timeoutMs);
     await this.#enter(Initialising);
   }
 

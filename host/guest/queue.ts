@@ -102,6 +102,11 @@ export class Queue {
     PortDispatcher.of(events).add(channel.port, () => this.#handleEvent());
   }
 
+  /** Requests without a response. */
+  get waiting(): number {
+    return this.#ring.waiting;
+  }
+
   /**
    * Puts the next part of a transfer into a request. False when there is no room; it is to be tried again after
    * a response. The request is visible after {@link push}, or at once when it filled the ring.

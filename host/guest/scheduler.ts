@@ -97,7 +97,8 @@ export class Scheduler implements QueueOwner {
       try {
         if (!queue.issue(transfer)) continue;
       } catch (error) {
-        // The guest has no grants left. Its own fault, not the disk's.
+        // The guest has no grants left. Requests that are under way will give some back.
+        if (this.#queues.some(({ waiting }) => waiting > 0)) return false;
         transfer.complete = true;
         this.#pending--;
         transfer.fail(error as Error);

@@ -86,6 +86,6 @@ test("a disk holds what was written to it", { timeout: 60_000 }, async () => {
         assert.equal(pages.grants.size + pages.usedFrames, 0);
       });
     }),
-    { numRuns: 60 },
+    { numRuns: 60, interruptAfterTimeLimit: 40_000 },
   );
 });
