@@ -56,7 +56,9 @@ export class ControlServer {
       unended = end < 0 ? unended + chunk.length : chunk.length - end;
       if (unended > MAX_LINE) socket.destroy();
     });
-    createInterface({ input: socket }).on("line", (line) => {
+    const lines = createInterface({ input: socket });
+    lines.on("error", () => {});
+    lines.on("line", (line) => {
       void answer(line, handler).then((reply) => {
         if (!socket.destroyed) socket.write(`${JSON.stringify(reply)}\n`);
       });
@@ -79,7 +81,10 @@ export function control<T>(path: string, request: ControlRequest): Promise<T> {
     socket.on("error", (error) => reject(new Error(`no daemon answers at ${path} (${error.message})`)));
     socket.on("close", () => reject(new Error(`the daemon at ${path} closed the connection`)));
     socket.write(`${JSON.stringify(request)}\n`);
-    createInterface({ input: socket }).once("line", (line) => {
+    const lines = createInterface({ input: socket });
+    // It repeats the socket's error.
+    lines.on("error", () => {});
+    lines.once("line", (line) => {
       const reply = JSON.parse(line) as { ok: boolean; error?: string };
       if (reply.ok) resolve(reply as T);
       else reject(new Error(reply.error ?? "the daemon refused"));

@@ -53,9 +53,9 @@ function suite(name: string, start: () => Promise<Running>, skip: string | false
       other = await connectXenstore(running.socketPath);
     });
     after(async () => {
-      store.close();
-      other.close();
-      await running.stop();
+      store?.close();
+      other?.close();
+      await running?.stop();
     });
 
     test("nodes", async () => {

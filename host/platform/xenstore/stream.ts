@@ -1,5 +1,6 @@
 /** What carries xenstore's messages: a duplex byte stream, be it xenstored's socket or /dev/xen/xenbus. */
-import { connect } from "node:net";
+import { connect, type Socket } from "node:net";
+import { setTimeout as sleep } from "node:timers/promises";
 import { XenstoreError } from "../ports.js";
 import { PAYLOAD_MAX } from "./wire.js";
 
@@ -18,31 +19,49 @@ const REMEDIES: Readonly<Record<string, string>> = {
   EACCES: "run as root, or as the socket's owner",
 };
 
+/** xenstored listens with a backlog of 1: a connect(2) that finds it full fails with EAGAIN and is tried again. */
+const CONNECT_ATTEMPTS = 200;
+const CONNECT_PAUSE = 5;
+
 /** Connects to xenstored's socket. Rejects with a {@link XenstoreError} that has the errno's name. */
-export function connectSocket(path: string): Promise<ByteStream> {
+export async function connectSocket(path: string): Promise<ByteStream> {
+  for (let attempt = 1; ; attempt++) {
+    try {
+      return streamOf(await connected(path), path);
+    } catch (error) {
+      const code = (error as NodeJS.ErrnoException).code ?? "EIO";
+      if (code !== "EAGAIN" || attempt === CONNECT_ATTEMPTS) {
+        const remedy = REMEDIES[code];
+        throw new XenstoreError(code, `can't connect to ${path}${remedy ? ` (${remedy})` : ""}`);
+      }
+    }
+    await sleep(CONNECT_PAUSE);
+  }
+}
+
+function connected(path: string): Promise<Socket> {
   return new Promise((resolve, reject) => {
     const socket = connect(path);
-    const failed = (error: NodeJS.ErrnoException) => {
-      const code = error.code ?? "EIO";
-      const remedy = REMEDIES[code];
-      reject(new XenstoreError(code, `can't connect to ${path}${remedy ? ` (${remedy})` : ""}`));
-    };
-    socket.once("error", failed);
+    socket.once("error", reject);
     socket.once("connect", () => {
-      socket.off("error", failed);
-      resolve({
-        payloadMax: PAYLOAD_MAX,
-        write: (bytes) => void socket.write(bytes),
-        start: (onBytes, onEnd) => {
-          let reason = "xenstored closed the connection";
-          socket.on("data", onBytes);
-          socket.on("error", (error) => {
-            reason = error.message;
-          });
-          socket.once("close", () => onEnd(new XenstoreError("EIO", `${path}: ${reason}`)));
-        },
-        close: () => socket.destroy(),
-      });
+      socket.off("error", reject);
+      resolve(socket);
     });
   });
+}
+
+function streamOf(socket: Socket, path: string): ByteStream {
+  let reason = "xenstored closed the connection";
+  socket.on("error", (error) => {
+    reason = error.message;
+  });
+  return {
+    payloadMax: PAYLOAD_MAX,
+    write: (bytes) => void socket.write(bytes),
+    start: (onBytes, onEnd) => {
+      socket.on("data", onBytes);
+      socket.once("close", () => onEnd(new XenstoreError("EIO", `${path}: ${reason}`)));
+    },
+    close: () => socket.destroy(),
+  };
 }

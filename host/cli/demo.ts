@@ -1,0 +1,294 @@
+/** `xbdback demo`: a loopback machine with one backend and one guest, and something for the guest to do. */
+import { type ChildProcess, spawn } from "node:child_process";
+import { createHash } from "node:crypto";
+import { createReadStream, mkdtempSync, rmSync, truncateSync, writeFileSync } from "node:fs";
+import { tmpdir } from "node:os";
+import { join, resolve } from "node:path";
+import { createInterface } from "node:readline";
+import { fileURLToPath } from "node:url";
+import { control } from "../daemon/control.js";
+import { controlSocket } from "../daemon/serve.js";
+import type { WorkloadResult } from "../guest/workload.js";
+import { LoopbackHost } from "../platform/loopback/host.js";
+import { openDevice } from "../storage/open.js";
+import { addVbd, removeVbd, type VbdSpec } from "../toolstack/vbd.js";
+import type { VbdStatus } from "../vbd/vbd.js";
+import { CliError } from "./errors.js";
+import type { GuestEvent, GuestOptions } from "./guest.js";
+import { untilStopped } from "./lifetime.js";
+import { Progress, table } from "./output.js";
+import { formatSize } from "./size.js";
+
+export interface DemoOptions
+  extends Pick<
+    GuestOptions,
+    "abi" | "ringPageOrder" | "queues" | "indirect" | "persistent" | "depth" | "seed"
+  > {
+  image: string | undefined;
+  run?: string;
+  size?: number;
+  readOnly: boolean;
+  operations: number;
+  json: boolean;
+}
+
+const DOMID = 1;
+/** xvda. */
+const DEVID = 51712;
+const GUEST_MEMORY = 256 * 1024 * 1024;
+const DEFAULT_SIZE = 128 * 1024 * 1024;
+const command = fileURLToPath(new URL("../../../bin/xbdback.mjs", import.meta.url));
+
+/** A process of ours, whose end is noticed. */
+class Child {
+  readonly process: ChildProcess;
+  readonly name: string;
+  /** Rejects if the process ends before it was told to; never resolves. */
+  readonly failed: Promise<never>;
+  readonly #exited: Promise<number>;
+  readonly #errors: string[] = [];
+  #stopping = false;
+
+  constructor(
+    name: string,
+    args: string[],
+    onLine: (line: string) => void,
+    onError?: (line: string) => void,
+  ) {
+    this.name = name;
+    const child = spawn(process.execPath, [command, ...args, "--exit-with-parent"], { stdio: "pipe" });
+    this.process = child;
+    createInterface({ input: child.stdout }).on("line", onLine);
+    createInterface({ input: child.stderr }).on("line", (line) => {
+      if (onError) onError(line);
+      else this.#errors.push(line);
+    });
+    this.#exited = new Promise((settle) =>
+      child.on("close", (code, signal) => settle(signal ? 128 : (code ?? 1))),
+    );
+    this.failed = this.#exited.then((code) => {
+      if (this.#stopping) return new Promise<never>(() => {});
+      throw new CliError(
+        this.#errors.at(-1)?.replace(/^xbdback: /, "") ?? `the ${name} ended with status ${code}`,
+      );
+    });
+    this.failed.catch(() => {});
+  }
+
+  /** The process is about to end by itself, which is right. */
+  expectEnd(): Promise<number> {
+    this.#stopping = true;
+    return this.#exited;
+  }
+
+  async stop(): Promise<number> {
+    this.#stopping = true;
+    this.process.kill("SIGTERM");
+    return this.#exited;
+  }
+}
+
+/** Returns the exit status. */
+export async function demo(options: DemoOptions): Promise<number> {
+  const say = (line: string): void =>
+    void (options.json ? process.stderr : process.stdout).write(`${line}\n`);
+  if (options.image !== undefined && options.size !== undefined) {
+    throw new CliError("--size makes a temporary image and does not go with IMAGE: leave out one of them", 2);
+  }
+  if (options.image !== undefined) await checkImage(options.image, options.readOnly);
+  const scratch = mkdtempSync(join(tmpdir(), "xbdback-demo-"));
+  try {
+    const image = options.image === undefined ? makeImage(scratch, options.size) : resolve(options.image);
+    return await new Demo(options, image, scratch, say).play();
+  } finally {
+    rmSync(scratch, { recursive: true, force: true });
+  }
+}
+
+/** Opens and closes the image, so that what is wrong with it is said before anything starts. */
+async function checkImage(path: string, readOnly: boolean): Promise<void> {
+  const device = await openDevice(path, { readOnly, warn: () => {} });
+  await device.close();
+}
+
+function makeImage(directory: string, size = DEFAULT_SIZE): string {
+  const path = join(directory, "disk.img");
+  writeFileSync(path, "");
+  truncateSync(path, size);
+  return path;
+}
+
+class Demo {
+  readonly #options: DemoOptions;
+  readonly #image: string;
+  readonly #scratch: string;
+  readonly #say: (line: string) => void;
+  readonly #spec: VbdSpec;
+
+  constructor(options: DemoOptions, image: string, scratch: string, say: (line: string) => void) {
+    this.#options = options;
+    this.#image = image;
+    this.#scratch = scratch;
+    this.#say = say;
+    const mode = options.readOnly ? "r" : "w";
+    this.#spec = { backendDomid: 0, domid: DOMID, devid: DEVID, path: image, mode, dev: "xvda" };
+  }
+
+  async play(): Promise<number> {
+    const host = await LoopbackHost.start();
+    try {
+      await host.createGuest(DOMID, GUEST_MEMORY);
+      this.#say(`machine ${host.directory}: domain 0 with the backend, domain ${DOMID} with the guest`);
+      const backend = new Child("backend", ["serve", "--directory", host.directory], () => {}, this.#say);
+      try {
+        await Promise.race([addVbd(host.xenstore, this.#spec), backend.failed]);
+        return await this.#withDisk(host, backend);
+      } finally {
+        await backend.stop();
+      }
+    } finally {
+      await host.close();
+    }
+  }
+
+  async #withDisk(host: LoopbackHost, backend: Child): Promise<number> {
+    const { run, image, readOnly } = this.#options;
+    const works = run === undefined && image === undefined && !readOnly;
+    const events = new Map<string, (event: GuestEvent) => void>();
+    const guest = new Child("guest", this.#guestArguments(host.directory, works), (line) => {
+      const event = JSON.parse(line) as GuestEvent;
+      events.get(event.event)?.(event);
+    });
+    const next = <E extends GuestEvent["event"]>(name: E): Promise<Extract<GuestEvent, { event: E }>> =>
+      new Promise((settle) =>
+        events.set(name, (event) => settle(event as Extract<GuestEvent, { event: E }>)),
+      );
+    const alive = <T>(work: Promise<T>): Promise<T> => Promise.race([work, guest.failed, backend.failed]);
+    try {
+      const connected = await alive(next("connected"));
+      this.#say(describe(connected));
+      if (works) return await this.#workload(host, guest, events, next, alive);
+      const { uri } = await alive(next("listening"));
+      return run === undefined ? await this.#serve(uri, alive) : await alive(this.#run(run, uri));
+    } finally {
+      await guest.stop();
+      if (!(await removeVbd(host.xenstore, this.#spec)))
+        this.#say("the backend did not close the disk in time");
+    }
+  }
+
+  #guestArguments(directory: string, works: boolean): string[] {
+    const { abi, ringPageOrder, queues, indirect, persistent, operations, depth, seed } = this.#options;
+    return [
+      "guest",
+      ...["--directory", directory, "--domid", String(DOMID), "--devid", String(DEVID)],
+      ...["--abi", abi, "--ring-page-order", String(ringPageOrder), "--queues", String(queues)],
+      ...(indirect ? [] : ["--no-indirect"]),
+      ...(persistent ? [] : ["--no-persistent"]),
+      ...(works ? ["--workload", String(operations)] : ["--nbd", join(this.#scratch, "nbd.sock")]),
+      ...["--depth", String(depth), "--seed", String(seed)],
+    ];
+  }
+
+  async #workload(
+    host: LoopbackHost,
+    guest: Child,
+    events: Map<string, (event: GuestEvent) => void>,
+    next: <E extends GuestEvent["event"]>(name: E) => Promise<Extract<GuestEvent, { event: E }>>,
+    alive: <T>(work: Promise<T>) => Promise<T>,
+  ): Promise<number> {
+    const { operations, json } = this.#options;
+    const progress = new Progress("operations", operations, json ? process.stderr : process.stdout);
+    events.set("progress", (event) => event.event === "progress" && progress.show(event.done));
+    guest.failed.catch(() => progress.end());
+    const [{ result, sha256 }, { grantsInUse }] = await alive(
+      Promise.all([next("verified"), next("closed")]),
+    );
+    progress.show(operations);
+    progress.end();
+    await guest.expectEnd();
+    const { vbds } = await control<{ vbds: VbdStatus[] }>(controlSocket(host.directory), { command: "list" });
+    if (grantsInUse !== 0) throw new CliError(`the backend kept ${grantsInUse} grants of the guest`);
+    if ((await hashFile(this.#image)) !== sha256)
+      throw new CliError("the image is not what the guest reads from it");
+    this.#report(vbds[0], result, sha256);
+    return 0;
+  }
+
+  #report(vbd: VbdStatus, result: WorkloadResult, sha256: string): void {
+    const { counters } = vbd;
+    const figures = {
+      requests: counters.responses,
+      segments: counters.segments,
+      ios: counters.ios,
+      notifications: counters.notifications,
+      iops: Math.round(result.operations / result.seconds),
+      megabytesPerSecond: Math.round((result.bytesRead + result.bytesWritten) / result.seconds / 1e6),
+    };
+    if (this.#options.json) {
+      const report = { verified: true, device: vbd.name, sha256, ...figures, workload: result, counters };
+      process.stdout.write(`${JSON.stringify(report)}\n`);
+      return;
+    }
+    this.#say("");
+    const { reads, writes, flushes, discards } = result;
+    this.#say(
+      `${reads} reads, ${writes} writes, ${flushes} flushes, ${discards} discards, then the whole disk read:`,
+    );
+    this.#say(
+      table([
+        ["requests", figures.requests],
+        ["segments", figures.segments],
+        ["I/Os after coalescing", figures.ios],
+        ["notifications", figures.notifications],
+        ["IOPS", figures.iops],
+        ["MB/s", figures.megabytesPerSecond],
+      ]),
+    );
+    this.#say(
+      "data verified: every sector read is the one last written, and the image file has the same SHA-256",
+    );
+  }
+
+  async #serve(uri: string, alive: <T>(work: Promise<T>) => Promise<T>): Promise<number> {
+    if (this.#options.json) process.stdout.write(`${JSON.stringify({ uri, image: this.#image })}\n`);
+    else this.#say(`the guest's disk is at ${uri}\nCtrl-C ends it`);
+    await alive(untilStopped(false));
+    return 0;
+  }
+
+  /** Runs CMD as nbdkit's captive mode does; resolves with its status. */
+  #run(shellCommand: string, uri: string): Promise<number> {
+    // Ctrl-C is for CMD; we end when it has.
+    process.on("SIGINT", () => {});
+    const { json } = this.#options;
+    const start = performance.now();
+    const child = spawn("/bin/sh", ["-c", shellCommand], {
+      stdio: ["inherit", json ? 2 : "inherit", "inherit"],
+      env: { ...process.env, uri, nbd: uri },
+    });
+    return new Promise((settle, reject) => {
+      child.on("error", reject);
+      child.on("close", (code, signal) => {
+        const status = signal ? 128 : (code ?? 1);
+        const seconds = (performance.now() - start) / 1000;
+        if (json) process.stdout.write(`${JSON.stringify({ uri, image: this.#image, status, seconds })}\n`);
+        settle(status);
+      });
+    });
+  }
+}
+
+function describe(connected: Extract<GuestEvent, { event: "connected" }>): string {
+  const { size, queues, ringEntries, indirect, persistent } = connected;
+  const rings = queues === 1 ? `a ring of ${ringEntries}` : `${queues} rings of ${ringEntries}`;
+  const segments = indirect > 0 ? `up to ${indirect} segments indirect` : "11 segments";
+  const grants = persistent ? "persistent grants" : "a grant for each page";
+  return `guest: xvda, ${formatSize(size)}; ${rings} requests, ${segments}, ${grants}`;
+}
+
+async function hashFile(path: string): Promise<string> {
+  const hash = createHash("sha256");
+  for await (const chunk of createReadStream(path)) hash.update(chunk as Buffer);
+  return hash.digest("hex");
+}

@@ -1,0 +1,98 @@
+/** `xbdback guest`: a guest's kernel and what runs on it, as one process. */
+import { createHash } from "node:crypto";
+import type { Abi } from "../guest/blkfront.js";
+import { NbdServer } from "../guest/nbd/server.js";
+import { type GuestProcess, joinGuest } from "../guest/process.js";
+import { runWorkload, type WorkloadResult } from "../guest/workload.js";
+import { untilStopped } from "./lifetime.js";
+
+export interface GuestOptions {
+  directory: string;
+  domid: number;
+  devid: number;
+  abi: Abi;
+  ringPageOrder: number;
+  queues: number;
+  indirect: boolean;
+  persistent: boolean;
+  nbd?: string;
+  workload?: number;
+  depth: number;
+  seed: number;
+  exitWithParent: boolean;
+}
+
+/** What the process says on stdout, one JSON object a line. */
+export type GuestEvent =
+  | {
+      event: "connected";
+      size: number;
+      queues: number;
+      ringEntries: number;
+      indirect: number;
+      persistent: boolean;
+    }
+  | { event: "listening"; uri: string }
+  | { event: "progress"; done: number }
+  | { event: "verified"; result: WorkloadResult; sha256: string }
+  | { event: "closed"; grantsInUse: number };
+
+function say(event: GuestEvent): void {
+  process.stdout.write(`${JSON.stringify(event)}\n`);
+}
+
+export async function guest(options: GuestOptions): Promise<void> {
+  const stopped = untilStopped(options.exitWithParent);
+  const { directory, domid, devid, abi, ringPageOrder, queues, indirect, persistent } = options;
+  const joined = await joinGuest(directory, domid, devid, {
+    abi,
+    ringPageOrder,
+    queues,
+    indirect,
+    persistent,
+  });
+  const { negotiated } = joined.disk;
+  say({
+    event: "connected",
+    size: joined.disk.size,
+    queues: negotiated.queues,
+    ringEntries: negotiated.ringEntries,
+    indirect: negotiated.indirectSegments,
+    persistent: negotiated.persistent,
+  });
+  if (options.workload !== undefined) await verify(joined, options.workload, options);
+  else await exportDisk(joined, options.nbd, stopped);
+  say({ event: "closed", ...(await joined.stop()) });
+  process.exit();
+}
+
+async function verify(
+  joined: GuestProcess,
+  operations: number,
+  { depth, seed }: GuestOptions,
+): Promise<void> {
+  const hash = createHash("sha256");
+  let told = 0;
+  const progress = (done: number): void => {
+    const now = performance.now();
+    if (now - told < 100) return;
+    told = now;
+    say({ event: "progress", done });
+  };
+  const result = await runWorkload(joined.disk, { operations, depth, seed, progress }, (data) =>
+    hash.update(data),
+  );
+  say({ event: "verified", result, sha256: hash.digest("hex") });
+}
+
+async function exportDisk(
+  joined: GuestProcess,
+  path: string | undefined,
+  stopped: Promise<void>,
+): Promise<void> {
+  const server =
+    path === undefined ? null : await NbdServer.listen(joined.disk, path, { description: "xbdback guest" });
+  if (server) say({ event: "listening", uri: server.uri });
+  await stopped;
+  await server?.close();
+}

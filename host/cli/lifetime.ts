@@ -1,0 +1,20 @@
+/** When a long-running command ends. */
+
+/**
+ * Resolves at SIGTERM or SIGINT, or, with `withParent`, when standard input ends: then SIGINT, which a terminal sends
+ * to the whole group, is the parent's to handle. A second signal ends the process at once.
+ */
+export function untilStopped(withParent: boolean): Promise<void> {
+  return new Promise((resolve) => {
+    let signals = 0;
+    const stop = (): void => {
+      if (++signals > 1) process.exit(1);
+      resolve();
+    };
+    process.on("SIGTERM", stop);
+    process.on("SIGINT", withParent ? () => {} : stop);
+    if (!withParent) return;
+    process.stdin.on("end", resolve).on("error", resolve).resume();
+    process.stdin.unref?.();
+  });
+}

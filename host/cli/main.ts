@@ -1,0 +1,143 @@
+/** The command tree of `xbdback`. Each command's own file does the work; here are its words. */
+import { readFileSync } from "node:fs";
+import { Command, CommanderError, InvalidArgumentError, Option } from "commander";
+import { demo } from "./demo.js";
+import { CliError, Exit, exitCodeOf } from "./errors.js";
+import { type GuestOptions, guest } from "./guest.js";
+import { serveCommand } from "./serve.js";
+import { parseSize } from "./size.js";
+
+const packageFile = new URL("../../../package.json", import.meta.url);
+
+function integer(low: number, high: number): (text: string) => number {
+  return (text) => {
+    const value = Number(text);
+    if (!/^[0-9]+$/.test(text) || value < low || value > high) {
+      throw new InvalidArgumentError(`It is a whole number from ${low} to ${high}.`);
+    }
+    return value;
+  };
+}
+
+function size(text: string): number {
+  const bytes = parseSize(text);
+  if (bytes === null || bytes < 512 || bytes % 512 !== 0) {
+    throw new InvalidArgumentError("It is a size in whole sectors of 512 bytes, like 64M or 1G.");
+  }
+  return bytes;
+}
+
+/** How the guest connects: the same options for every command that plays a guest. */
+function frontendOptions(command: Command): Command {
+  return command
+    .addOption(
+      new Option("--abi <name>", "layout of the requests on the ring")
+        .choices(["x86_64", "x86_32", "native"])
+        .default("x86_64"),
+    )
+    .option("--ring-page-order <n>", "the ring has 2^n pages, 0 to 4", integer(0, 4), 0)
+    .option("--queues <n>", "rings, 1 to 4", integer(1, 4), 1)
+    .option("--no-indirect", "requests of 11 segments (44 KiB) at most")
+    .option("--no-persistent", "grant each page for one request only");
+}
+
+function demoCommand(): Command {
+  return frontendOptions(
+    new Command("demo")
+      .summary("serve a disk to a guest on this machine, without Xen")
+      .description(
+        "Starts a loopback machine (hypervisor, xenstore), a backend and a guest, each a process, joined by shared\n" +
+          "ring pages, a grant table and event channels.\n\n" +
+          "Without --run and IMAGE, the guest runs a workload that verifies every byte. With --run, the guest's disk is\n" +
+          "exported over NBD on a private socket, and CMD runs with its URI in $uri. With IMAGE alone, the export lasts\n" +
+          "until Ctrl-C.",
+      )
+      .argument("[image]", "raw image or block device; a temporary image when left out")
+      .option("--run <cmd>", "run CMD in a shell with $uri set, and exit with its status")
+      .option("--size <size>", "size of the temporary image", size)
+      .option("--read-only", "the guest may not write", false),
+  )
+    .option("--operations <n>", "operations of the workload", integer(1, 1e9), 20000)
+    .option("--depth <n>", "operations under way at once", integer(1, 1024), 32)
+    .option("--seed <n>", "of the workload's random numbers", integer(0, 0xffffffff), 1)
+    .option("--json", "print one JSON object and nothing else on stdout", false)
+    .addHelpText(
+      "after",
+      `
+Examples:
+  xbdback demo
+  xbdback demo disk.img --run 'nbdinfo "$uri"'
+  xbdback demo --size 1G --run 'nbdcopy --flush image.raw "$uri"'
+  xbdback demo --size 1G --no-indirect --run 'fio --name=t --ioengine=nbd --uri="$uri" --rw=randrw --size=64M'
+  xbdback demo disk.img --read-only`,
+    )
+    .action(async (image: string | undefined, options) => {
+      process.exitCode = await demo({ ...options, image });
+    });
+}
+
+function serve(): Command {
+  return new Command("serve")
+    .summary("serve the vbds of a machine")
+    .description("Watches xenstore and serves every vbd that the toolstack adds, until SIGTERM or SIGINT.")
+    .requiredOption("--directory <path>", "the loopback machine to join")
+    .option("--max-queues <n>", "rings offered to a frontend, 1 to 16", integer(1, 16), 4)
+    .option("--max-ring-page-order <n>", "rings of up to 2^n pages, 0 to 4", integer(0, 4), 4)
+    .option("--max-indirect-segments <n>", "segments of an indirect request, 0 to 256", integer(0, 256), 256)
+    .option("--no-persistent", "do not offer persistent grants")
+    .option("--exit-with-parent", "stop when standard input ends, and leave SIGINT to the parent", false)
+    .addHelpText("after", "\nExample:\n  xbdback serve --directory /dev/shm/machine")
+    .action(async (options) => {
+      await serveCommand(options);
+    });
+}
+
+function guestCommand(): Command {
+  return frontendOptions(
+    new Command("guest")
+      .summary("play a guest on a loopback machine")
+      .description(
+        "Connects a vbd as a guest's kernel would; prints what happens as JSON, one object a line.",
+      )
+      .requiredOption("--directory <path>", "the loopback machine to join")
+      .option("--domid <n>", "the guest's domain", integer(1, 0x7fef), 1)
+      .option("--devid <n>", "virtual-device number", integer(0, 0xffffffff), 51712),
+  )
+    .option("--nbd <path>", "export the disk over NBD on this Unix socket")
+    .option("--workload <n>", "run so many verified operations, then close the disk", integer(1, 1e9))
+    .option("--depth <n>", "operations under way at once", integer(1, 1024), 32)
+    .option("--seed <n>", "of the workload's random numbers", integer(0, 0xffffffff), 1)
+    .option("--exit-with-parent", "stop when standard input ends, and leave SIGINT to the parent", false)
+    .addHelpText("after", "\nExample:\n  xbdback guest --directory /dev/shm/machine --nbd /tmp/disk.sock")
+    .action(async (options: GuestOptions) => {
+      await guest(options);
+    });
+}
+
+function program(): Command {
+  const { version, description } = JSON.parse(readFileSync(packageFile, "utf8"));
+  const root = new Command("xbdback")
+    .description(description)
+    .version(version, "-V, --version", "print the version")
+    .addCommand(demoCommand())
+    .addCommand(serve())
+    .addCommand(guestCommand())
+    .showHelpAfterError("(--help shows the options)");
+  for (const command of [root, ...root.commands]) command.exitOverride();
+  return root;
+}
+
+/** Runs the command line and sets the exit code; errors become one line on stderr. */
+export async function run(argv: readonly string[]): Promise<void> {
+  try {
+    await program().parseAsync([...argv]);
+  } catch (error) {
+    if (error instanceof CommanderError) {
+      process.exitCode = error.exitCode === 0 ? Exit.ok : Exit.usage;
+      return;
+    }
+    process.stderr.write(`xbdback: ${(error as Error).message}\n`);
+    if (process.env["XBDBACK_DEBUG"] && !(error instanceof CliError)) console.error(error);
+    process.exitCode = exitCodeOf(error);
+  }
+}

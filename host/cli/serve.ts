@@ -1,0 +1,26 @@
+/** `xbdback serve`. */
+import { serve } from "../daemon/serve.js";
+import { untilStopped } from "./lifetime.js";
+
+export interface ServeCommandOptions {
+  directory: string;
+  maxQueues: number;
+  maxRingPageOrder: number;
+  maxIndirectSegments: number;
+  persistent: boolean;
+  exitWithParent: boolean;
+}
+
+export async function serveCommand(options: ServeCommandOptions): Promise<void> {
+  const { directory, exitWithParent, ...features } = options;
+  const stopped = untilStopped(exitWithParent);
+  const log = (line: string): void => void process.stderr.write(`${line}\n`);
+  let lose: (error: Error) => void = () => {};
+  const lost = new Promise<never>((_, reject) => {
+    lose = reject;
+  });
+  const daemon = await serve({ directory, features, log }, lose);
+  await Promise.race([stopped, lost]);
+  await daemon.stop();
+  process.exit();
+}
