@@ -201,11 +201,11 @@ class Demo {
     const progress = new Progress("operations", operations, json ? process.stderr : process.stdout);
     events.set("progress", (event) => event.event === "progress" && progress.show(event.done));
     guest.failed.catch(() => progress.end());
-    const [{ result, sha256 }, { grantsInUse }] = await alive(
-      Promise.all([next("verified"), next("closed")]),
-    );
+    const closed = next("closed");
+    const { result, sha256 } = await alive(next("verified"));
     progress.show(operations);
     progress.end();
+    const { grantsInUse } = await alive(closed);
     await guest.expectEnd();
     const { vbds } = await control<{ vbds: VbdStatus[] }>(controlSocket(host.directory), { command: "list" });
     if (grantsInUse !== 0) throw new CliError(`the backend kept ${grantsInUse} grants of the guest`);

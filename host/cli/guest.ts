@@ -51,6 +51,9 @@ export async function guest(options: GuestOptions): Promise<void> {
     indirect,
     persistent,
   });
+  const failed = new Promise<never>((_, reject) => {
+    joined.disk.onFailure = reject;
+  });
   const { negotiated } = joined.disk;
   say({
     event: "connected",
@@ -60,9 +63,15 @@ export async function guest(options: GuestOptions): Promise<void> {
     indirect: negotiated.indirectSegments,
     persistent: negotiated.persistent,
   });
-  if (options.workload !== undefined) await verify(joined, options.workload, options);
-  else await exportDisk(joined, options.nbd, stopped);
-  say({ event: "closed", ...(await joined.stop()) });
+  const work =
+    options.workload === undefined
+      ? exportDisk(joined, options.nbd, stopped)
+      : verify(joined, options.workload, options);
+  try {
+    await Promise.race([work, failed]);
+  } finally {
+    say({ event: "closed", ...(await joined.stop()) });
+  }
   process.exit();
 }
 
