@@ -1,11 +1,9 @@
 /** `xbdback demo`: a loopback machine with one backend and one guest, and something for the guest to do. */
-import { type ChildProcess, spawn } from "node:child_process";
+import { spawn } from "node:child_process";
 import { createHash } from "node:crypto";
 import { createReadStream, mkdtempSync, rmSync, truncateSync, writeFileSync } from "node:fs";
 import { tmpdir } from "node:os";
 import { join, resolve } from "node:path";
-import { createInterface } from "node:readline";
-import { fileURLToPath } from "node:url";
 import { control } from "../daemon/control.js";
 import { controlSocket } from "../daemon/serve.js";
 import type { WorkloadResult } from "../guest/workload.js";
@@ -13,6 +11,7 @@ import { LoopbackHost } from "../platform/loopback/host.js";
 import { openDevice } from "../storage/open.js";
 import { addVbd, removeVbd, type VbdSpec } from "../toolstack/vbd.js";
 import type { VbdStatus } from "../vbd/vbd.js";
+import { Child, GuestChild } from "./child.js";
 import { CliError } from "./errors.js";
 import type { GuestEvent, GuestOptions } from "./guest.js";
 import { untilStopped } from "./lifetime.js";
@@ -37,56 +36,6 @@ const DOMID = 1;
 const DEVID = 51712;
 const GUEST_MEMORY = 256 * 1024 * 1024;
 const DEFAULT_SIZE = 128 * 1024 * 1024;
-const command = fileURLToPath(new URL("../../../bin/xbdback.mjs", import.meta.url));
-
-/** A process of ours, whose end is noticed. */
-class Child {
-  readonly process: ChildProcess;
-  readonly name: string;
-  /** Rejects if the process ends before it was told to; never resolves. */
-  readonly failed: Promise<never>;
-  readonly #exited: Promise<number>;
-  readonly #errors: string[] = [];
-  #stopping = false;
-
-  constructor(
-    name: string,
-    args: string[],
-    onLine: (line: string) => void,
-    onError?: (line: string) => void,
-  ) {
-    this.name = name;
-    const child = spawn(process.execPath, [command, ...args, "--exit-with-parent"], { stdio: "pipe" });
-    this.process = child;
-    createInterface({ input: child.stdout }).on("line", onLine);
-    createInterface({ input: child.stderr }).on("line", (line) => {
-      if (onError) onError(line);
-      else this.#errors.push(line);
-    });
-    this.#exited = new Promise((settle) =>
-      child.on("close", (code, signal) => settle(signal ? 128 : (code ?? 1))),
-    );
-    this.failed = this.#exited.then((code) => {
-      if (this.#stopping) return new Promise<never>(() => {});
-      throw new CliError(
-        this.#errors.at(-1)?.replace(/^xbdback: /, "") ?? `the ${name} ended with status ${code}`,
-      );
-    });
-    this.failed.catch(() => {});
-  }
-
-  /** The process is about to end by itself, which is right. */
-  expectEnd(): Promise<number> {
-    this.#stopping = true;
-    return this.#exited;
-  }
-
-  async stop(): Promise<number> {
-    this.#stopping = true;
-    this.process.kill("SIGTERM");
-    return this.#exited;
-  }
-}
 
 /** Returns the exit status. */
 export async function demo(options: DemoOptions): Promise<number> {
@@ -154,21 +103,13 @@ class Demo {
   async #withDisk(host: LoopbackHost, backend: Child): Promise<number> {
     const { run, image, readOnly } = this.#options;
     const works = run === undefined && image === undefined && !readOnly;
-    const events = new Map<string, (event: GuestEvent) => void>();
-    const guest = new Child("guest", this.#guestArguments(host.directory, works), (line) => {
-      const event = JSON.parse(line) as GuestEvent;
-      events.get(event.event)?.(event);
-    });
-    const next = <E extends GuestEvent["event"]>(name: E): Promise<Extract<GuestEvent, { event: E }>> =>
-      new Promise((settle) =>
-        events.set(name, (event) => settle(event as Extract<GuestEvent, { event: E }>)),
-      );
+    const guest = new GuestChild(this.#guestArguments(host.directory, works));
     const alive = <T>(work: Promise<T>): Promise<T> => Promise.race([work, guest.failed, backend.failed]);
     try {
-      const connected = await alive(next("connected"));
+      const connected = await alive(guest.connected);
       this.#say(describe(connected));
-      if (works) return await this.#workload(host, guest, events, next, alive);
-      const { uri } = await alive(next("listening"));
+      if (works) return await this.#workload(host, guest, alive);
+      const { uri } = await alive(guest.listening);
       return run === undefined ? await this.#serve(uri, alive) : await alive(this.#run(run, uri));
     } finally {
       await guest.stop();
@@ -180,7 +121,6 @@ class Demo {
   #guestArguments(directory: string, works: boolean): string[] {
     const { abi, ringPageOrder, queues, indirect, persistent, operations, depth, seed } = this.#options;
     return [
-      "guest",
       ...["--directory", directory, "--domid", String(DOMID), "--devid", String(DEVID)],
       ...["--abi", abi, "--ring-page-order", String(ringPageOrder), "--queues", String(queues)],
       ...(indirect ? [] : ["--no-indirect"]),
@@ -192,20 +132,17 @@ class Demo {
 
   async #workload(
     host: LoopbackHost,
-    guest: Child,
-    events: Map<string, (event: GuestEvent) => void>,
-    next: <E extends GuestEvent["event"]>(name: E) => Promise<Extract<GuestEvent, { event: E }>>,
+    guest: GuestChild,
     alive: <T>(work: Promise<T>) => Promise<T>,
   ): Promise<number> {
     const { operations, json } = this.#options;
     const progress = new Progress("operations", operations, json ? process.stderr : process.stdout);
-    events.set("progress", (event) => event.event === "progress" && progress.show(event.done));
+    guest.onProgress = (done) => progress.show(done);
     guest.failed.catch(() => progress.end());
-    const closed = next("closed");
-    const { result, sha256 } = await alive(next("verified"));
+    const { result, sha256 } = await alive(guest.verified);
     progress.show(operations);
     progress.end();
-    const { grantsInUse } = await alive(closed);
+    const { grantsInUse } = await alive(guest.closed);
     await guest.expectEnd();
     const { vbds } = await control<{ vbds: VbdStatus[] }>(controlSocket(host.directory), { command: "list" });
     if (grantsInUse !== 0) throw new CliError(`the backend kept ${grantsInUse} grants of the guest`);

@@ -80,7 +80,7 @@ function serve(): Command {
   return new Command("serve")
     .summary("serve the vbds of a machine")
     .description("Watches xenstore and serves every vbd that the toolstack adds, until SIGTERM or SIGINT.")
-    .requiredOption("--directory <path>", "the loopback machine to join")
+    .option("--directory <path>", "the loopback machine to join")
     .option("--max-queues <n>", "rings offered to a frontend, 1 to 16", integer(1, 16), 4)
     .option("--max-ring-page-order <n>", "rings of up to 2^n pages, 0 to 4", integer(0, 4), 4)
     .option("--max-indirect-segments <n>", "segments of an indirect request, 0 to 256", integer(0, 256), 256)

@@ -1,9 +1,10 @@
 /** `xbdback serve`. */
 import { serve } from "../daemon/serve.js";
+import { CliError, Exit } from "./errors.js";
 import { untilStopped } from "./lifetime.js";
 
 export interface ServeCommandOptions {
-  directory: string;
+  directory?: string;
   maxQueues: number;
   maxRingPageOrder: number;
   maxIndirectSegments: number;
@@ -13,6 +14,12 @@ export interface ServeCommandOptions {
 
 export async function serveCommand(options: ServeCommandOptions): Promise<void> {
   const { directory, exitWithParent, ...features } = options;
+  if (directory === undefined) {
+    throw new CliError(
+      "no Xen here that this version can serve: name a loopback machine with --directory, or try `xbdback demo`",
+      Exit.noXen,
+    );
+  }
   const stopped = untilStopped(exitWithParent);
   const log = (line: string): void => void process.stderr.write(`${line}\n`);
   let lose: (error: Error) => void = () => {};

@@ -129,6 +129,8 @@ class Party {
       await toolstack.ask(M.mkdir, `${where}\0`);
       await toolstack.ask(M.setPermissions, `${where}\0${permissions}`);
     }
+    // Every peer but the toolstack hears of all that it may.
+    for (const peer of this.peers.slice(1)) await peer.ask(M.watch, "/\0all\0");
   }
 
   /** The answer, and the events that everybody has got by then. */
@@ -146,7 +148,8 @@ class Party {
     if (answer.type === M.resetWatches) open.length = 0;
     // The generation, which is a number of its own in each store.
     const text = answer.type === M.directoryPart ? answer.payload.replace(/^[0-9]+/, "#") : answer.payload;
-    const events = await Promise.all(this.peers.map((peer) => peer.takeEvents()));
+    // Without repetitions: whether the same event twice becomes one is a matter of time.
+    const events = await Promise.all(this.peers.map(async (peer) => [...new Set(await peer.takeEvents())]));
     return [answer.type, answer.transactionId, text, ...events];
   }
 

@@ -110,6 +110,7 @@ export class Connection implements Watcher {
     try {
       this.#dispatch(this, message);
     } catch (error) {
+      if (!(error instanceof Refusal)) reportOnce(error);
       this.refuse(message, error instanceof Refusal ? error.code : "EIO");
     }
   }
@@ -135,6 +136,14 @@ export class Connection implements Watcher {
   #send(type: number, { requestId, transactionId }: Message, payload: Uint8Array): void {
     if (!this.#socket.destroyed) this.#socket.write(encodeMessage(type, requestId, transactionId, payload));
   }
+}
+
+let reported = false;
+
+/** A fault of ours. A client must not be able to fill a log with it. */
+function reportOnce(error: unknown): void {
+  if (!reported) process.emitWarning(`xenstored: please report this: ${(error as Error)?.stack ?? error}`);
+  reported = true;
 }
 
 export function watchKey(path: string, token: string): string {

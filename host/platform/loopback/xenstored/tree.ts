@@ -95,7 +95,8 @@ export function remove(view: View, domid: number, path: string): void {
   if (!parent) throw new Refusal("EINVAL");
   removeTree(view, path, path);
   const children = new Set(parent.children);
-  children.delete(nameOf(path));
+  // Likewise.
+  if (!children.delete(nameOf(path))) throw new Refusal("EIO");
   view.put(parentPath, { ...parent, children });
 }
 
