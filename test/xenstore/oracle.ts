@@ -39,8 +39,11 @@ export async function startOracle(): Promise<Oracle> {
     stdio: "ignore",
   });
   const ended = new Promise<void>((done) => child.once("exit", () => done()));
+  const kill = () => void child.kill("SIGKILL");
+  process.once("exit", kill);
   const stop = async () => {
-    child.kill("SIGKILL");
+    process.off("exit", kill);
+    kill();
     await ended;
     rmSync(dir, { recursive: true, force: true });
   };

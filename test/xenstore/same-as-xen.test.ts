@@ -10,8 +10,12 @@ import { MessageType as M } from "../../host/platform/xenstore/wire.js";
 import { type Oracle, oracleMissing, startOracle } from "./oracle.js";
 import { Peer } from "./peer.js";
 
-const RUNS = Number(process.env["XENSTORE_RUNS"] ?? 30);
+/** Conversations to have, other ones each time; unless it is set, always the same few. */
+const RUNS = process.env["XENSTORE_RUNS"];
+const DEFAULT_RUNS = { numRuns: 30, seed: 1 };
 const GUESTS = [1, 2];
+/** Bytes of payload near the quota of a node's size. */
+const BIG = 1900;
 
 interface Step {
   readonly who: number;
@@ -106,7 +110,10 @@ const step: fc.Arbitrary<Step> = fc
     request,
     fc.oneof({ weight: 19, arbitrary: fc.constantFrom(0, 0, 1, 1, 2) }, fc.constant(12345)),
   )
-  .map(([who, [type, payload], transaction]) => ({ who, type, payload, transaction }));
+  .map(([who, [type, payload], transaction]) => {
+    // C xenstored fails a transaction for good, with ENOMEM, once it has refused a value in it as too big.
+    return { who, type, payload, transaction: payload.length > BIG ? 0 : transaction };
+  });
 
 /** One xenstored with its clients: two of domain 0, then the guests. */
 class Party {
@@ -213,7 +220,7 @@ test("random conversations", { skip, timeout: 600_000 }, async () => {
       .afterEach(async () => {
         await Promise.all([theirs.tidy(), ours.tidy()]);
       }),
-    { numRuns: RUNS },
+    RUNS ? { numRuns: Number(RUNS) } : DEFAULT_RUNS,
   );
   if (outcome.failed)
     assert.fail(`${outcome.errorInstance}\nseed ${outcome.seed}, path ${outcome.counterexamplePath}`);
