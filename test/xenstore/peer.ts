@@ -1,6 +1,8 @@
 /** One end of a xenstore conversation at the level of messages, for tests: sends what it is told, records the rest. */
+import { once } from "node:events";
 import { closeSync, openSync, readSync, writeSync } from "node:fs";
 import { connect, type Socket } from "node:net";
+import { setTimeout as sleep } from "node:timers/promises";
 import { encodeMessage, MessageDecoder, MessageType } from "../../host/platform/xenstore/wire.js";
 
 /** A duplex byte stream: a Unix socket, or the ring page that a guest shares with xenstored. */
@@ -41,10 +43,7 @@ export class Peer {
   }
 
   static async overSocket(path: string): Promise<Peer> {
-    const socket = await new Promise<Socket>((resolve, reject) => {
-      const s = connect(path, () => resolve(s));
-      s.once("error", reject);
-    });
+    const socket = await connectSocket(path);
     return new Peer((onData, onClose) => {
       socket.on("data", onData);
       socket.on("error", () => {});
@@ -107,6 +106,20 @@ export class Peer {
     this.#isClosed = true;
     for (const { reject } of this.#waiting.splice(0)) reject(new Error("connection closed"));
     this.#sawClose();
+  }
+}
+
+/** C xenstored's backlog is 1; a connection that finds it full fails with EAGAIN. */
+async function connectSocket(path: string): Promise<Socket> {
+  for (let tries = 1; ; tries++) {
+    const socket = connect(path);
+    try {
+      await once(socket, "connect");
+      return socket;
+    } catch (error) {
+      if ((error as NodeJS.ErrnoException).code !== "EAGAIN" || tries === 200) throw error;
+      await sleep(5);
+    }
   }
 }
 
