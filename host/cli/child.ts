@@ -16,6 +16,7 @@ export class Child {
   readonly #exited: Promise<number>;
   readonly #errors: string[] = [];
   #stopping = false;
+  #ended = false;
 
   constructor(
     name: string,
@@ -35,6 +36,7 @@ export class Child {
       child.on("close", (code, signal) => settle(signal ? 128 : (code ?? 1))),
     );
     this.failed = this.#exited.then((code) => {
+      this.#ended = true;
       if (this.#stopping) return new Promise<never>(() => {});
       throw new CliError(
         this.#errors.at(-1)?.replace(/^xbdback: /, "") ?? `the ${name} ended with status ${code}`,
@@ -47,6 +49,10 @@ export class Child {
   expectEnd(): Promise<number> {
     this.#stopping = true;
     return this.#exited;
+  }
+
+  get ended(): boolean {
+    return this.#ended;
   }
 
   async stop(): Promise<number> {

@@ -12,7 +12,7 @@ import { openDevice } from "../storage/open.js";
 import { addVbd, removeVbd, type VbdSpec } from "../toolstack/vbd.js";
 import type { VbdStatus } from "../vbd/vbd.js";
 import { Child, GuestChild } from "./child.js";
-import { CliError } from "./errors.js";
+import { CliError, Exit } from "./errors.js";
 import type { GuestEvent, GuestOptions } from "./guest.js";
 import { untilStopped } from "./lifetime.js";
 import { Progress, table } from "./output.js";
@@ -73,6 +73,11 @@ class Demo {
   readonly #scratch: string;
   readonly #say: (line: string) => void;
   readonly #spec: VbdSpec;
+  readonly #stopped = untilStopped(false);
+  /** Rejects when the user stops the demo. */
+  readonly #interrupted = this.#stopped.then(() => {
+    throw new CliError("interrupted", Exit.interrupted);
+  });
 
   constructor(options: DemoOptions, image: string, scratch: string, say: (line: string) => void) {
     this.#options = options;
@@ -81,6 +86,7 @@ class Demo {
     this.#say = say;
     const mode = options.readOnly ? "r" : "w";
     this.#spec = { backendDomid: 0, domid: DOMID, devid: DEVID, path: image, mode, dev: "xvda" };
+    this.#interrupted.catch(() => {});
   }
 
   async play(): Promise<number> {
@@ -90,7 +96,7 @@ class Demo {
       this.#say(`machine ${host.directory}: domain 0 with the backend, domain ${DOMID} with the guest`);
       const backend = new Child("backend", ["serve", "--directory", host.directory], () => {}, this.#say);
       try {
-        await Promise.race([addVbd(host.xenstore, this.#spec), backend.failed]);
+        await Promise.race([addVbd(host.xenstore, this.#spec), backend.failed, this.#interrupted]);
         return await this.#withDisk(host, backend);
       } finally {
         await backend.stop();
@@ -106,16 +112,23 @@ class Demo {
     const guest = new GuestChild(this.#guestArguments(host.directory, works));
     const alive = <T>(work: Promise<T>): Promise<T> => Promise.race([work, guest.failed, backend.failed]);
     try {
-      const connected = await alive(guest.connected);
+      const connected = await alive(Promise.race([guest.connected, this.#interrupted]));
       this.#say(describe(connected));
-      if (works) return await this.#workload(host, guest, alive);
-      const { uri } = await alive(guest.listening);
+      if (works) return await alive(Promise.race([this.#workload(host, guest, alive), this.#interrupted]));
+      const { uri } = await alive(Promise.race([guest.listening, this.#interrupted]));
       return run === undefined ? await this.#serve(uri, alive) : await alive(this.#run(run, uri));
     } finally {
-      await guest.stop();
-      if (!(await removeVbd(host.xenstore, this.#spec)))
-        this.#say("the backend did not close the disk in time");
+      await this.#takeDown(host, backend, guest);
     }
+  }
+
+  /** Orderly as long as both live; a disk that has lost one side cannot be closed by the other. */
+  async #takeDown(host: LoopbackHost, backend: Child, guest: Child): Promise<void> {
+    if (backend.ended) guest.process.kill("SIGKILL");
+    if (guest.ended) await host.destroyGuest(DOMID);
+    await guest.stop();
+    if (!backend.ended && !(await removeVbd(host.xenstore, this.#spec)))
+      this.#say("the backend did not close the disk in time");
   }
 
   #guestArguments(directory: string, works: boolean): string[] {
@@ -190,20 +203,21 @@ class Demo {
   async #serve(uri: string, alive: <T>(work: Promise<T>) => Promise<T>): Promise<number> {
     if (this.#options.json) process.stdout.write(`${JSON.stringify({ uri, image: this.#image })}\n`);
     else this.#say(`the guest's disk is at ${uri}\nCtrl-C ends it`);
-    await alive(untilStopped(false));
+    await alive(this.#stopped);
     return 0;
   }
 
   /** Runs CMD as nbdkit's captive mode does; resolves with its status. */
   #run(shellCommand: string, uri: string): Promise<number> {
-    // Ctrl-C is for CMD; we end when it has.
-    process.on("SIGINT", () => {});
     const { json } = this.#options;
     const start = performance.now();
     const child = spawn("/bin/sh", ["-c", shellCommand], {
       stdio: ["inherit", json ? 2 : "inherit", "inherit"],
       env: { ...process.env, uri, nbd: uri },
     });
+    // Ctrl-C is for CMD, as often as it likes; we end when it has.
+    process.removeAllListeners("SIGINT").on("SIGINT", () => {});
+    process.removeAllListeners("SIGTERM").on("SIGTERM", () => child.kill("SIGTERM"));
     return new Promise((settle, reject) => {
       child.on("error", reject);
       child.on("close", (code, signal) => {

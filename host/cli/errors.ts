@@ -8,6 +8,8 @@ export const Exit = {
   notFound: 4,
   busy: 5,
   abiMismatch: 6,
+  /** As a shell shows SIGINT. */
+  interrupted: 130,
 } as const;
 
 /** Something the user can do something about: printed as one line, without a stack. */

@@ -66,7 +66,7 @@ export async function guest(options: GuestOptions): Promise<void> {
   const work =
     options.workload === undefined
       ? exportDisk(joined, options.nbd, stopped)
-      : verify(joined, options.workload, options);
+      : Promise.race([verify(joined, options.workload, options), stopped]);
   try {
     await Promise.race([work, failed]);
   } finally {
