@@ -1,19 +1,11 @@
 /** The backend as a whole: finds vbds in xenstore, gives each a {@link Vbd}, and forgets those that are gone. */
-import type { Xenstore, XenstoreWatch } from "../platform/ports.js";
-import type { Reactor } from "../reactor/reactor.js";
-import type { Features } from "../vbd/backend-keys.js";
+import type { XenstoreWatch } from "../platform/ports.js";
 import { parseVbdPath, type VbdId, vbdName } from "../vbd/name.js";
 import { Vbd, type VbdHost, type VbdStatus } from "../vbd/vbd.js";
 
-export interface BackendOptions {
-  readonly xenstore: Xenstore;
-  readonly reactor: Reactor;
-  readonly features: Features;
-  /** The domain that we run in. */
-  readonly domid: number;
+export interface BackendOptions extends VbdHost {
   /** Directory below `backend/`: "vbd". */
   readonly kind: string;
-  readonly log: (line: string) => void;
 }
 
 export class Backend {
@@ -21,7 +13,6 @@ export class Backend {
   readonly #kind: string;
   readonly #root: string;
   readonly #vbds = new Map<string, Vbd>();
-  readonly #starting = new Set<string>();
   #watch: XenstoreWatch | null = null;
   #stopped = false;
 
@@ -31,15 +22,9 @@ export class Backend {
     this.#root = `/local/domain/${host.domid}/backend/${kind}`;
   }
 
-  /** Takes up the vbds that are there, and those to come. */
+  /** Takes up the vbds that are there, which the watch's first event leads to, and those to come. */
   async start(): Promise<void> {
     this.#watch = await this.#host.xenstore.watch(this.#root, (path) => this.#changed(path));
-    const { xenstore } = this.#host;
-    for (const domid of (await xenstore.directory(this.#root)) ?? []) {
-      for (const devid of (await xenstore.directory(`${this.#root}/${domid}`)) ?? []) {
-        this.#changed(`${this.#root}/${domid}/${devid}`);
-      }
-    }
   }
 
   status(): VbdStatus[] {
@@ -49,35 +34,39 @@ export class Backend {
   /** Lets go of every vbd; xenstore stays as it is. */
   async stop(): Promise<void> {
     this.#stopped = true;
-    await this.#watch?.remove();
-    await Promise.all([...this.#vbds.values()].map((vbd) => vbd.stop()));
+    const vbds = [...this.#vbds.values()];
+    const outcomes = await Promise.allSettled([this.#watch?.remove(), ...vbds.map((vbd) => vbd.stop())]);
     this.#vbds.clear();
+    for (const outcome of outcomes) if (outcome.status === "rejected") throw outcome.reason;
   }
 
   #changed(path: string): void {
+    if (this.#stopped) return;
     const id = parseVbdPath(path.slice(this.#root.length + 1));
-    if (!id || this.#stopped) return;
-    const vbd = this.#vbds.get(vbdName(id));
-    if (vbd) vbd.look();
-    else void this.#begin(id);
+    if (id) this.#look(id);
+    else void this.#lookAtAll().catch((error: Error) => this.#host.log(`xbdback: ${error.message}`));
   }
 
-  async #begin(id: VbdId): Promise<void> {
-    const name = vbdName(id);
-    if (this.#starting.has(name)) return;
-    this.#starting.add(name);
-    try {
-      // Events come for directories that are being removed, too.
-      const state = await this.#host.xenstore.read(`${this.#root}/${id.domid}/${id.devid}/state`);
-      if (state === null || this.#stopped) return;
-      const vbd = new Vbd(this.#host, this.#kind, id, () => this.#vbds.delete(name));
-      this.#vbds.set(name, vbd);
-      await vbd.start();
-    } catch (error) {
-      this.#vbds.delete(name);
-      this.#host.log(`${name}: ${(error as Error).message}`);
-    } finally {
-      this.#starting.delete(name);
+  /** Something happened to a directory of vbds: the first event, one that stands for many, or its removal. */
+  async #lookAtAll(): Promise<void> {
+    const { xenstore } = this.#host;
+    for (const vbd of this.#vbds.values()) vbd.look();
+    for (const domid of (await xenstore.directory(this.#root)) ?? []) {
+      for (const devid of (await xenstore.directory(`${this.#root}/${domid}`)) ?? []) {
+        const id = parseVbdPath(`${domid}/${devid}`);
+        if (id && !this.#stopped) this.#look(id);
+      }
     }
+  }
+
+  /** A vbd that is not there says so at its first look. */
+  #look(id: VbdId): void {
+    const name = vbdName(id);
+    let vbd = this.#vbds.get(name);
+    if (!vbd) {
+      vbd = new Vbd(this.#host, this.#kind, id, () => this.#vbds.delete(name));
+      this.#vbds.set(name, vbd);
+    }
+    vbd.look();
   }
 }

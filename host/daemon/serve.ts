@@ -4,16 +4,14 @@ import { xenstoreSocket } from "../platform/loopback/host.js";
 import { openDomain } from "../platform/loopback/index.js";
 import { connectXenstore } from "../platform/xenstore/client.js";
 import { Reactor } from "../reactor/reactor.js";
-import type { Features } from "../vbd/backend-keys.js";
+import { quote } from "../vbd/diagnostics.js";
+import type { VbdHost } from "../vbd/vbd.js";
 import { Backend } from "./backend.js";
 import { ControlServer } from "./control.js";
 
-export interface ServeOptions {
+export interface ServeOptions extends Pick<VbdHost, "features" | "log" | "open"> {
   /** Of the loopback machine. */
   readonly directory: string;
-  readonly features: Features;
-  /** A line for the operator. */
-  readonly log: (line: string) => void;
 }
 
 export interface Daemon {
@@ -25,27 +23,49 @@ export function controlSocket(directory: string): string {
   return join(directory, "control.sock");
 }
 
-/** Joins the loopback machine as domain 0 and serves every vbd of it. `lost` is called if xenstored goes away. */
+/**
+ * Joins the loopback machine as domain 0 and serves every vbd of it. `lost` is called if xenstored goes away. Rejects,
+ * with nothing left open, when there is no such machine or it has a daemon.
+ */
 export async function serve(options: ServeOptions, lost: (error: Error) => void): Promise<Daemon> {
-  const { directory, features, log } = options;
-  const xenstore = await connectXenstore(xenstoreSocket(directory, 0));
-  const domain = await openDomain(directory, 0);
-  const reactor = new Reactor(await domain.eventChannels(), await domain.grantTable());
-  const backend = new Backend({ xenstore, reactor, features, domid: 0, kind: "vbd", log });
-  const control = await ControlServer.listen(controlSocket(directory), ({ command }) => {
-    if (command === "list") return { vbds: backend.status(), mappedPages: reactor.mappedPages };
-    throw new Error(`there is no command ${JSON.stringify(command)}`);
-  });
-  xenstore.onClose = lost;
-  await backend.start();
-  return {
-    async stop() {
-      xenstore.onClose = null;
-      await control.close();
-      await backend.stop();
-      await reactor.close();
-      await domain.close();
-      xenstore.close();
-    },
+  const { directory, ...host } = options;
+  /** What undoes what was done, last thing first. */
+  const undo: (() => unknown)[] = [];
+  const stop = async (): Promise<void> => {
+    let failure: unknown = null;
+    for (let step = undo.pop(); step; step = undo.pop()) {
+      try {
+        await step();
+      } catch (error) {
+        failure ??= error;
+      }
+    }
+    if (failure) throw failure;
   };
+  try {
+    const xenstore = await connectXenstore(xenstoreSocket(directory, 0));
+    undo.push(() => xenstore.close());
+    const domain = await openDomain(directory, 0);
+    undo.push(() => domain.close());
+    const reactor = new Reactor(await domain.eventChannels(), await domain.grantTable());
+    undo.push(() => reactor.close());
+    const backend = new Backend({ ...host, xenstore, reactor, domid: 0, kind: "vbd" });
+    const control = await ControlServer.listen(controlSocket(directory), ({ command }) => {
+      if (command === "list") return { vbds: backend.status(), mappedPages: reactor.mappedPages };
+      throw new Error(`there is no command ${quote(command)}`);
+    });
+    undo.push(
+      () => backend.stop(),
+      () => control.close(),
+    );
+    xenstore.onClose = lost;
+    undo.push(() => {
+      xenstore.onClose = null;
+    });
+    await backend.start();
+  } catch (error) {
+    await stop().catch(() => {});
+    throw error;
+  }
+  return { stop };
 }

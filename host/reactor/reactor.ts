@@ -51,7 +51,7 @@ export class Reactor {
     try {
       ring = new Ring({ ...rest, grants: this.#grants, events, port });
     } catch (error) {
-      await events.unbind(port);
+      await events.unbind(port).catch(() => {});
       throw error;
     }
     this.#rings.set(port, ring);

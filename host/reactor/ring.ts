@@ -19,8 +19,8 @@ export interface RingOptions {
   /** Our end of the event channel. */
   readonly port: number;
   readonly device: BlockDevice;
-  /** The ring was found to be spoilt by the guest and takes no more requests. Called once. */
-  readonly onHalt: () => void;
+  /** The ring takes no more requests: the guest has spoilt it, or the core failed over it. Called at most once. */
+  readonly onHalt: (why: string) => void;
   /** An I/O failed. */
   readonly onError: (operation: string, error: Error | undefined) => void;
 }
@@ -39,6 +39,8 @@ export class Ring {
   #scheduled = false;
   #halted = false;
   #detached = false;
+  /** The core threw. It is not called any more; I/Os that are under way still have the memory. */
+  #broken = false;
   #ios = 0;
   #finalCounters: Counters | null = null;
   #whenIdle: (() => void) | null = null;
@@ -69,13 +71,16 @@ export class Ring {
     const status = new Int16Array(ringRefs.length);
     grants.map(this.#memory, abi.SRING, config.domid, ringRefs, true, status);
     const bad = status.findIndex((s) => s !== Gntst.okay);
-    if (bad >= 0)
-      throw new Error(`can't map grant ref ${ringRefs[bad]} of domain ${config.domid}: GNTST ${status[bad]}`);
+    if (bad < 0) return;
+    const [name] = Object.entries(Gntst).find(([, code]) => code === status[bad]) ?? ["unknown"];
+    throw new Error(
+      `can't map grant ref ${ringRefs[bad]} of domain ${config.domid}: ${name} (${status[bad]})`,
+    );
   }
 
   /** Requests taken from the ring and not yet answered. */
   get inflight(): number {
-    return this.#detached ? 0 : this.#core.inflight;
+    return this.#detached || this.#broken ? this.#ios : this.#core.inflight;
   }
 
   /** Since the ring was attached; they stay after it was detached. */
@@ -87,9 +92,20 @@ export class Ring {
     this.#core.resize(sectors);
   }
 
-  /** Something happened (the event channel rang): makes a pass. Returns at once. */
+  /** Something happened (the event channel rang): makes a pass. Returns at once, and never throws. */
   run(): void {
     if (this.#detached) return;
+    try {
+      if (!this.#broken) this.#pass();
+    } catch (error) {
+      // Other rings go on.
+      this.#broken = true;
+      this.#halt(`the ring failed: ${(error as Error).message}`);
+    }
+    if (this.#whenIdle && this.#ios === 0 && (this.#broken || this.#core.inflight === 0)) this.#whenIdle();
+  }
+
+  #pass(): void {
     const completions = this.#completions;
     this.#completions = 0;
     let flags = this.#core.step(completions);
@@ -102,19 +118,20 @@ export class Ring {
     if (flags & abi.STEP_IO) for (let i = 0; i < this.#core.ios; i++) this.#start(this.#core.io(i));
     this.#notify(flags);
     if (flags & abi.STEP_MORE) this.#schedule();
-    if (flags & abi.STEP_HALTED && !this.#halted) {
-      this.#halted = true;
-      this.#options.onHalt();
-    }
-    if (this.#whenIdle && this.#ios === 0 && this.#core.inflight === 0) this.#whenIdle();
+    if (flags & abi.STEP_HALTED) this.#halt("the frontend claims more requests than its ring holds");
+  }
+
+  #halt(why: string): void {
+    if (this.#halted) return;
+    this.#halted = true;
+    this.#options.onHalt(why);
   }
 
   /**
    * Takes no more requests, lets those in flight end, unmaps everything, and gives the memory back. The caller
-   * unbinds the event channel. Responses are still written for what was in flight.
+   * unbinds the event channel. Responses are still written for what was in flight. To be called once.
    */
   async detach(): Promise<void> {
-    if (this.#detached) return;
     this.#core.stopTaking();
     this.#schedule();
     await new Promise<void>((resolve) => {
@@ -146,7 +163,7 @@ export class Ring {
   #complete(io: CoreIo, result: Result, error: Error | undefined): void {
     this.#ios--;
     if (result !== Result.Success) this.#options.onError(OPERATIONS[io.operation], error);
-    this.#core.setCompletion(this.#completions++, io.slot, result);
+    if (!this.#broken) this.#core.setCompletion(this.#completions++, io.slot, result);
     this.#schedule();
   }
 
@@ -200,6 +217,7 @@ export class Ring {
   }
 
   #trim(): void {
+    if (this.#broken) return;
     const pages = this.#core.trim(Math.floor(performance.now() / TRIM_INTERVAL_MS));
     for (let start = 0; start < pages.length; ) {
       let end = start + 1;

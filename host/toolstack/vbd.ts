@@ -2,7 +2,7 @@
  * The toolstack's part in a vbd's life, as libxl plays it: both xenstore directories in one transaction, the hotplug
  * script's verdict once the backend is at state 2, and the orderly removal.
  */
-import type { Xenstore, XenstoreTransaction } from "../platform/ports.js";
+import type { Xenstore, XenstoreTransaction, XenstoreWatch } from "../platform/ports.js";
 import type { VbdId } from "../vbd/name.js";
 import { parseState, XenbusState as State, type XenbusState } from "../vbd/xenbus.js";
 
@@ -42,14 +42,36 @@ async function writeAll(
   }
 }
 
+/** The keys of a new vbd, as libxl writes them. */
+function backendKeys(spec: VbdSpec, frontend: string): Record<string, string> {
+  return {
+    frontend,
+    params: spec.path,
+    "frontend-id": String(spec.domid),
+    online: "1",
+    removable: "0",
+    bootable: "1",
+    state: "1",
+    dev: spec.dev,
+    type: "phy",
+    mode: spec.mode,
+    "device-type": "disk",
+    "discard-enable": spec.mode.includes("w") ? "1" : "0",
+    specification: "xen",
+  };
+}
+
 /**
- * Adds a vbd and waits until the backend is at state 2; then says what a hotplug script says. Rejects when no
- * backend answers in ten seconds; nothing is left in xenstore then.
+ * Adds a vbd and waits until the backend is at state 2; then says what a hotplug script says. Rejects when there is
+ * such a vbd already, and when no backend takes it up in time; nothing is left in xenstore then.
  */
-export async function addVbd(xenstore: Xenstore, spec: VbdSpec): Promise<void> {
+export async function addVbd(xenstore: Xenstore, spec: VbdSpec, timeoutMs = TIMEOUT_MS): Promise<void> {
   const backend = backendOf(spec);
   const frontend = frontendOf(spec);
   await xenstore.transaction(async (t) => {
+    if ((await t.read(`${backend}/state`)) !== null) {
+      throw new Error(`domain ${spec.domid} has a disk ${spec.devid} already: detach it first`);
+    }
     await writeAll(t, frontend, [`n${spec.domid}`, `r${spec.backendDomid}`], {
       backend,
       "backend-id": String(spec.backendDomid),
@@ -58,25 +80,12 @@ export async function addVbd(xenstore: Xenstore, spec: VbdSpec): Promise<void> {
       "device-type": "disk",
       trusted: "1",
     });
-    await writeAll(t, backend, [`n${spec.backendDomid}`, `r${spec.domid}`], {
-      frontend,
-      params: spec.path,
-      "frontend-id": String(spec.domid),
-      online: "1",
-      removable: "0",
-      bootable: "1",
-      state: "1",
-      dev: spec.dev,
-      type: "phy",
-      mode: spec.mode,
-      "device-type": "disk",
-      "discard-enable": spec.mode.includes("w") ? "1" : "0",
-      specification: "xen",
-    });
+    const permissions = [`n${spec.backendDomid}`, `r${spec.domid}`];
+    await writeAll(t, backend, permissions, backendKeys(spec, frontend));
   });
-  if (!(await waitForState(xenstore, backend, (state) => state === State.InitWait))) {
+  if (!(await waitForState(xenstore, backend, (state) => state === State.InitWait, timeoutMs))) {
     await removeNodes(xenstore, spec);
-    throw new Error(`no backend took up ${backend} within ${TIMEOUT_MS / 1000} s: is xbdback running?`);
+    throw new Error(`no backend took up ${backend} within ${timeoutMs / 1000} s: is xbdback running?`);
   }
   await xenstore.transaction(async (t) => {
     await t.write(`${backend}/physical-device-path`, spec.path);
@@ -85,7 +94,7 @@ export async function addVbd(xenstore: Xenstore, spec: VbdSpec): Promise<void> {
 }
 
 /** Asks the backend to close, waits until it has, and removes both directories. False when it did not in time. */
-export async function removeVbd(xenstore: Xenstore, spec: VbdSpec): Promise<boolean> {
+export async function removeVbd(xenstore: Xenstore, spec: VbdSpec, timeoutMs = TIMEOUT_MS): Promise<boolean> {
   const backend = backendOf(spec);
   await xenstore.transaction(async (t) => {
     const state = await t.read(`${backend}/state`);
@@ -94,7 +103,7 @@ export async function removeVbd(xenstore: Xenstore, spec: VbdSpec): Promise<bool
     if (parseState(state) !== State.Closed) await t.write(`${backend}/state`, String(State.Closing));
   });
   const gone = (state: XenbusState): boolean => state === State.Closed || state === State.Unknown;
-  const closed = await waitForState(xenstore, backend, gone);
+  const closed = await waitForState(xenstore, backend, gone, timeoutMs);
   await removeNodes(xenstore, spec);
   return closed;
 }
@@ -106,26 +115,29 @@ async function removeNodes(xenstore: Xenstore, spec: VbdSpec): Promise<void> {
   });
 }
 
-/** True once the state fits, false after the time-out. */
+/** True once the state fits, false after the time-out. Rejects when xenstore cannot be read. */
 export async function waitForState(
   xenstore: Xenstore,
   directory: string,
   fits: (state: XenbusState) => boolean,
   timeoutMs = TIMEOUT_MS,
 ): Promise<boolean> {
-  let settle: (fitted: boolean) => void;
-  const result = new Promise<boolean>((resolve) => {
-    settle = resolve;
-  });
-  const timer = setTimeout(() => settle(false), timeoutMs);
-  const watch = await xenstore.watch(`${directory}/state`, () => {
-    xenstore.read(`${directory}/state`).then(
-      (value) => fits(parseState(value)) && settle(true),
-      () => settle(false),
-    );
-  });
-  const fitted = await result;
-  clearTimeout(timer);
-  await watch.remove();
-  return fitted;
+  let timer: NodeJS.Timeout | undefined;
+  let watch: XenstoreWatch | undefined;
+  try {
+    return await new Promise<boolean>((resolve, reject) => {
+      timer = setTimeout(() => resolve(false), timeoutMs);
+      const look = async (): Promise<void> => {
+        if (fits(parseState(await xenstore.read(`${directory}/state`)))) resolve(true);
+      };
+      xenstore
+        .watch(`${directory}/state`, () => void look().catch(reject))
+        .then((registered) => {
+          watch = registered;
+        }, reject);
+    });
+  } finally {
+    clearTimeout(timer);
+    await watch?.remove();
+  }
 }

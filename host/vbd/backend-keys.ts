@@ -81,15 +81,20 @@ export async function readBackendKeys(xenstore: Xenstore, directory: string): Pr
   };
 }
 
-/** Without a 'w' it is read-only, whatever else it says (XSA-142). */
-export function isReadOnly(keys: BackendKeys): boolean {
-  return !keys.mode.includes("w");
+/**
+ * What a mode allows: "w" and "rw" write, everything else reads, whatever it says (XSA-142). A "!" at the end of a mode
+ * that libxl knows leaves out the check for other users.
+ */
+export function parseMode(mode: string): { readOnly: boolean; shared: boolean } {
+  return { readOnly: !/^r?w!?$/.test(mode), shared: /^(r|ro|w|rw)!$/.test(mode) };
 }
 
 /** What the frontend must know before it makes its ring; published before state 2. */
 export function offerKeys(features: Features): Record<string, string> {
   const keys: Record<string, string> = {
     "max-ring-page-order": String(features.maxRingPageOrder),
+    // The deprecated name of the same, which FreeBSD reads; blkif.h wants both.
+    "max-ring-pages": String(1 << features.maxRingPageOrder),
     "multi-queue-max-queues": String(features.maxQueues),
   };
   // "If a backend does not recognize BLKIF_OP_INDIRECT, it should not create" the key (blkif.h).
@@ -105,9 +110,10 @@ export function deviceKeys(
   keys: BackendKeys,
   features: Features,
 ): Record<string, string> {
-  const readOnly = device.readOnly;
   const info =
-    (keys.cdrom ? VDISK_CDROM : 0) | (keys.removable ? VDISK_REMOVABLE : 0) | (readOnly ? VDISK_READONLY : 0);
+    (keys.cdrom ? VDISK_CDROM : 0) |
+    (keys.removable ? VDISK_REMOVABLE : 0) |
+    (device.readOnly ? VDISK_READONLY : 0);
   const discard = canDiscard(device, keys);
   const published: Record<string, string> = {
     // Units of 512 bytes, whatever the sector size.

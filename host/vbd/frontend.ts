@@ -4,6 +4,7 @@
  */
 import { ABI_X86_32, ABI_X86_64, MAX_RING_PAGES } from "../../assembly/abi.js";
 import type { Xenstore } from "../platform/ports.js";
+import { quote } from "./diagnostics.js";
 
 /** How a frontend connects. */
 export interface FrontendConfig {
@@ -36,8 +37,7 @@ function absent(value: string | null): value is null | "" {
 /** A decimal number from 0 to `max`. edk2 prints grant references with %d: a negative one is the u32 it came from. */
 function number(key: string, value: string | null, max: number): number {
   if (absent(value)) throw new FrontendError(`${key} is missing`);
-  if (!/^-?[0-9]{1,10}$/.test(value))
-    throw new FrontendError(`${key} is ${JSON.stringify(value)}, not a number`);
+  if (!/^-?[0-9]{1,10}$/.test(value)) throw new FrontendError(`${key} is ${quote(value)}, not a number`);
   const n = Number(value);
   const unsigned = n < 0 && max === MAX_U32 && n >= -0x80000000 ? n + 0x100000000 : n;
   if (unsigned < 0 || unsigned > max)
@@ -53,7 +53,7 @@ function protocolOf(value: string | null): { protocol: string; abi: number } {
   if (absent(value)) return { protocol: "native", abi: ABI_X86_64 };
   if (value === "x86_64-abi" || value === "arm-abi") return { protocol: value, abi: ABI_X86_64 };
   if (value === "x86_32-abi") return { protocol: value, abi: ABI_X86_32 };
-  throw new FrontendError(`protocol ${JSON.stringify(value)} is unknown (x86_64-abi, x86_32-abi, arm-abi)`);
+  throw new FrontendError(`protocol ${quote(value)} is unknown (x86_64-abi, x86_32-abi, arm-abi)`);
 }
 
 /** Reads a frontend's directory. Rejects with a {@link FrontendError} for what the guest did wrong. */
@@ -72,7 +72,7 @@ export async function readFrontend(xenstore: Xenstore, path: string, offer: Offe
   for (let q = 0; q < queueCount; q++) {
     // With one queue the keys are at the top, unless the frontend wrote multi-queue-num-queues = 1 and queue-0.
     const prefix =
-      queueCount > 1 || (!absent(queuesKey) && (await read("event-channel")) === null) ? `queue-${q}/` : "";
+      queueCount > 1 || (!absent(queuesKey) && absent(await read("event-channel"))) ? `queue-${q}/` : "";
     queues.push(await readQueue(read, prefix, order, !absent(orderKey)));
   }
   return { protocol, abi, persistent, ringPages, queues };

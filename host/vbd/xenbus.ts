@@ -19,32 +19,22 @@ export function parseState(value: string | null): XenbusState {
 }
 
 /**
- * Writes a device's state, unless the node is gone: a toolstack that has deleted a device must not find it again.
- * `keys` are written with it, in the same transaction. False when the node is gone.
+ * Changes a device's state and writes `keys` beside it, in one transaction. False, and nothing written, when the state
+ * is not `from` any more: a toolstack that has deleted the device must not find it again, and one that has asked for
+ * Closing meanwhile must get it.
  */
 export function switchState(
   xenstore: Xenstore,
   directory: string,
-  state: XenbusState,
+  from: XenbusState,
+  to: XenbusState,
   keys: Record<string, string> = {},
 ): Promise<boolean> {
   return xenstore.transaction(async (t) => {
-    if ((await t.read(`${directory}/state`)) === null) return false;
+    const value = await t.read(`${directory}/state`);
+    if (value === null || parseState(value) !== from) return false;
     for (const [key, value] of Object.entries(keys)) await t.write(`${directory}/${key}`, value);
-    await t.write(`${directory}/state`, String(state));
-    return true;
-  });
-}
-
-/** Writes keys below a directory in one transaction, unless its state node is gone. */
-export function publish(
-  xenstore: Xenstore,
-  directory: string,
-  keys: Record<string, string>,
-): Promise<boolean> {
-  return xenstore.transaction(async (t) => {
-    if ((await t.read(`${directory}/state`)) === null) return false;
-    for (const [key, value] of Object.entries(keys)) await t.write(`${directory}/${key}`, value);
+    await t.write(`${directory}/state`, String(to));
     return true;
   });
 }

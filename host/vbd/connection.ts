@@ -1,0 +1,93 @@
+/** One connection of a frontend: the open store, and a ring at work for each of its queues. */
+import * as abi from "../../assembly/abi.js";
+import { addCounters, type Counters } from "../core/blkif.js";
+import type { AttachedRing, Reactor } from "../reactor/reactor.js";
+import type { BlockDevice } from "../storage/device.js";
+import { type BackendKeys, canDiscard, type Features } from "./backend-keys.js";
+import type { FrontendConfig } from "./frontend.js";
+
+export interface ConnectionOptions {
+  readonly reactor: Reactor;
+  readonly features: Features;
+  /** The frontend's. */
+  readonly domid: number;
+  readonly keys: BackendKeys;
+  readonly config: FrontendConfig;
+  /** Taken over: it is closed with the connection, and when there is none to be had. */
+  readonly device: BlockDevice;
+  /** A ring takes no more requests; once for each ring. */
+  readonly onHalt: (why: string) => void;
+  readonly onError: (operation: string, error: Error | undefined) => void;
+}
+
+export class Connection {
+  readonly device: BlockDevice;
+  readonly config: FrontendConfig;
+  readonly #rings: AttachedRing[] = [];
+
+  private constructor({ device, config }: ConnectionOptions) {
+    this.device = device;
+    this.config = config;
+  }
+
+  /** Attaches every ring. Rejects with what is wrong with one of them; everything is let go then. */
+  static async open(options: ConnectionOptions): Promise<Connection> {
+    const connection = new Connection(options);
+    try {
+      for (const queue of options.config.queues) {
+        connection.#rings.push(await attach(options, queue));
+      }
+      return connection;
+    } catch (error) {
+      await connection.close().catch(() => {});
+      throw error;
+    }
+  }
+
+  /** Our ends of the event channels. */
+  get ports(): number[] {
+    return this.#rings.map(({ port }) => port);
+  }
+
+  get inflight(): number {
+    return this.#rings.reduce((sum, { ring }) => sum + ring.inflight, 0);
+  }
+
+  addCountersTo(counters: Counters): void {
+    for (const { ring } of this.#rings) addCounters(counters, ring.counters());
+  }
+
+  /** Waits for what is in flight and lets go of everything, even where that goes wrong; rejects then, at the end. */
+  async close(): Promise<void> {
+    const outcomes = await Promise.allSettled(this.#rings.map(({ detach }) => detach()));
+    await this.device.close();
+    for (const outcome of outcomes) if (outcome.status === "rejected") throw outcome.reason;
+  }
+}
+
+function attach(options: ConnectionOptions, queue: FrontendConfig["queues"][number]): Promise<AttachedRing> {
+  const { reactor, features, domid, keys, config, device, onHalt, onError } = options;
+  const discard = canDiscard(device, keys);
+  return reactor.attach({
+    config: {
+      abi: config.abi,
+      ringPages: config.ringPages,
+      features:
+        abi.FEATURE_FLUSH |
+        abi.FEATURE_BARRIER |
+        (device.readOnly ? abi.FEATURE_READ_ONLY : 0) |
+        (discard ? abi.FEATURE_DISCARD : 0) |
+        (discard && device.canSecureDiscard ? abi.FEATURE_SECURE_DISCARD : 0) |
+        (features.persistent && config.persistent ? abi.FEATURE_PERSISTENT : 0),
+      domid,
+      sectors: Math.floor(device.size / 512),
+      sectorSize: device.sectorSize,
+      maxIndirect: features.maxIndirectSegments,
+    },
+    ringRefs: queue.ringRefs,
+    remotePort: queue.eventChannel,
+    device,
+    onHalt,
+    onError,
+  });
+}

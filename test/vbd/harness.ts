@@ -1,0 +1,268 @@
+/** A loopback machine in this process, with a backend whose ports can be spied on and made to fail. */
+import { readdirSync, truncateSync, writeFileSync } from "node:fs";
+import { join } from "node:path";
+import { Backend } from "../../host/daemon/backend.js";
+import { type Blkfront, type BlkfrontOptions, connectBlkfront } from "../../host/guest/blkfront.js";
+import { LoopbackHost, xenstoreSocket } from "../../host/platform/loopback/host.js";
+import { type LoopbackDomain, openDomain } from "../../host/platform/loopback/index.js";
+import type { EventChannels, GrantTable, GuestPages, Xenstore } from "../../host/platform/ports.js";
+import { connectXenstore } from "../../host/platform/xenstore/client.js";
+import { Reactor } from "../../host/reactor/reactor.js";
+import { openDevice } from "../../host/storage/open.js";
+import { DEFAULT_FEATURES, type Features } from "../../host/vbd/backend-keys.js";
+import type { VbdHost, VbdStatus } from "../../host/vbd/vbd.js";
+import { Front } from "./front.js";
+import { spyOn } from "./spy.js";
+
+export const LIMIT = { timeout: 30_000 };
+export const DOMID = 1;
+export const DEVID = 51712;
+export const IMAGE_BYTES = 1 << 20;
+
+/** Waits until `condition` holds; rejects with `what` after five seconds. */
+export async function until(what: string, condition: () => unknown, timeoutMs = 5000): Promise<void> {
+  const end = performance.now() + timeoutMs;
+  while (!(await condition())) {
+    if (performance.now() > end) throw new Error(`it did not come to pass that ${what}`);
+    await pause(2);
+  }
+}
+
+export function pause(ms: number): Promise<void> {
+  return new Promise((resolve) => setTimeout(resolve, ms));
+}
+
+export function openFiles(): number {
+  return readdirSync("/proc/self/fd").length;
+}
+
+export interface MachineOptions {
+  readonly features?: Partial<Features>;
+  readonly open?: NonNullable<VbdHost["open"]>;
+  readonly events?: (events: EventChannels) => EventChannels;
+  readonly grants?: (grants: GrantTable) => GrantTable;
+}
+
+/** A guest's domain and what it is connected to. */
+export interface Guest {
+  readonly domid: number;
+  readonly pages: GuestPages;
+  readonly events: EventChannels;
+  readonly xenstore: Xenstore;
+  readonly domain: LoopbackDomain;
+}
+
+export interface Plug {
+  readonly domid?: number;
+  readonly devid?: number;
+  readonly path?: string;
+  readonly mode?: string;
+  /** Other keys of the backend directory; null leaves one out. */
+  readonly keys?: Record<string, string | null>;
+  /** The hotplug script has not run yet. */
+  readonly noHotplug?: boolean;
+}
+
+export class Machine {
+  readonly host: LoopbackHost;
+  readonly spy: ReturnType<typeof spyOn>;
+  readonly reactor: Reactor;
+  readonly backend: Backend;
+  /** What the operator was told. */
+  readonly log: string[] = [];
+  readonly #domain: LoopbackDomain;
+  readonly #guests: Guest[] = [];
+  readonly #disks: Blkfront[] = [];
+  /** A second client of xenstored: the toolstack is the host's. */
+  readonly #own: Xenstore;
+
+  private constructor(
+    host: LoopbackHost,
+    own: Xenstore,
+    domain: LoopbackDomain,
+    reactor: Reactor,
+    options: MachineOptions,
+  ) {
+    this.host = host;
+    this.#own = own;
+    this.#domain = domain;
+    this.reactor = reactor;
+    this.spy = spyOn(own);
+    this.backend = new Backend({
+      xenstore: this.spy.xenstore,
+      reactor,
+      features: { ...DEFAULT_FEATURES, ...options.features },
+      domid: 0,
+      kind: "vbd",
+      log: (line) => void this.log.push(line),
+      open: options.open ?? openDevice,
+    });
+  }
+
+  static async start(options: MachineOptions = {}): Promise<Machine> {
+    const host = await LoopbackHost.start();
+    const own = await connectXenstore(xenstoreSocket(host.directory, 0));
+    const domain = await openDomain(host.directory, 0);
+    const events = await domain.eventChannels();
+    const grants = await domain.grantTable();
+    const reactor = new Reactor(options.events?.(events) ?? events, options.grants?.(grants) ?? grants);
+    const machine = new Machine(host, own, domain, reactor, options);
+    await machine.backend.start();
+    return machine;
+  }
+
+  async close(): Promise<void> {
+    for (const disk of this.#disks) await disk.close().catch(() => {});
+    await this.backend.stop();
+    await this.reactor.close();
+    await this.#domain.close();
+    this.#own.close();
+    for (const guest of this.#guests) await leave(guest);
+    await this.host.close();
+  }
+
+  get xenstore(): Xenstore {
+    return this.host.xenstore;
+  }
+
+  /** An image of zeros. */
+  image(name = "disk.img", bytes = IMAGE_BYTES): string {
+    const path = join(this.host.directory, name);
+    writeFileSync(path, "");
+    truncateSync(path, bytes);
+    return path;
+  }
+
+  async guest(domid = DOMID, memoryBytes = 32 << 20): Promise<Guest> {
+    await this.host.createGuest(domid, memoryBytes);
+    const domain = await openDomain(this.host.directory, domid);
+    const xenstore = await connectXenstore(xenstoreSocket(this.host.directory, domid));
+    const guest = {
+      domid,
+      domain,
+      xenstore,
+      pages: await domain.pages(),
+      events: await domain.eventChannels(),
+    };
+    this.#guests.push(guest);
+    return guest;
+  }
+
+  /** Writes both directories of a vbd as the toolstack does, and does not wait. */
+  async plug(plug: Plug = {}): Promise<string> {
+    const { domid = DOMID, devid = DEVID, mode = "w" } = plug;
+    const backend = backendPath(devid, domid);
+    const frontend = frontendPath(devid, domid);
+    const path = plug.path ?? join(this.host.directory, "disk.img");
+    const keys: Record<string, string | null> = {
+      frontend,
+      "frontend-id": String(domid),
+      params: path,
+      online: "1",
+      state: "1",
+      mode,
+      "device-type": "disk",
+      ...(plug.noHotplug ? {} : { "physical-device-path": path, "hotplug-status": "connected" }),
+      ...plug.keys,
+    };
+    await this.xenstore.transaction(async (t) => {
+      await t.mkdir(frontend);
+      await t.setPermissions(frontend, [`n${domid}`, "r0"]);
+      const own = { backend, "backend-id": "0", "virtual-device": String(devid), state: "1" };
+      for (const [key, value] of Object.entries(own)) {
+        await t.write(`${frontend}/${key}`, value);
+        await t.setPermissions(`${frontend}/${key}`, [`n${domid}`, "r0"]);
+      }
+      await t.mkdir(backend);
+      await t.setPermissions(backend, ["n0", `r${domid}`]);
+      for (const [key, value] of Object.entries(keys)) {
+        if (value !== null) await t.write(`${backend}/${key}`, value);
+      }
+    });
+    return backend;
+  }
+
+  /** As the hotplug script does. */
+  async hotplug(path: string, devid = DEVID, domid = DOMID): Promise<void> {
+    await this.xenstore.write(`${backendPath(devid, domid)}/physical-device-path`, path);
+    await this.xenstore.write(`${backendPath(devid, domid)}/hotplug-status`, "connected");
+  }
+
+  async unplug(devid = DEVID, domid = DOMID): Promise<void> {
+    await this.xenstore.remove(frontendPath(devid, domid));
+    await this.xenstore.remove(backendPath(devid, domid));
+  }
+
+  async connect(guest: Guest, options: Partial<BlkfrontOptions> = {}, devid = DEVID): Promise<Blkfront> {
+    const disk = await connectBlkfront(guest, devid, {
+      timeoutMs: 3000,
+      inFlightBytes: 2 << 20,
+      ...options,
+    });
+    this.#disks.push(disk);
+    return disk;
+  }
+
+  /** A frontend by hand. */
+  front(guest: Guest, devid = DEVID): Front {
+    return new Front(guest, frontendPath(devid, guest.domid));
+  }
+
+  async state(devid = DEVID, domid = DOMID): Promise<number> {
+    return Number((await this.xenstore.read(`${backendPath(devid, domid)}/state`)) ?? 0);
+  }
+
+  async untilState(state: number, devid = DEVID, domid = DOMID): Promise<void> {
+    try {
+      await until("", async () => (await this.state(devid, domid)) === state);
+    } catch {
+      const now = await this.state(devid, domid);
+      throw new Error(`the backend is at ${now}, not ${state}; its log:\n${this.log.join("\n")}`);
+    }
+  }
+
+  status(devid = DEVID, domid = DOMID): VbdStatus | undefined {
+    return this.backend.status().find((vbd) => vbd.devid === devid && vbd.domid === domid);
+  }
+
+  error(devid = DEVID, domid = DOMID): Promise<string | null> {
+    return this.xenstore.read(`/local/domain/0/error/backend/vbd/${domid}/${devid}/error`);
+  }
+
+  /** Waits until the backend holds nothing of any guest. */
+  async untilClean(): Promise<void> {
+    await until("the backend lets go of pages and ports", () => {
+      return this.reactor.mappedPages === 0 && this.host.hypervisor.portsInUse(0) === 0;
+    });
+  }
+}
+
+async function leave({ pages, events, xenstore, domain }: Guest): Promise<void> {
+  await events.close();
+  await pages.close();
+  xenstore.close();
+  await domain.close();
+}
+
+export function backendPath(devid = DEVID, domid = DOMID): string {
+  return `/local/domain/0/backend/vbd/${domid}/${devid}`;
+}
+
+export function frontendPath(devid = DEVID, domid = DOMID): string {
+  return `/local/domain/${domid}/device/vbd/${devid}`;
+}
+
+/** A test's body with a machine, and a look at what is left behind. */
+export function onMachine(
+  body: (machine: Machine) => Promise<void>,
+  options: MachineOptions = {},
+): () => Promise<void> {
+  return async () => {
+    const machine = await Machine.start(options);
+    try {
+      await body(machine);
+    } finally {
+      await machine.close();
+    }
+  };
+}

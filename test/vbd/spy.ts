@@ -1,0 +1,88 @@
+/** A xenstore that tells what the backend asks of it, and refuses where a test wants it to. */
+import type { Xenstore, XenstoreTransaction } from "../../host/platform/ports.js";
+
+/** Before a request is passed on: may wait, or throw in its place. "transaction" has no path. */
+export type Hook = (verb: string, path: string) => void | Promise<void>;
+
+/** A state that the backend wrote, with all that it had written in its directory by then. */
+export interface Written {
+  readonly directory: string;
+  readonly state: number;
+  readonly keys: Readonly<Record<string, string>>;
+}
+
+export interface Spy {
+  readonly xenstore: Xenstore;
+  readonly states: Written[];
+  /** Requests so far. */
+  requests: number;
+  hook: Hook | null;
+}
+
+export function spyOn(real: Xenstore): Spy {
+  const all = new Map<string, Record<string, string>>();
+  const spy: { -readonly [K in keyof Spy]: Spy[K] } = {
+    xenstore: real,
+    states: [],
+    requests: 0,
+    hook: null,
+  };
+  const ask = async (verb: string, path: string): Promise<void> => {
+    spy.requests++;
+    await spy.hook?.(verb, path);
+  };
+  const note = (path: string, value: string): void => {
+    const at = path.lastIndexOf("/");
+    const directory = path.slice(0, at);
+    const keys = { ...all.get(directory), [path.slice(at + 1)]: value };
+    all.set(directory, keys);
+    if (path.endsWith("/state")) spy.states.push({ directory, state: Number(value), keys });
+  };
+  const requests = (
+    to: XenstoreTransaction,
+    wrote: (path: string, value: string) => void,
+  ): XenstoreTransaction => ({
+    read: (path) => ask("read", path).then(() => to.read(path)),
+    directory: (path) => ask("directory", path).then(() => to.directory(path)),
+    mkdir: (path) => ask("mkdir", path).then(() => to.mkdir(path)),
+    remove: (path) => ask("remove", path).then(() => to.remove(path)),
+    setPermissions: async (path, permissions) => to.setPermissions(path, permissions),
+    write: async (path, value) => {
+      await ask("write", path);
+      await to.write(path, value);
+      wrote(path, value);
+    },
+  });
+  spy.xenstore = {
+    ...requests(real, note),
+    permissions: (path) => real.permissions(path),
+    watch: async (path, changed) => {
+      await ask("watch", path);
+      const watch = await real.watch(path, changed);
+      return {
+        remove: async () => {
+          await ask("unwatch", path);
+          await watch.remove();
+        },
+      };
+    },
+    transaction: async (body) => {
+      await ask("transaction", "");
+      let writes: [string, string][] = [];
+      const result = await real.transaction((t) => {
+        writes = [];
+        return body(requests(t, (path, value) => void writes.push([path, value])));
+      });
+      for (const [path, value] of writes) note(path, value);
+      return result;
+    },
+    get onClose() {
+      return real.onClose;
+    },
+    set onClose(callback) {
+      real.onClose = callback;
+    },
+    close: () => real.close(),
+  };
+  return spy;
+}
