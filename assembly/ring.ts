@@ -1,7 +1,4 @@
 // The shared ring's indices (xen/include/public/io/ring.h). They are free-running u32; a slot is index & (entries - 1).
-//
-// Accesses to the four shared indices are atomic, and WebAssembly's atomics are sequentially consistent: they carry
-// the header's read, write and full barriers.
 import {
   COUNT_NOTIFICATIONS,
   COUNT_PUSHES,
@@ -21,6 +18,7 @@ import {
 import { count } from "./counters";
 import { RESPONSE_ID, RESPONSE_OPERATION, RESPONSE_STATUS, stride } from "./layout";
 import { Request } from "./request";
+import { loadShared, storeShared } from "./shared";
 
 export let entries: u32 = 0;
 let reqCons: u32 = 0;
@@ -31,9 +29,9 @@ let rspPublished: u32 = 0;
 /** Starts at the shared rsp_prod, as a frontend that reconnects or survives us expects. False if the guest lies. */
 export function attachRing(size: u32): bool {
   entries = size;
-  reqCons = rspProd = rspPublished = atomic.load<u32>(SRING_RSP_PROD);
+  reqCons = rspProd = rspPublished = loadShared(SRING_RSP_PROD);
   publishIndices();
-  return atomic.load<u32>(SRING_REQ_PROD) - rspProd <= entries;
+  return loadShared(SRING_REQ_PROD) - rspProd <= entries;
 }
 
 function publishIndices(): void {
@@ -42,7 +40,7 @@ function publishIndices(): void {
 }
 
 export function reqProd(): u32 {
-  return atomic.load<u32>(SRING_REQ_PROD);
+  return loadShared(SRING_REQ_PROD);
 }
 
 /** RING_REQUEST_PROD_OVERFLOW: "frontend is lying". */
@@ -90,9 +88,9 @@ export function publish(): bool {
   const old = rspPublished;
   count(COUNT_RESPONSES, rspProd - old);
   count(COUNT_PUSHES, 1);
-  atomic.store<u32>(SRING_RSP_PROD, rspProd);
+  storeShared(SRING_RSP_PROD, rspProd);
   rspPublished = rspProd;
-  if (rspProd - atomic.load<u32>(SRING_RSP_EVENT) >= rspProd - old) return false;
+  if (rspProd - loadShared(SRING_RSP_EVENT) >= rspProd - old) return false;
   count(COUNT_NOTIFICATIONS, 1);
   return true;
 }
@@ -102,6 +100,6 @@ export function finalCheck(): bool {
   if (hasRequest(reqProd())) return true;
   // A full ring: the frontend cannot add anything before we have published a response, and then we look again.
   if (reqCons - rspProd >= entries) return false;
-  atomic.store<u32>(SRING_REQ_EVENT, reqCons + 1);
+  storeShared(SRING_REQ_EVENT, reqCons + 1);
   return hasRequest(reqProd());
 }
