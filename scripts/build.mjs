@@ -1,8 +1,10 @@
-// Builds the core (AssemblyScript to build/blkif.wasm) and the host (TypeScript to build/), each only if it changed.
+// Builds the core (AssemblyScript to build/blkif.wasm) and the host (TypeScript to build/), each only if it changed,
+// and the core's header for hosts in C.
 import { spawnSync } from "node:child_process";
 import { existsSync, mkdirSync, readdirSync, statSync } from "node:fs";
 import { dirname, join } from "node:path";
 import { fileURLToPath } from "node:url";
+import { writeHeader } from "./c-header.mjs";
 
 const root = dirname(dirname(fileURLToPath(import.meta.url)));
 
@@ -27,3 +29,4 @@ if (!existsSync(wasm) || statSync(wasm).mtimeMs < newest("assembly")) {
   tool("assemblyscript/bin/asc.js", ["--config", "asconfig.json", "--target", "release"]);
 }
 tool("typescript/bin/tsc", ["-p", "tsconfig.json"]);
+await writeHeader();
