@@ -14,7 +14,7 @@ import type { VbdStatus } from "../vbd/vbd.js";
 import { Child, GuestChild } from "./child.js";
 import { CliError, Exit } from "./errors.js";
 import type { GuestEvent, GuestOptions } from "./guest.js";
-import { untilStopped } from "./lifetime.js";
+import { handleInstead, untilStopped } from "./lifetime.js";
 import { Progress, table } from "./output.js";
 import { formatSize } from "./size.js";
 
@@ -211,13 +211,13 @@ class Demo {
   #run(shellCommand: string, uri: string): Promise<number> {
     const { json } = this.#options;
     const start = performance.now();
+    // Ctrl-C is for CMD, as often as it likes; we end when it has.
+    handleInstead("SIGINT", () => {});
+    handleInstead("SIGTERM", () => child.kill("SIGTERM"));
     const child = spawn("/bin/sh", ["-c", shellCommand], {
       stdio: ["inherit", json ? 2 : "inherit", "inherit"],
       env: { ...process.env, uri, nbd: uri },
     });
-    // Ctrl-C is for CMD, as often as it likes; we end when it has.
-    process.removeAllListeners("SIGINT").on("SIGINT", () => {});
-    process.removeAllListeners("SIGTERM").on("SIGTERM", () => child.kill("SIGTERM"));
     return new Promise((settle, reject) => {
       child.on("error", reject);
       child.on("close", (code, signal) => {

@@ -18,3 +18,10 @@ export function untilStopped(withParent: boolean): Promise<void> {
     process.stdin.unref?.();
   });
 }
+
+/** From now on the signal is for this listener alone. There is always one, so that no signal is lost meanwhile. */
+export function handleInstead(signal: NodeJS.Signals, listener: () => void): void {
+  const before = process.listeners(signal);
+  process.on(signal, listener);
+  for (const other of before) process.off(signal, other);
+}
