@@ -76,12 +76,19 @@ export class Running {
   readonly ended: Promise<Outcome>;
   stdout = "";
   stderr = "";
+  readonly #scene: Scene;
   #changed: () => void = () => {};
   #over = false;
 
-  constructor(program: string, args: readonly string[], cwd: string, env: NodeJS.ProcessEnv, own: boolean) {
+  constructor(scene: Scene, program: string, args: readonly string[], env: NodeJS.ProcessEnv, own: boolean) {
+    this.#scene = scene;
     this.command = [program, ...args].join(" ");
-    const child = spawn(program, args, { cwd, env, detached: own, stdio: ["ignore", "pipe", "pipe"] });
+    const child = spawn(program, args, {
+      cwd: scene.directory,
+      env,
+      detached: own,
+      stdio: ["ignore", "pipe", "pipe"],
+    });
     this.process = child;
     child.stdout.setEncoding("latin1").on("data", (text) => this.#take("stdout", text));
     child.stderr.setEncoding("latin1").on("data", (text) => this.#take("stderr", text));
@@ -129,7 +136,8 @@ export class Running {
     let late = false;
     const timer = setTimeout(() => {
       late = true;
-      this.process.kill("SIGKILL");
+      // Its children, too, hold its stdout.
+      this.#scene.killAll();
     }, seconds * 1000);
     const outcome = await this.ended;
     clearTimeout(timer);
@@ -173,7 +181,7 @@ export class Scene {
   /** Starts a command in the directory; `own`: in a process group of its own. */
   start(program: string, args: readonly string[], own = false): Running {
     const env = { ...process.env, PATH, TMPDIR: this.#scratch, LC_ALL: "C.UTF-8", [MARK]: this.#mark };
-    const running = new Running(program, args, this.directory, env, own);
+    const running = new Running(this, program, args, env, own);
     this.#started.push(running);
     return running;
   }
@@ -225,8 +233,7 @@ export class Scene {
     return found[0].pid;
   }
 
-  /** Takes away what a failed test, or a process that was killed, has left. */
-  #clear(): void {
+  killAll(): void {
     for (const { pid } of this.processes()) {
       try {
         process.kill(pid, "SIGKILL");
@@ -234,6 +241,11 @@ export class Scene {
         // It has ended meanwhile.
       }
     }
+  }
+
+  /** Takes away what a failed test, or a process that was killed, has left. */
+  #clear(): void {
+    this.killAll();
     for (const directory of [this.directory, ...this.#started.flatMap(machines)]) {
       rmSync(directory, { recursive: true, force: true, maxRetries: 5 });
     }
