@@ -40,8 +40,12 @@ export interface BackendKeys {
   readonly discardEnable: boolean;
 }
 
-export async function readBackendKeys(xenstore: Xenstore, directory: string): Promise<BackendKeys> {
-  const read = (key: string): Promise<string | null> => xenstore.read(`${directory}/${key}`);
+/** In one transaction: a directory that is made anew meanwhile must not lend its path to the old one's mode. */
+export function readBackendKeys(xenstore: Xenstore, directory: string): Promise<BackendKeys> {
+  return xenstore.transaction((t) => readAll((key) => t.read(`${directory}/${key}`)));
+}
+
+async function readAll(read: (key: string) => Promise<string | null>): Promise<BackendKeys> {
   const [
     state,
     online,

@@ -17,6 +17,8 @@ export interface Spy {
   /** Requests so far. */
   requests: number;
   hook: Hook | null;
+  /** Watches that were registered: what each calls. */
+  readonly watches: Map<string, (path: string) => void>;
 }
 
 export function spyOn(real: Xenstore): Spy {
@@ -26,6 +28,7 @@ export function spyOn(real: Xenstore): Spy {
     states: [],
     requests: 0,
     hook: null,
+    watches: new Map(),
   };
   const ask = async (verb: string, path: string): Promise<void> => {
     spy.requests++;
@@ -58,6 +61,7 @@ export function spyOn(real: Xenstore): Spy {
     permissions: (path) => real.permissions(path),
     watch: async (path, changed) => {
       await ask("watch", path);
+      spy.watches.set(path, changed);
       const watch = await real.watch(path, changed);
       return {
         remove: async () => {
