@@ -38,6 +38,7 @@ function translate(line, values) {
   if (section) return `/* ${section[1].trim()} ---- */`;
   if (/^(\/\*\*| \*)/.test(line) || line === "") return line;
   if (line === "//") return null;
+  if (line.startsWith("// ")) return `/* ${line.slice(3)} */`;
   throw new Error(`assembly/abi.ts: the C header can't express "${line}"`);
 }
 
@@ -46,7 +47,8 @@ export async function writeHeader() {
   const values = await import(pathToFileURL(join(root, "build/assembly/abi.js")).href);
   const source = readFileSync(join(root, "assembly/abi.ts"), "utf8");
   // The comment at the top speaks of the source.
-  const lines = source.slice(source.indexOf("*/") + 2).split("\n");
+  const constants = source.slice(source.indexOf("*/") + 2);
+  const lines = constants.replace(/^(export const \w+ =)[^;]*;$/gm, "$1 _;").split("\n");
   const body = lines.map((line) => translate(line, values)).filter((line) => line !== null);
   const text = [
     INTRODUCTION,
