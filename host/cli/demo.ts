@@ -39,8 +39,9 @@ const DEFAULT_SIZE = 128 * 1024 * 1024;
 
 /** Returns the exit status. */
 export async function demo(options: DemoOptions): Promise<number> {
-  const say = (line: string): void =>
-    void (options.json ? process.stderr : process.stdout).write(`${line}\n`);
+  // stdout is for CMD, or for the JSON object.
+  const stream = options.json || options.run !== undefined ? process.stderr : process.stdout;
+  const say = (line: string): void => void stream.write(`${line}\n`);
   if (options.image !== undefined && options.size !== undefined) {
     throw new CliError("--size makes a temporary image and does not go with IMAGE: leave out one of them", 2);
   }

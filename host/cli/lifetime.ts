@@ -1,7 +1,7 @@
 /** When a long-running command ends. */
 
 /**
- * Resolves at SIGTERM or SIGINT, or, with `withParent`, when standard input ends: then SIGINT, which a terminal sends
+ * Resolves at SIGTERM, SIGHUP or SIGINT, or, with `withParent`, when standard input ends: then SIGINT, which a terminal sends
  * to the whole group, is the parent's to handle. A second signal ends the process at once.
  */
 export function untilStopped(withParent: boolean): Promise<void> {
@@ -12,6 +12,8 @@ export function untilStopped(withParent: boolean): Promise<void> {
       resolve();
     };
     process.on("SIGTERM", stop);
+    // The terminal is gone; what was started must not stay behind.
+    process.on("SIGHUP", stop);
     process.on("SIGINT", withParent ? () => {} : stop);
     if (!withParent) return;
     process.stdin.on("end", resolve).on("error", resolve).resume();
