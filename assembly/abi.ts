@@ -52,7 +52,7 @@ export const ABI_X86_32 = 1;
 //
 //   version(): i32        ABI_VERSION
 //   attach(): i32         reads CONFIG, starts at the ring's rsp_prod; 0, or an ATTACH_* code
-//   step(n: i32): i32     one pass; n completions lie in COMPLETIONS; returns STEP_* flags
+//   step(n: i32): i32     goes on with the pass, or begins one; n completions lie in COMPLETIONS; returns STEP_* flags
 //   trim(now: i32): i32   drops persistent grants that are not worth keeping; returns how many pages lie in UNMAPS
 
 export const ATTACH_OK = 0;
@@ -61,9 +61,9 @@ export const ATTACH_BAD_CONFIG = -1;
 /** req_prod is more than a ring ahead of rsp_prod: the guest's fault. */
 export const ATTACH_BAD_RING = -2;
 
-/** Carry out OUT_COPIES entries of COPIES, writing every status, then call step(0). */
+/** Carry out OUT_COPIES entries of COPIES, writing every status, then call step again. */
 export const STEP_COPY = 1;
-/** Map OUT_MAPS entries of MAPS, writing every status (before the copies), then call step(0). */
+/** Map OUT_MAPS entries of MAPS, writing every status (before the copies), then call step again. */
 export const STEP_MAP = 2;
 /** Start the OUT_IOS I/Os whose slots lie in IO_LIST. */
 export const STEP_IO = 4;
@@ -96,7 +96,8 @@ export const CONFIG_SECTOR_UNITS = CONFIG + 32;
 export const CONFIG_MAX_INDIRECT = CONFIG + 36;
 /** Bytes that a coalesced I/O may reach, at least one request's. */
 export const CONFIG_MAX_IO = CONFIG + 40;
-/** Requests that one pass takes from the ring at most. May be changed at any time: 0 takes none (drain). */
+/** Requests that one pass takes from the ring at most. May be changed at any time: 0 takes none (drain). Raised
+ * from 0 again, it has its effect at the next step: no event may tell of what came meanwhile. */
 export const CONFIG_BATCH = CONFIG + 44;
 /** Pages that stay mapped at most when persistent grants are on, 0 to MAX_PERSISTENT. */
 export const CONFIG_MAX_PERSISTENT = CONFIG + 48;
@@ -254,7 +255,7 @@ export const MAP_STATUS = 6;
 /** u16[MAX_PERSISTENT]: pages of the persistent window to unmap. */
 export const UNMAPS = MAPS + MAX_PERSISTENT * MAP_BYTES;
 
-/** Persistent grants by page of the window: u32 gref @0, u32 last use @4, u16 users @8, u16 state @10. */
+/** Persistent grants by page of the window: u32 gref @0, u32 last use @4, u32 users @8, u16 state @12, u8 touched @14. */
 export const PERSISTENT_PAGES = UNMAPS + MAX_PERSISTENT * 2;
 export const PERSISTENT_PAGE_BYTES = 16;
 /** Open-addressed hash from gref to page + 1: u32 gref @0, u32 page + 1 @4 (0: empty). */

@@ -50,9 +50,9 @@ const NONE: u32 = 0xffff;
 
 /** I/Os put into IO_LIST in this pass. */
 export let ios: u32 = 0;
-/** The I/O that the next read, or write, of this pass may join; NONE if there is none. */
-let openRead: u32 = NONE;
-let openWrite: u32 = NONE;
+/** The I/O that the next read, or write, of this pass may join; NONE if there is none. `beginPlan` sets them. */
+let openRead: u32 = 0;
+let openWrite: u32 = 0;
 let base: u64 = 0;
 let maxBytes: u32 = 0;
 
@@ -125,6 +125,8 @@ function join(lead: u32, slot: u32, request: Request): bool {
   io.iovecs = <u16>addIovecs(lead, io.iovecs, slot, request);
   io.length += bytes;
   io.sectors += request.sectors;
+  // Only the first request's slot names the I/O.
+  ioAt(slot).requests = 0;
   requestAt(io.last).next = <u16>slot;
   io.last = <u16>slot;
   io.requests++;

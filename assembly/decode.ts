@@ -142,11 +142,11 @@ export function validate(slot: u32, request: Request): bool {
     request.sectors = sumSegments(slot, request.segments);
     if (request.sectors == 0) return refuse(request, BLKIF_RSP_ERROR, COUNT_BAD_SEGMENTS);
   }
-  if (request.operation != BLKIF_OP_READ && features & FEATURE_READ_ONLY && changesDisk(request)) {
+  // An empty flush or barrier touches nothing; NetBSD leaves rubbish in its sector number.
+  if (request.segments == 0 && request.operation != BLKIF_OP_DISCARD) return true;
+  if (request.operation != BLKIF_OP_READ && features & FEATURE_READ_ONLY) {
     return refuse(request, BLKIF_RSP_ERROR, COUNT_READ_ONLY);
   }
-  // An empty flush or barrier has no range; NetBSD leaves rubbish in its sector number.
-  if (request.sectors == 0 && request.operation != BLKIF_OP_DISCARD) return true;
   const size = load<u64>(CONFIG_SECTORS);
   if (request.sector > size || request.sectors > size - request.sector) {
     return refuse(request, BLKIF_RSP_ERROR, COUNT_BAD_RANGE);
@@ -157,10 +157,6 @@ export function validate(slot: u32, request: Request): bool {
   if (request.operation == BLKIF_OP_READ) count(COUNT_SECTORS_READ, request.sectors);
   else if (request.operation != BLKIF_OP_DISCARD) count(COUNT_SECTORS_WRITTEN, request.sectors);
   return true;
-}
-
-function changesDisk(request: Request): bool {
-  return request.operation == BLKIF_OP_WRITE || request.operation == BLKIF_OP_DISCARD || request.sectors != 0;
 }
 
 /** Counts a valid request by its operation: COUNT_READ to COUNT_FLUSH are in the order of the codes. */

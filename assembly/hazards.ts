@@ -23,6 +23,8 @@ let active: u32 = 0;
 let changing: u32 = 0;
 let barriers: u32 = 0;
 let held: u32 = 0;
+/** Requests ever admitted: 64 bits, because one that hangs can see any number of others pass. */
+let admitted: u64 = 0;
 /** Active requests that span too many buckets to be counted one by one (large discards). */
 let wide: u32 = 0;
 
@@ -32,6 +34,7 @@ const MAX_BUCKETS: u64 = 16;
 export function resetHazards(entries: u32): void {
   slots = entries;
   active = changing = barriers = held = wide = 0;
+  admitted = 0;
   memory.fill(HAZARD_ANY, 0, HAZARD_BUCKETS * 4);
 }
 
@@ -119,6 +122,7 @@ export function admit(slot: u32): void {
   }
   note(request, 1);
   request.flags |= ACTIVE;
+  request.order = ++admitted;
   request.waits = waits;
   request.state = waits ? HELD : ADMITTED;
   if (waits) {
@@ -135,9 +139,7 @@ export function retire(slot: u32): void {
   if (held == 0) return;
   for (let s: u32 = 0; s < slots; s++) {
     const other = requestAt(s);
-    // The difference of free-running indices is the age, across their wrap-around.
-    if (other.state != HELD || <i32>(other.index - request.index) < 0 || !mustFollow(other, request))
-      continue;
+    if (other.state != HELD || other.order < request.order || !mustFollow(other, request)) continue;
     if (--other.waits == 0) {
       other.state = READY;
       held--;

@@ -35,6 +35,7 @@ import {
   OUT_INFLIGHT,
   OUT_IOS,
   OUT_MAPS,
+  OUT_PERSISTENT,
   PAGE,
   STEP_COPY,
   STEP_HALTED,
@@ -59,7 +60,7 @@ import {
 import { configureDecode, countOperation, decode, indirectGref, isLarge, validate } from "./decode";
 import { admit, resetHazards } from "./hazards";
 import { selectLayout } from "./layout";
-import { maps, resetPersistent, settleMaps, trimPages } from "./persistent";
+import { maps, pagesUsed, resetPersistent, settleMaps, trimPages } from "./persistent";
 import {
   ADMITTED,
   addToPass,
@@ -94,16 +95,15 @@ import {
   copyRequest,
   entries,
   finalCheck,
-  hasRequest,
   overflows,
   publish,
-  reqProd,
+  unconsumed,
 } from "./ring";
 
 let inRound: bool = false;
 let halted: bool = false;
-/** The next request waits: for a large data region, which a completion will free, or because the batch is 0. */
-let stalled: bool = false;
+/** The next request waits on the ring for one of the large data regions. */
+let wantsLarge: bool = false;
 
 export function version(): i32 {
   return ABI_VERSION;
@@ -141,18 +141,28 @@ export function attach(): i32 {
   configureDecode();
   configureData();
   configureCoalesce();
-  inRound = halted = stalled = false;
-  return attachRing(size) ? ATTACH_OK : ATTACH_BAD_RING;
+  inRound = halted = wantsLarge = false;
+  const good = attachRing(size);
+  storeTotals();
+  return good ? ATTACH_OK : ATTACH_BAD_RING;
+}
+
+function storeTotals(): void {
+  store<u32>(OUT_INFLIGHT, entries - freeSlots);
+  store<u32>(OUT_PERSISTENT, pagesUsed);
 }
 
 export function trim(now: u32): i32 {
-  return <i32>trimPages(now);
+  const dropped = trimPages(now);
+  storeTotals();
+  return <i32>dropped;
 }
 
 export function step(n: u32): i32 {
   if (inRound) {
     settleMaps();
     settleCopies();
+    complete(n);
   } else {
     complete(n);
     readyToPass();
@@ -162,7 +172,7 @@ export function step(n: u32): i32 {
   inRound = copies != 0 || maps != 0;
   store<u32>(OUT_COPIES, copies);
   store<u32>(OUT_MAPS, maps);
-  store<u32>(OUT_INFLIGHT, entries - freeSlots);
+  storeTotals();
   const notify = publish() ? STEP_NOTIFY : 0;
   if (inRound) return (copies != 0 ? STEP_COPY : 0) | (maps != 0 ? STEP_MAP : 0) | notify;
   return endOfPass() | notify;
@@ -170,26 +180,26 @@ export function step(n: u32): i32 {
 
 /** Takes requests from the ring into the pass, at most a batch. */
 function takeRequests(): void {
+  wantsLarge = false;
   const batch = load<u32>(CONFIG_BATCH);
-  stalled = batch == 0;
-  if (halted || stalled) return;
-  const prod = reqProd();
-  if (overflows(prod)) {
+  if (halted || batch == 0) return;
+  const claimed = unconsumed();
+  if (overflows(claimed)) {
     halted = true;
     return;
   }
-  for (let taken: u32 = 0; taken < batch && freeSlots != 0 && hasRequest(prod); taken++) {
+  for (let left = min(claimed, batch); left != 0; left--) {
     const slot = takeSlot();
     const copy = copyRequest(slot);
     const large = isLarge(copy);
     if (large && freeLarge == 0) {
-      // It stays on the ring, and is copied again from scratch when a transfer has ended.
+      // It stays on the ring, and is copied again from scratch when there is one.
       freeSlot(slot);
-      stalled = true;
+      wantsLarge = true;
       return;
     }
     const request = requestAt(slot);
-    request.index = consume();
+    consume();
     request.state = TAKEN;
     if (!decode(slot, request, copy)) {
       answer(slot, request);
@@ -282,7 +292,9 @@ function endOfPass(): i32 {
   endPass();
   store<u32>(OUT_IOS, ios);
   let flags = ios != 0 ? STEP_IO : 0;
+  if (readyLength != 0) flags |= STEP_MORE;
   if (halted) return flags | STEP_HALTED;
-  if (readyLength != 0 || (!stalled && finalCheck())) flags |= STEP_MORE;
-  return flags;
+  // What waits for a large region is woken by the completion that frees one, and what a drain leaves by nobody.
+  if (load<u32>(CONFIG_BATCH) == 0 || (wantsLarge && freeLarge == 0)) return flags;
+  return finalCheck() ? flags | STEP_MORE : flags;
 }

@@ -12,7 +12,6 @@ import {
   MAP_STATUS,
   MAPS,
   MAX_PERSISTENT,
-  OUT_PERSISTENT,
   PERSISTENT_HASH,
   PERSISTENT_HASH_ENTRIES,
   PERSISTENT_PAGE_BYTES,
@@ -24,9 +23,13 @@ import { count } from "./counters";
 @unmanaged
 class Page {
   gref: u32;
+  /** The trim that last found it in use, or used since the trim before. */
   lastUse: u32;
-  users: u16;
+  /** Segments of requests under way; they may all name the same grant: MAX_SLOTS * MAX_SEGMENTS. */
+  users: u32;
   state: u16;
+  /** Used since the last trim. */
+  touched: bool;
 }
 
 const UNUSED: u16 = 0;
@@ -39,12 +42,13 @@ const FAILED: u16 = 3;
 export const NO_PAGE: u32 = 0xffff;
 
 let freePages: u32 = 0;
-let used: u32 = 0;
 let limit: u32 = 0;
-let now: u32 = 0;
 /** A page was wanted and there was none: the next trim makes room. */
 let starved: bool = false;
+/** Pages to map in this round. */
 export let maps: u32 = 0;
+/** Pages that are mapped, or about to be. */
+export let pagesUsed: u32 = 0;
 
 function pageAt(page: u32): Page {
   return changetype<Page>(PERSISTENT_PAGES + page * PERSISTENT_PAGE_BYTES);
@@ -57,9 +61,8 @@ export function resetPersistent(): void {
   // Taken in ascending order, so that grants that are new together lie together and are mapped in one run.
   for (let i = 0; i < MAX_PERSISTENT; i++) store<u16>(FREE_PAGES + (i << 1), MAX_PERSISTENT - 1 - i);
   freePages = MAX_PERSISTENT;
-  used = maps = now = 0;
+  pagesUsed = maps = 0;
   starved = false;
-  store<u32>(OUT_PERSISTENT, 0);
 }
 
 function bucketOf(gref: u32): u32 {
@@ -105,20 +108,20 @@ export function usePage(gref: u32): u32 {
     const known = pageAt(page);
     if (known.state == FAILED) return NO_PAGE;
     known.users++;
-    known.lastUse = now;
+    known.touched = true;
     return page;
   }
-  if (used >= limit) {
+  if (pagesUsed >= limit) {
     starved = true;
     return NO_PAGE;
   }
   page = load<u16>(FREE_PAGES + (--freePages << 1));
-  used++;
+  pagesUsed++;
   store<u32>(entry, gref);
   store<u32>(entry, page + 1, 4);
   const fresh = pageAt(page);
   fresh.gref = gref;
-  fresh.lastUse = now;
+  fresh.touched = true;
   fresh.users = 1;
   fresh.state = PENDING;
   const map = MAPS + maps++ * MAP_BYTES;
@@ -143,7 +146,7 @@ function drop(page: u32): void {
   const it = pageAt(page);
   unlink(it.gref);
   it.state = UNUSED;
-  used--;
+  pagesUsed--;
   store<u16>(FREE_PAGES + (freePages++ << 1), page);
 }
 
@@ -161,7 +164,6 @@ export function settleMaps(): void {
   }
   count(COUNT_MAPS, maps);
   maps = 0;
-  store<u32>(OUT_PERSISTENT, used);
 }
 
 /** Idle time, in the units of `trim`'s clock (tenths of a second), after which a page goes: Linux's 60 s. */
@@ -171,23 +173,26 @@ const MAX_IDLE: u32 = 600;
  * Drops idle pages: those not used for a minute, and, when there was no room for a new one, the oldest twentieth of
  * the limit. Their numbers lie in UNMAPS; the host unmaps them before its next call.
  */
-export function trimPages(time: u32): u32 {
-  now = time;
+export function trimPages(now: u32): u32 {
   let dropped: u32 = 0;
-  for (let page: u32 = 0; page < <u32>MAX_PERSISTENT; page++) {
+  // Downwards, so that the free list gives them out upwards again and neighbours are mapped in one run.
+  for (let page = MAX_PERSISTENT - 1; page >= 0; page--) {
     const it = pageAt(page);
-    if (it.state == MAPPED && it.users == 0 && now - it.lastUse >= MAX_IDLE) dropped = dropTo(dropped, page);
+    if (it.state != MAPPED) continue;
+    if (it.touched || it.users != 0) {
+      it.lastUse = now;
+      it.touched = false;
+    } else if (now - it.lastUse >= MAX_IDLE) dropped = dropTo(dropped, page);
   }
   if (starved) {
     starved = false;
     const wanted = max<u32>(limit / 20, 1);
     while (dropped < wanted) {
-      const page = oldestIdle();
+      const page = oldestIdle(now);
       if (page == NO_PAGE) break;
       dropped = dropTo(dropped, page);
     }
   }
-  store<u32>(OUT_PERSISTENT, used);
   return dropped;
 }
 
@@ -197,10 +202,10 @@ function dropTo(position: u32, page: u32): u32 {
   return position + 1;
 }
 
-function oldestIdle(): u32 {
+function oldestIdle(now: u32): u32 {
   let oldest = NO_PAGE;
   let age: u32 = 0;
-  for (let page: u32 = 0; page < <u32>MAX_PERSISTENT; page++) {
+  for (let page = MAX_PERSISTENT - 1; page >= 0; page--) {
     const it = pageAt(page);
     if (it.state != MAPPED || it.users != 0) continue;
     if (oldest != NO_PAGE && now - it.lastUse <= age) continue;

@@ -72,8 +72,8 @@ export class Request {
   sector: u64;
   /** 512-byte sectors that it reads, writes or discards. */
   sectors: u64;
-  /** Its free-running ring index: which of two requests is older. */
-  index: u32;
+  /** Its place in the order in which requests were admitted: which of two is older. */
+  order: u64;
   /** Earlier requests that it still waits for. */
   waits: u16;
   status: i16;

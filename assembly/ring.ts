@@ -39,18 +39,17 @@ function publishIndices(): void {
   store<u32>(OUT_RSP_PROD, rspProd);
 }
 
-export function reqProd(): u32 {
-  return loadShared(SRING_REQ_PROD);
+/** How many requests the frontend says are on the ring: as many as it likes to say. */
+export function unconsumed(): u32 {
+  return loadShared(SRING_REQ_PROD) - reqCons;
 }
 
-/** RING_REQUEST_PROD_OVERFLOW: "frontend is lying". */
-export function overflows(prod: u32): bool {
-  return prod - rspProd > entries;
-}
-
-/** True when there is a request up to `prod` that may be consumed (not RING_REQUEST_CONS_OVERFLOW). */
-export function hasRequest(prod: u32): bool {
-  return prod != reqCons && reqCons - rspProd < entries;
+/**
+ * RING_REQUEST_PROD_OVERFLOW, "frontend is lying": it has seen no responses but those published, so it cannot have put
+ * so many requests on the ring, or it took some back.
+ */
+export function overflows(claimed: u32): bool {
+  return claimed > entries - (reqCons - rspPublished);
 }
 
 /**
@@ -68,8 +67,8 @@ export function copyRequest(slot: u32): u32 {
   return to;
 }
 
-export function consume(): u32 {
-  return reqCons++;
+export function consume(): void {
+  reqCons++;
 }
 
 /** Writes a response: id, operation and status, never the padding between (XSA-216). */
@@ -97,9 +96,7 @@ export function publish(): bool {
 
 /** RING_FINAL_CHECK_FOR_REQUESTS: asks for an event at the next request, unless there is one already. */
 export function finalCheck(): bool {
-  if (hasRequest(reqProd())) return true;
-  // A full ring: the frontend cannot add anything before we have published a response, and then we look again.
-  if (reqCons - rspProd >= entries) return false;
+  if (unconsumed() != 0) return true;
   storeShared(SRING_REQ_EVENT, reqCons + 1);
-  return hasRequest(reqProd());
+  return unconsumed() != 0;
 }

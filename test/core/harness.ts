@@ -30,9 +30,25 @@ export interface HarnessOptions {
   maxPersistent?: number;
   /** 512-byte sectors. */
   sectors?: number;
+  /** False for a disk without content: tests that complete I/Os without carrying them out. */
+  disk?: boolean;
   /** Both shared indices start here. */
   startIndex?: number;
+  /** Fill the core's tables and the ring with this byte before the core attaches. */
+  poison?: number;
 }
+
+/** A grant copy that was asked for. */
+export interface Copy {
+  gref: number;
+  /** Bytes. */
+  offset: number;
+  length: number;
+  toGuest: boolean;
+}
+
+export type GrantUse = "map" | "fetch" | "in" | "out";
+export type Completion = { slot: number; result: number };
 
 export const ALL_FEATURES = abi.FEATURE_FLUSH | abi.FEATURE_BARRIER | abi.FEATURE_DISCARD;
 
@@ -43,6 +59,7 @@ export class Harness {
   readonly layout: Layout;
   readonly entries: number;
   readonly core: BlkifCore;
+  readonly config: RingConfig;
   readonly memory: LinearMemory;
   readonly disk: Uint8Array;
   readonly pages = new Map<number, Uint8Array>();
@@ -53,11 +70,22 @@ export class Harness {
   /** Everything that was asked for, in order. */
   readonly ios: CoreIo[] = [];
   readonly mapped = new Map<number, number>();
-  copies = 0;
+  /** Grant copies that were asked for, in order. */
+  readonly copies: Copy[] = [];
+  /** Pages of the persistent window that were asked for, in order. */
+  readonly maps: number[] = [];
   notifications = 0;
   flags = 0;
   /** Decides the status of a grant operation that would succeed. */
-  grantFault: ((gref: number) => number) | null = null;
+  grantFault: ((gref: number, use: GrantUse) => number) | null = null;
+  /** The host forgets to write statuses. */
+  silent = false;
+  /** Sectors that can be neither read nor written. */
+  readonly badSectors = new Set<number>();
+  /** Overwrite ring entries and indirect pages as soon as the core has its copy of them. */
+  scribble = false;
+  /** Called before the grant operations of every round. */
+  onRound: (() => void) | null = null;
 
   readonly #view: DataView;
   #reqProd: number;
@@ -68,10 +96,11 @@ export class Harness {
     const ringPages = options.ringPages ?? 1;
     this.entries = ringPages * 32;
     const sectors = options.sectors ?? 4096;
-    this.disk = new Uint8Array(sectors * 512);
+    this.disk = new Uint8Array(options.disk === false ? 0 : sectors * 512);
     this.memory = spare.pop() ?? { ...allocateMemory(abi.MEMORY_BYTES), base: BASE };
     this.#view = new DataView(this.memory.memory.buffer);
-    this.memory.u8.fill(0, abi.SRING, abi.PERSISTENT);
+    this.memory.u8.fill(options.poison ?? 0, abi.SRING, abi.PERSISTENT);
+    if (options.poison !== undefined) this.memory.u8.fill(options.poison, 0, abi.DATA);
     const start = (options.startIndex ?? 0) >>> 0;
     this.#reqProd = this.#rspCons = start;
     for (const [at, value] of [
@@ -83,7 +112,7 @@ export class Harness {
       this.memory.u32[at >> 2] = value;
     }
     this.core = new BlkifCore(coreModule(), this.memory);
-    const config: RingConfig = {
+    this.config = {
       abi: this.layout === "x86_64" ? abi.ABI_X86_64 : abi.ABI_X86_32,
       ringPages,
       features: options.features ?? ALL_FEATURES,
@@ -95,7 +124,7 @@ export class Harness {
       ...(options.batch === undefined ? {} : { batch: options.batch }),
       ...(options.maxPersistent === undefined ? {} : { maxPersistent: options.maxPersistent }),
     };
-    assert.equal(this.core.attach(config), abi.ATTACH_OK);
+    assert.equal(this.core.attach(this.config), abi.ATTACH_OK);
   }
 
   /** Gives the linear memory back for the next harness. */
@@ -120,14 +149,40 @@ export class Harness {
 
   /** Writes a request; the backend does not see it before `push`. */
   put(request: WireRequest): void {
+    this.putBytes(encodeRequest(this.layout, request, 0xa5));
+  }
+
+  /** As `put`; `bytes` are those of an entry. Returns the entry's place in linear memory. */
+  putBytes(bytes: Uint8Array): number {
     assert.ok(this.free > 0, "the test put more than a ring");
     const at = this.#entry(this.#reqProd);
-    this.memory.u8.set(encodeRequest(this.layout, request, 0xa5), at);
+    this.memory.u8.set(bytes, at);
     this.#reqProd = (this.#reqProd + 1) >>> 0;
+    return at;
   }
 
   push(): void {
     this.memory.u32[abi.SRING_REQ_PROD >> 2] = this.#reqProd;
+  }
+
+  /** Pushes these requests, lets every I/O succeed, and returns the statuses in the requests' order. */
+  serve(...requests: WireRequest[]): number[] {
+    for (const request of requests) this.put(request);
+    this.push();
+    this.step();
+    this.finish();
+    return this.statuses(requests);
+  }
+
+  /** Takes the responses, of which there must be one for each of these requests, and returns their statuses. */
+  statuses(requests: readonly WireRequest[]): number[] {
+    const responses = new Map(this.responses().map((r) => [r.id, r.status]));
+    assert.equal(responses.size, requests.length, "responses");
+    return requests.map(({ id }) => {
+      const status = responses.get(id);
+      assert.ok(status !== undefined, `a response to ${id}`);
+      return status;
+    });
   }
 
   /** Takes the responses that have been published, and asks to hear of the next. */
@@ -151,20 +206,21 @@ export class Harness {
 
   // ---- The host ----
 
-  /** Calls step() with these completions, and as often as it asks for grant operations, until the pass ends. */
-  step(completions: { slot: number; result: number }[] = []): number {
-    completions.forEach((c, i) => {
-      this.core.setCompletion(i, c.slot, c.result);
-    });
-    let flags = this.core.step(completions.length);
-    this.#noteNotify(flags);
+  /**
+   * Calls step() with these completions, and as often as it asks for grant operations, until the pass ends. Those
+   * that come `late` are given to it when it is called for the second time, if it is.
+   */
+  step(completions: Completion[] = [], late: Completion[] = []): number {
+    let flags = this.#call(completions);
     for (let rounds = 0; flags & (abi.STEP_COPY | abi.STEP_MAP); rounds++) {
       assert.ok(rounds < 100, "the pass does not end");
-      if (flags & abi.STEP_MAP) this.#maps();
-      if (flags & abi.STEP_COPY) this.#copies();
-      flags = this.core.step(0);
-      this.#noteNotify(flags);
+      if (this.scribble) this.#scribbleSlots();
+      this.onRound?.();
+      if (flags & abi.STEP_MAP) this.#carryOutMaps();
+      if (flags & abi.STEP_COPY) this.#carryOutCopies();
+      flags = this.#call(late.splice(0));
     }
+    if (this.scribble) this.#scribbleSlots();
     if (flags & abi.STEP_IO) {
       for (let i = 0; i < this.core.ios; i++) {
         const io = this.core.io(i);
@@ -173,30 +229,69 @@ export class Harness {
       }
     }
     this.flags = flags;
+    assert.equal(this.memory.u32[abi.OUT_PERSISTENT >> 2], this.mapped.size, "OUT_PERSISTENT");
+    return late.length > 0 ? this.step(late.splice(0)) : flags;
+  }
+
+  /** The slots of requests that were taken and have no response yet. */
+  #scribbleSlots(): void {
+    const published = this.memory.u32[abi.SRING_RSP_PROD >> 2];
+    const taken = (this.memory.u32[abi.OUT_REQ_CONS >> 2] - published) >>> 0;
+    for (let i = 0; i < taken; i++) {
+      const at = this.#entry(published + i);
+      this.memory.u8.fill(i * 37 + 1, at, at + strideOf(this.layout));
+    }
+  }
+
+  #call(completions: Completion[]): number {
+    completions.forEach((c, i) => {
+      this.core.setCompletion(i, c.slot, c.result);
+    });
+    const flags = this.core.step(completions.length);
+    if (flags & abi.STEP_NOTIFY) this.notifications++;
     return flags;
   }
 
-  #noteNotify(flags: number): void {
-    if (flags & abi.STEP_NOTIFY) this.notifications++;
+  /** Lengths of an I/O's iovecs. Only as long as it is under way. */
+  iovecs(io: CoreIo): number[] {
+    return this.#iovecs(io).map(({ length }) => length);
   }
 
-  /** Carries an I/O out on the array. */
-  perform(io: CoreIo): void {
-    if (io.operation === abi.IO_DISCARD) this.disk.fill(0, io.position, io.position + io.length);
-    if (io.operation !== abi.IO_READ && io.operation !== abi.IO_WRITE) return;
-    let position = io.position;
-    for (let i = 0; i < io.iovecs; i++) {
+  #iovecs(io: CoreIo): { address: number; length: number }[] {
+    return Array.from({ length: io.iovecs }, (_, i) => {
       const at = io.table + i * abi.IOVEC_BYTES;
-      const address = Number(this.#view.getBigUint64(at, true)) - BASE;
-      const length = Number(this.#view.getBigUint64(at + 8, true));
+      return {
+        address: Number(this.#view.getBigUint64(at, true)) - BASE,
+        length: Number(this.#view.getBigUint64(at + 8, true)),
+      };
+    });
+  }
+
+  /** Carries an I/O out on the array, up to the first bad sector; returns the IO_RESULT_*. */
+  perform(io: CoreIo): number {
+    const end = io.position + io.length;
+    let good = end;
+    for (const sector of this.badSectors)
+      if (sector * 512 >= io.position && sector * 512 < good) good = sector * 512;
+    const result = good === end ? abi.IO_RESULT_SUCCESS : abi.IO_RESULT_FAILURE;
+    if (io.operation === abi.IO_DISCARD && good === end) this.disk.fill(0, io.position, end);
+    if (io.operation !== abi.IO_READ && io.operation !== abi.IO_WRITE) return result;
+    let position = io.position;
+    for (const { address, length } of this.#iovecs(io)) {
       const memory = this.#dataMemory(address, length);
-      const disk = this.disk.subarray(position, position + length);
-      assert.equal(disk.length, length, "I/O past the end of the disk");
+      assert.ok(position + length <= this.disk.length, "I/O past the end of the disk");
+      const disk = this.disk.subarray(position, Math.max(position, Math.min(position + length, good)));
       if (io.operation === abi.IO_READ) memory.set(disk);
-      else disk.set(memory);
+      else disk.set(memory.subarray(0, disk.length));
       position += length;
     }
-    assert.equal(position - io.position, io.length, "the iovecs do not add up to the length");
+    assert.equal(position, end, "the iovecs do not add up to the length");
+    return result;
+  }
+
+  /** How many requests an I/O carries. */
+  requestsOf(io: CoreIo): number {
+    return this.#view.getUint16(abi.IOS + io.slot * abi.IO_BYTES + abi.IO_REQUESTS, true);
   }
 
   /** Linear memory that an I/O may touch: the data window, or a persistently mapped page (several, if adjacent). */
@@ -225,9 +320,7 @@ export class Harness {
         flags = this.step();
         continue;
       }
-      const outcome = result(io);
-      if (outcome === 0) this.perform(io);
-      flags = this.step([{ slot: io.slot, result: outcome }]);
+      flags = this.step([{ slot: io.slot, result: result(io) || this.perform(io) }]);
     }
     return flags;
   }
@@ -241,19 +334,34 @@ export class Harness {
     return this.page(gref);
   }
 
-  unmap(pages: number[]): void {
+  /** Carries out what trim() asks for; `now` in tenths of a second. Returns the pages. */
+  trim(now: number): number[] {
+    const pages = this.core.trim(now);
+    this.#unmap(pages);
+    assert.equal(this.memory.u32[abi.OUT_PERSISTENT >> 2], this.mapped.size, "OUT_PERSISTENT");
+    return pages;
+  }
+
+  #unmap(pages: number[]): void {
+    const busy = new Set<number>();
+    for (const io of this.underway)
+      for (const { address, length } of this.#iovecs(io))
+        for (let at = address; at < address + length; at += 512) busy.add((at - abi.PERSISTENT) >> 12);
     for (const page of pages) {
       const gref = this.mapped.get(page);
       assert.notEqual(gref, undefined, `unmap of page ${page}, which is not mapped`);
+      assert.ok(!busy.has(page), `unmap of page ${page}, which an I/O uses`);
       this.pages.set(gref as number, this.guestPage(gref as number).slice());
       this.mapped.delete(page);
     }
   }
 
-  #maps(): void {
+  #carryOutMaps(): void {
     for (let i = 0; i < this.core.maps; i++) {
       const { gref, page } = this.core.map(i);
-      const status = this.#grantStatus(gref, true);
+      this.maps.push(page);
+      if (this.silent) continue;
+      const status = this.#grantStatus(gref, "map");
       this.core.setMapStatus(i, status);
       if (status !== 0) continue;
       assert.ok(!this.mapped.has(page), `page ${page} mapped twice`);
@@ -262,13 +370,13 @@ export class Harness {
     }
   }
 
-  #grantStatus(gref: number, write: boolean): number {
+  #grantStatus(gref: number, use: GrantUse): number {
     if (!this.pages.has(gref)) return -3;
-    if (write && this.readOnlyGrants.has(gref)) return -1;
-    return this.grantFault?.(gref) ?? 0;
+    if ((use === "map" || use === "out") && this.readOnlyGrants.has(gref)) return -1;
+    return this.grantFault?.(gref, use) ?? 0;
   }
 
-  #copies(): void {
+  #carryOutCopies(): void {
     for (let i = 0; i < this.core.copies; i++) {
       const at = abi.COPIES + i * abi.COPY_BYTES;
       const flags = this.#view.getUint16(at + abi.COPY_FLAGS, true);
@@ -284,14 +392,16 @@ export class Harness {
       const local = Number(this.#view.getBigUint64(localSide, true)) - BASE;
       const segments = local >= abi.SEGMENTS && local + length <= abi.IOVECS;
       assert.ok(segments || (local >= abi.DATA && local + length <= abi.SRING), `copy to ${local}`);
-      const status = this.#grantStatus(gref, toGuest);
+      this.copies.push({ gref, offset, length, toGuest });
+      if (this.silent) continue;
+      const status = this.#grantStatus(gref, segments ? "fetch" : toGuest ? "out" : "in");
       this.#view.setInt16(at + abi.COPY_STATUS, status, true);
-      this.copies++;
       if (status !== 0) continue;
       const page = this.guestPage(gref).subarray(offset, offset + length);
       const memory = this.memory.u8.subarray(local, local + length);
       if (toGuest) page.set(memory);
       else memory.set(page);
+      if (segments && this.scribble) this.page(gref).fill(0xff);
     }
   }
 }

@@ -6,6 +6,10 @@ import type { Segment, WireRequest } from "./wire.js";
 
 export interface OracleDisk {
   bytes: Uint8Array;
+  /** 512-byte sectors that can be reached. */
+  sectors: number;
+  /** Sectors where a transfer stops and fails. */
+  bad: ReadonlySet<number>;
   sectorSize: number;
   readOnly: boolean;
   flush: boolean;
@@ -66,9 +70,10 @@ function discard(disk: OracleDisk, request: WireRequest): number {
   if (!disk.discard) return EOPNOTSUPP;
   const start = BigInt.asUintN(64, request.sector);
   const count = BigInt.asUintN(64, request.sectors ?? 0n);
-  if (start + count > BigInt(disk.bytes.length / 512)) return ERROR;
+  if (start + count > BigInt(disk.sectors)) return ERROR;
   const unit = BigInt(disk.sectorSize / 512);
   if (start % unit !== 0n || count % unit !== 0n) return ERROR;
+  for (let s = Number(start); s < Number(start + count); s++) if (disk.bad.has(s)) return ERROR;
   disk.bytes.fill(0, Number(start) * 512, Number(start + count) * 512);
   return OKAY;
 }
@@ -108,7 +113,7 @@ function transfer(
   if (write && disk.readOnly) return ERROR;
   const start = BigInt.asUintN(64, sector);
   const total = segments.reduce((sum, { first, last }) => sum + BigInt(last) - BigInt(first) + 1n, 0n);
-  if (start + total > BigInt(disk.bytes.length / 512)) return ERROR;
+  if (start + total > BigInt(disk.sectors)) return ERROR;
   if (start % BigInt(unit) !== 0n) return ERROR;
   for (const { gref } of segments) {
     if (!guest.page(gref)) return ERROR;
@@ -118,6 +123,7 @@ function transfer(
   for (const { gref, first, last } of segments) {
     const page = guest.page(gref) as Uint8Array;
     for (let s = first; s <= last; s++, at += 512) {
+      if (disk.bad.has(at / 512)) return ERROR;
       if (write) disk.bytes.set(page.subarray(s * 512, s * 512 + 512), at);
       else page.set(disk.bytes.subarray(at, at + 512), s * 512);
     }
