@@ -20,6 +20,29 @@ export interface ConnectionOptions {
   readonly onError: (operation: string, error: Error | undefined) => void;
 }
 
+export interface ConnectionStatus {
+  /** The store's name. */
+  readonly device: string | null;
+  /** Bytes. */
+  readonly size: number;
+  readonly protocol: string | null;
+  readonly queues: number;
+  readonly ringPages: number;
+  readonly persistent: boolean;
+  /** Requests taken from the rings and not yet answered. */
+  readonly inflight: number;
+}
+
+export const NOT_CONNECTED: ConnectionStatus = {
+  device: null,
+  size: 0,
+  protocol: null,
+  queues: 0,
+  ringPages: 0,
+  persistent: false,
+  inflight: 0,
+};
+
 export class Connection {
   readonly device: BlockDevice;
   readonly config: FrontendConfig;
@@ -49,8 +72,11 @@ export class Connection {
     return this.#rings.map(({ port }) => port);
   }
 
-  get inflight(): number {
-    return this.#rings.reduce((sum, { ring }) => sum + ring.inflight, 0);
+  get status(): ConnectionStatus {
+    const { protocol, ringPages, persistent } = this.config;
+    const { name, size } = this.device;
+    const inflight = this.#rings.reduce((sum, { ring }) => sum + ring.inflight, 0);
+    return { device: name, size, protocol, queues: this.#rings.length, ringPages, persistent, inflight };
   }
 
   addCountersTo(counters: Counters): void {

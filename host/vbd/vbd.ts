@@ -18,7 +18,7 @@ import {
   parseMode,
   readBackendKeys,
 } from "./backend-keys.js";
-import { Connection } from "./connection.js";
+import { Connection, type ConnectionStatus, NOT_CONNECTED } from "./connection.js";
 import {
   attachMessage,
   connectMessage,
@@ -46,20 +46,12 @@ export interface VbdHost {
 }
 
 /** What is worth knowing about a vbd at one moment. */
-export interface VbdStatus {
+export interface VbdStatus extends ConnectionStatus {
   readonly name: string;
   readonly domid: number;
   readonly devid: number;
   readonly state: XenbusState;
   readonly frontendState: XenbusState;
-  readonly device: string | null;
-  /** Bytes. */
-  readonly size: number;
-  readonly protocol: string | null;
-  readonly queues: number;
-  readonly ringPages: number;
-  readonly persistent: boolean;
-  readonly inflight: number;
   readonly error: string | null;
   readonly counters: Counters;
 }
@@ -119,20 +111,13 @@ export class Vbd {
   status(): VbdStatus {
     const counters = noCounters();
     addCounters(counters, this.#past);
-    const connection = this.#connection;
-    connection?.addCountersTo(counters);
+    this.#connection?.addCountersTo(counters);
     return {
       name: this.name,
       ...this.id,
       state: this.#state,
       frontendState: this.#frontendState,
-      device: connection?.device.name ?? null,
-      size: connection?.device.size ?? 0,
-      protocol: connection?.config.protocol ?? null,
-      queues: connection?.ports.length ?? 0,
-      ringPages: connection?.config.ringPages ?? 0,
-      persistent: connection?.config.persistent ?? false,
-      inflight: connection?.inflight ?? 0,
+      ...(this.#connection?.status ?? NOT_CONNECTED),
       error: this.#trouble ?? this.#error,
       counters,
     };

@@ -291,3 +291,19 @@ test(
     assert.equal(machine.status()?.size, 2 << 20);
   }),
 );
+
+test(
+  "the backend's directory alone is made anew: its new image is the one that is served",
+  LIMIT,
+  onMachine(async (machine) => {
+    await connected(machine);
+    const other = machine.image("other.img", 2 << 20);
+    await machine.xenstore.transaction(async (t) => {
+      await t.write(`${backendPath()}/physical-device-path`, other);
+      await t.write(`${backendPath()}/state`, "1");
+    });
+    await until("it is served", () => machine.status()?.device === other);
+    await machine.untilState(4);
+    assert.equal(await machine.xenstore.read(`${backendPath()}/sectors`), "4096");
+  }),
+);

@@ -48,6 +48,6 @@ test("a guest's text cannot pass for ours", () => {
     printable("a\nb\x1b[0m\x7f\u0085\u202e\ufeffü"),
     "a\\u{a}b\\u{1b}[0m\\u{7f}\\u{85}\\u{202e}\\u{feff}ü",
   );
-  assert.equal(quote('"\n'), '"\\"\\n"');
+  assert.equal(quote('"\n\u009b'), '"\\"\\n\\u{9b}"');
   assert.equal(quote("y".repeat(65)), `"${"y".repeat(64)}…"`);
 });

@@ -3,6 +3,7 @@ import assert from "node:assert/strict";
 import { readFileSync, writeFileSync } from "node:fs";
 import { test } from "node:test";
 import { Op } from "../../host/guest/layout.js";
+import { openDevice } from "../../host/storage/open.js";
 import { DEVID, type Guest, IMAGE_BYTES, LIMIT, type Machine, onMachine, until } from "./harness.js";
 
 const OTHER = DEVID + 16;
@@ -124,3 +125,39 @@ for (const mode of ["w", "rw", "w!", "rw!"]) {
     }),
   );
 }
+
+const opened: { path: string; readOnly: boolean }[] = [];
+test(
+  "a directory that is made anew in the midst of a look does not lend its mode to the old image",
+  LIMIT,
+  onMachine(
+    async (machine) => {
+      const guest = await machine.guest();
+      const old = machine.image();
+      const other = machine.image("other.img");
+      await machine.plug({ path: old, mode: "r" });
+      await machine.untilState(2);
+      const front = machine.front(guest);
+      const ring = await front.ring();
+      await front.write(ring);
+      let looks = 0;
+      machine.spy.hook = async (verb, name) => {
+        if (verb !== "read" || !name.endsWith("/mode") || ++looks > 20) return;
+        await machine.unplug();
+        await machine.plug({ path: looks % 2 ? other : old, mode: looks % 2 ? "w" : "r" });
+        await front.write(ring);
+        await front.state(3);
+      };
+      await front.state(3);
+      await machine.untilState(4);
+      assert.ok(looks > 20);
+      for (const { path, readOnly } of opened) assert.equal(readOnly, path === old);
+    },
+    {
+      open: (path, options) => {
+        opened.push({ path, readOnly: options.readOnly });
+        return openDevice(path, options);
+      },
+    },
+  ),
+);
