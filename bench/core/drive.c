@@ -118,7 +118,7 @@ static double span(const uint8_t *requests, uint32_t count) {
     uint32_t from = produced, batch = count - pushed < header.batch ? count - pushed : header.batch;
     pushed += batch;
     produced += batch;
-    __atomic_store_n((uint32_t *)(memory + SRING_REQ_PROD), produced, __ATOMIC_SEQ_CST);
+    *(uint32_t *)(memory + SRING_REQ_PROD) = produced;
     settle();
     if (header.record) record_responses(from);
     *(uint32_t *)(memory + SRING_RSP_EVENT) = at32(SRING_RSP_PROD) + 1;

@@ -55,7 +55,7 @@ export class Host {
       const batch = Math.min(count - pushed, this.#scenario.batch);
       pushed += batch;
       this.#produced += batch;
-      Atomics.store(this.#u32, abi.SRING_REQ_PROD >> 2, this.#produced);
+      this.#u32[abi.SRING_REQ_PROD >> 2] = this.#produced;
       this.#settle();
       if (this.transcript) this.#recordResponses(from);
       this.#u32[abi.SRING_RSP_EVENT >> 2] = this.#u32[abi.SRING_RSP_PROD >> 2] + 1;
@@ -78,11 +78,17 @@ export class Host {
         flags = this.#step(0);
       }
       completions = flags & abi.STEP_IO ? this.#u32[abi.OUT_IOS >> 2] : 0;
-      for (let i = 0; i < completions; i++) {
-        const slot = this.#u16[(abi.IO_LIST >> 1) + i];
-        this.#u32[(abi.COMPLETIONS >> 2) + i] = slot | (this.#resultOf(slot) << 16);
-      }
+      this.#complete(completions);
     } while (completions > 0 || flags & abi.STEP_MORE);
+  }
+
+  #complete(ios: number): void {
+    const u16 = this.#u16;
+    const u32 = this.#u32;
+    for (let i = 0; i < ios; i++) {
+      const slot = u16[(abi.IO_LIST >> 1) + i];
+      u32[(abi.COMPLETIONS >> 2) + i] = slot | (this.#resultOf(slot) << 16);
+    }
   }
 
   #step(completions: number): number {
@@ -93,9 +99,10 @@ export class Host {
   }
 
   #markCopies(): void {
-    const copies = this.#u32[abi.OUT_COPIES >> 2];
-    let at = (abi.COPIES + abi.COPY_STATUS) >> 1;
-    for (let i = 0; i < copies; i++, at += COPY_ENTRY_U16) this.#u16[at] = 0;
+    const u16 = this.#u16;
+    const first = (abi.COPIES + abi.COPY_STATUS) >> 1;
+    const end = first + this.#u32[abi.OUT_COPIES >> 2] * COPY_ENTRY_U16;
+    for (let at = first; at < end; at += COPY_ENTRY_U16) u16[at] = 0;
   }
 
   #statusOf(gref: number): number {

@@ -130,20 +130,21 @@ export class Grants {
     this.maps = 0;
   }
 
-  useSegments(request: Request): boolean {
+  /** Finds or asks for the page of every segment: how many are mapped, or -1 when there is no room. */
+  useSegments(request: Request): number {
     let hits = 0;
     for (let i = 0, at = request.table; i < request.segments; i++, at += 8) {
       const page = this.#use(this.#view.getUint32(at, true));
       if (!page) {
         for (let back = request.table; back < at; back += 8)
           this.#leave(this.#view.getUint16(back + 6, true));
-        return false;
+        return -1;
       }
       this.#view.setUint16(at + 6, page.number, true);
       if (page.state === "mapped") hits++;
     }
     this.#counters[abi.COUNT_PERSISTENT_HITS] += hits;
-    return true;
+    return hits;
   }
 
   leaveSegments(request: Request): void {

@@ -78,6 +78,7 @@ export class Ios {
     if (lead.ioIovecs + needed > abi.IOVECS_PER_SLOT) return false;
     lead.ioIovecs = this.#grants.addIovecs(lead.slot, lead.ioIovecs, request);
     lead.ioSectors += request.sectors;
+    request.ioRequests = 0;
     this.#requests[lead.ioLast].next = request.slot;
     lead.ioLast = request.slot;
     lead.ioRequests++;

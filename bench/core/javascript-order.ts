@@ -29,7 +29,14 @@ export class Order {
   readonly #counters: number[];
   readonly #any = new Uint16Array(abi.HAZARD_BUCKETS);
   readonly #writers = new Uint16Array(abi.HAZARD_BUCKETS);
+  /** A bit for each slot of an active request. */
+  readonly #slots = new Int32Array(abi.MAX_SLOTS / 32);
   #active = 0;
+  #admitted = 0;
+  #low = 0;
+  #high = 0;
+  #changingLow = 0;
+  #changingHigh = 0;
   #changing = 0;
   #barriers = 0;
   #held = 0;
@@ -44,9 +51,14 @@ export class Order {
   #mayConflict(request: Request): boolean {
     if (this.#active === 0) return false;
     if (this.#barriers > 0 || isBarrier(request) || (isFlush(request) && this.#changing > 0)) return true;
-    if (request.sectors === 0) return false;
+    const writer = changes(request);
+    if (request.sectors === 0 || (!writer && this.#changing === 0)) return false;
+    // Outside of all that is active, as the next request of a sequential stream is.
+    const end = request.sector + request.sectors;
+    if (request.sector >= (writer ? this.#high : this.#changingHigh)) return false;
+    if (end <= (writer ? this.#low : this.#changingLow)) return false;
     if (this.#wide > 0 || isWide(request)) return true;
-    const table = changes(request) ? this.#any : this.#writers;
+    const table = writer ? this.#any : this.#writers;
     const last = lastBucket(request);
     for (let bucket = firstBucket(request); bucket <= last; bucket++)
       if (table[bucket % abi.HAZARD_BUCKETS] !== 0) return true;
@@ -70,14 +82,38 @@ export class Order {
     }
   }
 
+  #widen(request: Request): void {
+    const { sector } = request;
+    const end = sector + request.sectors;
+    const first = this.#active === 0;
+    this.#low = first ? sector : Math.min(this.#low, sector);
+    this.#high = first ? end : Math.max(this.#high, end);
+    if (!changes(request)) return;
+    const firstWriter = this.#changing === 0;
+    this.#changingLow = firstWriter ? sector : Math.min(this.#changingLow, sector);
+    this.#changingHigh = firstWriter ? end : Math.max(this.#changingHigh, end);
+  }
+
+  /** The first active slot from `slot` on, or -1. */
+  #next(slot: number): number {
+    for (let word = slot >> 5, mask = -1 << (slot & 31); word < this.#slots.length; word++, mask = -1) {
+      const bits = this.#slots[word] & mask;
+      if (bits !== 0) return word * 32 + 31 - Math.clz32(bits & -bits);
+    }
+    return -1;
+  }
+
   /** Lets a valid request in: it becomes Admitted or Held. */
   admit(request: Request): void {
     let waits = 0;
     if (this.#mayConflict(request)) {
-      for (const other of this.#requests)
-        if (other.flags & Flag.Active && mustFollow(request, other)) waits++;
+      for (let slot = this.#next(0); slot >= 0; slot = this.#next(slot + 1))
+        if (mustFollow(request, this.#requests[slot])) waits++;
     }
+    if (request.sectors > 0) this.#widen(request);
     this.#note(request, 1);
+    this.#slots[request.slot >> 5] |= 1 << (request.slot & 31);
+    request.order = ++this.#admitted;
     request.flags |= Flag.Active;
     request.waits = waits;
     request.state = waits > 0 ? State.Held : State.Admitted;
@@ -90,9 +126,11 @@ export class Order {
   retire(request: Request): void {
     request.flags &= ~Flag.Active;
     this.#note(request, -1);
+    this.#slots[request.slot >> 5] &= ~(1 << (request.slot & 31));
     if (this.#held === 0) return;
-    for (const other of this.#requests) {
-      if (other.state !== State.Held || ((other.index - request.index) | 0) < 0) continue;
+    for (let slot = this.#next(0); slot >= 0; slot = this.#next(slot + 1)) {
+      const other = this.#requests[slot];
+      if (other.state !== State.Held || other.order < request.order) continue;
       if (!mustFollow(other, request) || --other.waits > 0) continue;
       other.state = State.Ready;
       this.#held--;

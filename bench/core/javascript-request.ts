@@ -41,7 +41,8 @@ export class Request {
   idHigh = 0;
   sector = 0;
   sectors = 0;
-  index = 0;
+  /** Its age: how many requests were admitted before it. */
+  order = 0;
   waits = 0;
   status = 0;
   next = 0;

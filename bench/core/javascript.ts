@@ -113,7 +113,6 @@ export class JavascriptCore {
         return;
       }
       const request = this.#requests[slot];
-      request.index = this.#reqCons;
       this.#reqCons = (this.#reqCons + 1) >>> 0;
       request.state = State.Taken;
       if (!this.#decoder.decode(request, copy)) {
@@ -187,7 +186,7 @@ export class JavascriptCore {
         this.#place(request);
         return;
       case State.Mapping:
-        this.#settleMapping(request, true);
+        this.#settleMapping(request);
         return;
       case State.Copying:
         if (!this.#failed(request)) request.state = State.Loaded;
@@ -219,29 +218,33 @@ export class JavascriptCore {
   #place(request: Request): void {
     if (request.segments === 0) {
       request.state = State.Loaded;
-    } else if (
-      this.#config.features & abi.FEATURE_PERSISTENT &&
-      !(request.flags & Flag.Unmappable) &&
-      this.#grants.useSegments(request)
-    ) {
-      request.flags |= Flag.Mapped;
-      request.state = State.Mapping;
-      this.#settleMapping(request, false);
-    } else {
-      this.#grants.copyIn(request);
+      return;
     }
+    const persistent = this.#config.features & abi.FEATURE_PERSISTENT && !(request.flags & Flag.Unmappable);
+    const hits = persistent ? this.#grants.useSegments(request) : -1;
+    if (hits < 0) {
+      this.#grants.copyIn(request);
+      return;
+    }
+    request.flags |= Flag.Mapped;
+    request.state = State.Mapping;
+    if (hits === request.segments) this.#mapped(request);
   }
 
-  #settleMapping(request: Request, answered: boolean): void {
+  #mapped(request: Request): void {
+    this.#releaseLarge(request);
+    request.state = State.Loaded;
+  }
+
+  #settleMapping(request: Request): void {
     if (this.#grants.allMapped(request)) {
-      this.#releaseLarge(request);
-      request.state = State.Loaded;
-    } else if (answered) {
-      this.#grants.leaveSegments(request);
-      request.flags |= Flag.Unmappable;
-      request.state = State.Admitted;
-      this.#grants.copyIn(request);
+      this.#mapped(request);
+      return;
     }
+    this.#grants.leaveSegments(request);
+    request.flags |= Flag.Unmappable;
+    request.state = State.Admitted;
+    this.#grants.copyIn(request);
   }
 
   #failed(request: Request): boolean {

@@ -16,7 +16,7 @@ struct request {
   uint8_t state, operation, flags, large;
   uint16_t segments, next;
   uint64_t id, sector, sectors;
-  uint32_t index;
+  uint64_t order;
   uint16_t waits;
   int16_t status;
 };
@@ -25,7 +25,7 @@ struct iovec64 { uint64_t address, length; };
 struct copy { uint64_t source, dest; uint16_t length, flags; int16_t status; uint16_t pad; };
 struct io { uint8_t operation, flags; uint16_t iovecs; uint32_t length; uint64_t sector, sectors; uint16_t last, requests; uint32_t pad; };
 struct map { uint32_t gref; uint16_t page; int16_t status; };
-struct page { uint32_t gref, last_use; uint16_t users, state; };
+struct page { uint32_t gref, users; uint16_t state; bool touched; };
 struct hash { uint32_t gref, page; };
 struct entry { uint32_t index; uint8_t reserved[12]; uint8_t bytes[112]; };
 
@@ -34,6 +34,8 @@ static struct entry journal[MAX_SLOTS];
 static uint16_t free_slots[MAX_SLOTS], pass[MAX_SLOTS], ready[MAX_SLOTS], free_large[MAX_LARGE];
 static uint32_t free_count, pass_count, ready_count, large_count;
 static uint16_t hazard_any[HAZARD_BUCKETS], hazard_writers[HAZARD_BUCKETS];
+static uint64_t active_slots[MAX_SLOTS / 64], low, high, changing_low, changing_high;
+static uint64_t admitted;
 static uint32_t active, changing, barriers, held, wide;
 static struct page pages[MAX_PERSISTENT];
 static struct hash hashes[PERSISTENT_HASH_ENTRIES];
@@ -103,10 +105,14 @@ static bool is_wide(const struct request *r) { return ((r->sector + r->sectors) 
 static bool may_conflict(const struct request *r) {
   if (!active) return false;
   if (barriers || is_barrier(r) || (is_flush(r) && changing)) return true;
-  if (!r->sectors) return false;
+  bool writer = changes(r);
+  if (!r->sectors || (!writer && !changing)) return false;
+  // Outside of all that is active, as the next request of a sequential stream is.
+  uint64_t end = r->sector + r->sectors;
+  if (writer ? r->sector >= high || end <= low : r->sector >= changing_high || end <= changing_low) return false;
   if (wide || is_wide(r)) return true;
-  const uint16_t *table = changes(r) ? hazard_any : hazard_writers;
-  uint64_t last = (r->sector + r->sectors - 1) >> 8;
+  const uint16_t *table = writer ? hazard_any : hazard_writers;
+  uint64_t last = (end - 1) >> 8;
   for (uint64_t bucket = r->sector >> 8; bucket <= last; bucket++)
     if (table[bucket % HAZARD_BUCKETS]) return true;
   return false;
@@ -129,12 +135,25 @@ static void note(const struct request *r, int by) {
   }
 }
 
-static void admit(struct request *r) {
+static void widen(uint64_t *from, uint64_t *to, bool first, const struct request *r) {
+  uint64_t end = r->sector + r->sectors;
+  if (first || r->sector < *from) *from = r->sector;
+  if (first || end > *to) *to = end;
+}
+
+static void admit(uint32_t slot, struct request *r) {
   uint16_t waits = 0;
   if (may_conflict(r))
-    for (uint32_t s = 0; s < config.entries; s++)
-      if (requests[s].flags & ACTIVE && must_follow(r, &requests[s])) waits++;
+    for (uint32_t word = 0; word < MAX_SLOTS / 64; word++)
+      for (uint64_t left = active_slots[word]; left; left &= left - 1)
+        if (must_follow(r, &requests[word * 64 + __builtin_ctzll(left)])) waits++;
+  if (r->sectors) {
+    widen(&low, &high, !active, r);
+    if (changes(r)) widen(&changing_low, &changing_high, !changing, r);
+  }
   note(r, 1);
+  r->order = ++admitted;
+  active_slots[slot / 64] |= 1ull << slot % 64;
   r->flags |= ACTIVE;
   r->waits = waits;
   r->state = waits ? HELD : ADMITTED;
@@ -144,17 +163,21 @@ static void admit(struct request *r) {
 }
 
 static void retire(struct request *r) {
+  uint32_t slot = r - requests;
+  active_slots[slot / 64] &= ~(1ull << slot % 64);
   r->flags &= ~ACTIVE;
   note(r, -1);
   if (!held) return;
-  for (uint32_t s = 0; s < config.entries; s++) {
-    struct request *other = &requests[s];
-    if (other->state != HELD || (int32_t)(other->index - r->index) < 0 || !must_follow(other, r)) continue;
-    if (--other->waits) continue;
-    other->state = READY;
-    held--;
-    add_to_ready(s);
-  }
+  for (uint32_t word = 0; word < MAX_SLOTS / 64; word++)
+    for (uint64_t left = active_slots[word]; left; left &= left - 1) {
+      uint32_t s = word * 64 + __builtin_ctzll(left);
+      struct request *other = &requests[s];
+      if (other->state != HELD || other->order < r->order || !must_follow(other, r)) continue;
+      if (--other->waits) continue;
+      other->state = READY;
+      held--;
+      add_to_ready(s);
+    }
 }
 
 // ---- Persistent grants ----
@@ -189,14 +212,14 @@ static uint32_t use_page(uint32_t gref) {
     struct page *known = &pages[hash->page - 1];
     if (known->state == PAGE_FAILED) return NONE;
     known->users++;
-    known->last_use = 0;
+    known->touched = true;
     return hash->page - 1;
   }
   if (pages_used >= config.max_persistent) return NONE;
   uint32_t page = free_pages[--free_page_count];
   pages_used++;
   *hash = (struct hash){gref, page + 1};
-  pages[page] = (struct page){gref, 0, 1, PAGE_PENDING};
+  pages[page] = (struct page){gref, 1, PAGE_PENDING, true};
   *map_at(maps++) = (struct map){gref, page, -1};
   return page;
 }
@@ -244,20 +267,22 @@ static void settle_copies(void) {
   copies = 0;
 }
 
-static bool use_segments(uint32_t slot, const struct request *r) {
+enum { NO_ROOM, TO_BE_MAPPED, ALL_MAPPED };
+
+static int use_segments(uint32_t slot, const struct request *r) {
   struct segment *segments = segments_of(slot);
   uint32_t hits = 0;
   for (uint32_t i = 0; i < r->segments; i++) {
     uint32_t page = use_page(segments[i].gref);
     if (page == NONE) {
       while (i-- > 0) leave_page(segments[i].page);
-      return false;
+      return NO_ROOM;
     }
     segments[i].page = page;
     if (pages[page].state == PAGE_MAPPED) hits++;
   }
   counters[COUNT_PERSISTENT_HITS] += hits;
-  return true;
+  return hits == r->segments ? ALL_MAPPED : TO_BE_MAPPED;
 }
 
 static void leave_segments(uint32_t slot, struct request *r) {
@@ -281,28 +306,36 @@ static void copy_in(uint32_t slot, struct request *r) {
   }
 }
 
-static void settle_mapping(uint32_t slot, struct request *r, bool answered) {
+static void mapped(struct request *r) {
+  release_large(r);
+  r->state = LOADED;
+}
+
+static void settle_mapping(uint32_t slot, struct request *r) {
   if (all_mapped(slot, r)) {
-    release_large(r);
-    r->state = LOADED;
-  } else if (answered) {
-    leave_segments(slot, r);
-    r->flags |= UNMAPPABLE;
-    r->state = ADMITTED;
-    copy_in(slot, r);
+    mapped(r);
+    return;
   }
+  leave_segments(slot, r);
+  r->flags |= UNMAPPABLE;
+  r->state = ADMITTED;
+  copy_in(slot, r);
 }
 
 static void place_data(uint32_t slot, struct request *r) {
   if (!r->segments) {
     r->state = LOADED;
-  } else if (config.features & FEATURE_PERSISTENT && !(r->flags & UNMAPPABLE) && use_segments(slot, r)) {
-    r->flags |= MAPPED;
-    r->state = MAPPING;
-    settle_mapping(slot, r, false);
-  } else {
-    copy_in(slot, r);
+    return;
   }
+  bool persistent = config.features & FEATURE_PERSISTENT && !(r->flags & UNMAPPABLE);
+  int found = persistent ? use_segments(slot, r) : NO_ROOM;
+  if (found == NO_ROOM) {
+    copy_in(slot, r);
+    return;
+  }
+  r->flags |= MAPPED;
+  r->state = MAPPING;
+  if (found == ALL_MAPPED) mapped(r);
 }
 
 // ---- I/Os ----
@@ -334,6 +367,7 @@ static bool join(uint32_t lead, uint32_t slot, struct request *r) {
   io->iovecs = add_iovecs(lead, io->iovecs, slot, r);
   io->length += bytes;
   io->sectors += r->sectors;
+  io_at(slot)->requests = 0;
   requests[io->last].next = slot;
   io->last = slot;
   io->requests++;
@@ -409,6 +443,7 @@ static void complete(uint32_t n) {
     uint32_t slot = shared(COMPLETIONS)[i] & 0xffff, result = shared(COMPLETIONS)[i] >> 16;
     if (slot >= config.entries || requests[slot].state != BUSY) continue;
     uint32_t left = io_at(slot)->requests;
+    if (!left) continue;
     if (result != IO_RESULT_SUCCESS && left > 1) {
       split(slot, left);
       continue;
@@ -533,7 +568,7 @@ static void take_requests(void) {
       return;
     }
     struct request *r = &requests[slot];
-    r->index = req_cons++;
+    req_cons++;
     r->state = TAKEN;
     if (!decode(slot, r, copy)) {
       answer(slot, r);
@@ -555,7 +590,7 @@ static void enter(uint32_t slot, struct request *r) {
     finish(r, BLKIF_RSP_OKAY);
     return;
   }
-  admit(r);
+  admit(slot, r);
   if (r->state == ADMITTED) place_data(slot, r);
 }
 
@@ -584,7 +619,7 @@ static void advance(uint32_t slot, struct request *r, bool behind_fetch) {
       place_data(slot, r);
       return;
     case MAPPING:
-      settle_mapping(slot, r, true);
+      settle_mapping(slot, r);
       return;
     case COPYING:
       if (!failed(r)) r->state = LOADED;
