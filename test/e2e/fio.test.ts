@@ -33,12 +33,15 @@ const jobs = [
 /** Throws unless the guest connected like this. */
 function checkConnected(outcome: Outcome, { abi, grants, ringPageOrder, queues }: Combination): void {
   const protocol = abi === "native" ? "native" : `${abi}-abi`;
-  const connected = outcome.stdout.match(/^xbd backend 0xca00 for domain 1 using .*$/gm) ?? [];
+  const connected = outcome.stderr.match(/^xbd backend 0xca00 for domain 1 using .*$/gm) ?? [];
   assert.equal(connected.length, queues, outcome.story);
   for (const line of connected) assert.ok(line.endsWith(`, protocol ${protocol}`), outcome.story);
-  outcome.expectMatch(new RegExp(` of ${32 << ringPageOrder} requests`));
-  outcome.expectMatch(grants === "plain" ? /, 11 segments,/ : /segments indirect,/);
-  outcome.expectMatch(grants === "persistent" ? /, persistent grants$/m : /, a grant for each page$/m);
+  outcome.expectMatch(new RegExp(` of ${32 << ringPageOrder} requests`), "stderr");
+  outcome.expectMatch(grants === "plain" ? /, 11 segments,/ : /segments indirect,/, "stderr");
+  outcome.expectMatch(
+    grants === "persistent" ? /, persistent grants$/m : /, a grant for each page$/m,
+    "stderr",
+  );
 }
 
 for (const combination of full ? allCombinations() : sample(SAMPLE, seed)) {
