@@ -79,7 +79,7 @@ function runMeasured(host: Host, { spans }: Scenario): number {
 }
 
 function measuredRequests({ spans }: Scenario): number {
-  return (spans.length - 1) * ENTRIES;
+  return spans.slice(1).reduce((sum, span) => sum + span.length / ENTRY_BYTES, 0);
 }
 
 function resetRing(buffer: ArrayBufferLike): void {

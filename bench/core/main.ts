@@ -33,7 +33,7 @@ const words = options.filter((option) => !option.startsWith("--"));
 const REPEATS = quick ? 3 : 9;
 const MILLISECONDS = quick ? 3 : 8;
 /** Before anything is measured, each shape runs so long in this process: V8 compiles what it sees often enough. */
-const WARM_UP_MILLISECONDS = 20;
+const WARM_UP_MILLISECONDS = 60;
 
 function say(line: string): void {
   if (!json) console.log(line);

@@ -10,6 +10,8 @@ export const DISK_SECTORS = 1 << 27;
 const SCATTER_SECTORS = 162024;
 /** A made-up native address of linear memory. */
 export const BASE = 0x7f0000000000;
+/** Requests in a span of indirect ones: samples are to be shorter than the time slices of a machine that is shared. */
+const INDIRECT_SPAN = 64;
 /** Distinct grants that the measured shapes use: all stay mapped. */
 const GRANTS = 1024;
 
@@ -72,7 +74,7 @@ function mapAll(): Uint8Array {
 }
 
 /**
- * A ring of reads, then a ring of writes, all of one shape. Contiguous: each request starts on the disk where the one
+ * A span of reads, then a span of writes, all of one shape. Contiguous: each request starts on the disk where the one
  * before it ends, and its pages are neighbours. Scattered: neither. The requests of an indirect shape share one page
  * of segments, so that the table is in its place before the core asks for it and copying it is not measured.
  */
@@ -95,7 +97,11 @@ export function scenarioOf(shape: Shape): Scenario {
     return { ...common, operation, segments: list };
   };
   const span = (operation: number): Uint8Array =>
-    entries(Array.from({ length: ENTRIES }, (_, i) => request(operation, i)));
+    entries(
+      Array.from({ length: segments > abi.MAX_DIRECT_SEGMENTS ? INDIRECT_SPAN : ENTRIES }, (_, i) =>
+        request(operation, i),
+      ),
+    );
   return {
     name: nameOf(shape),
     features: shape.persistent ? abi.FEATURE_PERSISTENT : 0,
