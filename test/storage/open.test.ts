@@ -148,10 +148,12 @@ async function qemuNbd(t: TestContext, path: string, ...options: string[]): Prom
     t.skip("qemu-nbd is not installed (Debian: qemu-utils)");
     return null;
   }
-  const socket = join(dirname(path), `nbd-${options.length}.socket`);
-  const server = spawn("qemu-nbd", ["-f", "raw", "-t", "-k", socket, ...options, path], { stdio: "inherit" });
+  const base = join(dirname(path), `nbd-${options.length}`);
+  // The socket is there before the image is open; the pid file is not.
+  const where = ["-k", `${base}.socket`, `--pid-file=${base}.pid`];
+  const server = spawn("qemu-nbd", ["-f", "raw", "-t", ...where, ...options, path], { stdio: "inherit" });
   t.after(() => server.kill("SIGKILL"));
-  while (!existsSync(socket)) {
+  while (!existsSync(`${base}.pid`)) {
     assert.equal(server.exitCode, null);
     await sleep(10);
   }
