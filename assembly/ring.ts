@@ -60,9 +60,8 @@ export function copyRequest(slot: u32): u32 {
   const entry = JOURNAL_ENTRIES + slot * JOURNAL_ENTRY_BYTES;
   const from = SRING_ENTRIES + (reqCons & (entries - 1)) * stride;
   const to = entry + JOURNAL_REQUEST;
-  // 108 bytes in the i386 layout: the last eight overlap the ones before.
   for (let i: u32 = 0; i < 104; i += 8) store<u64>(to + i, load<u64>(from + i));
-  store<u64>(to + stride - 8, load<u64>(from + stride - 8));
+  for (let i: u32 = 104; i < stride; i += 4) store<u32>(to + i, load<u32>(from + i));
   store<u32>(entry + JOURNAL_INDEX, reqCons);
   return to;
 }

@@ -1,6 +1,6 @@
 /** Requests as a guest makes them: ids that are all different, a page of its own for every segment. */
 import type { CoreIo } from "../../host/core/blkif.js";
-import type { Harness } from "./harness.js";
+import { Harness, type HarnessOptions } from "./harness.js";
 import { encodeSegment, type Segment, type WireRequest } from "./wire.js";
 
 export const [READ, WRITE, BARRIER, FLUSH, RESERVED, DISCARD, INDIRECT] = [0, 1, 2, 3, 4, 5, 6];
@@ -71,4 +71,21 @@ export class Guest {
 export function short(io: CoreIo): string {
   if (io.operation === 2) return "F";
   return `${"RWFD"[io.operation]}${io.position / 512}+${io.length / 512}`;
+}
+
+/** Serves one request on a new ring. */
+export function serveOne(
+  make: (guest: Guest) => WireRequest,
+  options: HarnessOptions = {},
+): { status: number; ios: string[]; h: Harness } {
+  const h = new Harness({ disk: false, ...options });
+  const request = make(new Guest(h));
+  h.put(request);
+  h.push();
+  h.step();
+  const ios = h.underway.map(short);
+  for (const io of h.underway.splice(0)) h.step([{ slot: io.slot, result: 0 }]);
+  const [status] = h.statuses([request]);
+  h.release();
+  return { status, ios, h };
 }

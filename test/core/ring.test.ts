@@ -156,7 +156,7 @@ for (const startIndex of WRAPS) {
 
 test("responses that were not published when the guest lied do not make it right", () => {
   const { h, guest } = setup({ maxIo: 4096 });
-  for (let i = 0; i < 5; i++) h.put(guest.transfer(READ, i * 16));
+  for (let i = 0; i < 5; i++) h.put(guest.transfer(WRITE, i * 16));
   h.push();
   h.step();
   // Were the core to believe it, it would take its own response for the 33rd request.

@@ -41,10 +41,11 @@ function consume(): boolean {
 function outcome(): string {
   while ((consumed - start) >>> 0 < total) {
     const free = Math.min(entries - ((produced - consumed) >>> 0), total - ((produced - start) >>> 0));
-    if (free > 0) produce(random(free) + 1);
-    if (random(3) === 0) continue;
+    if (free > 0) produce(random(8) === 0 ? random(free) + 1 : 1);
+    // One by one and at any moment: some come just when the backend decides whether to sleep.
+    for (let delay = random(200); delay > 0; delay--) Atomics.load(ring, RSP_PROD);
     if (!consume()) return `a wrong response at ${consumed}`;
-    if (produced === consumed || random(2) === 0) continue;
+    if (produced === consumed || (free > 1 && random(16) !== 0)) continue;
     Atomics.store(ring, RSP_EVENT, consumed + 1);
     if (Atomics.load(ring, RSP_PROD) !== consumed) continue;
     if (!sleep(events, GUEST)) return `nobody woke the guest at ${consumed} of ${produced}`;
