@@ -1,6 +1,7 @@
 /** One connection of a frontend with its backend: made by the xenbus handshake, undone by the closing one. */
 import { PAGE_SIZE } from "../core/memory.js";
 import type { EventChannels, GuestPages, Xenstore } from "../platform/ports.js";
+import { XenbusState } from "../platform/xenbus-state.js";
 import { RingPages } from "./grants.js";
 import { type Abi, LAYOUTS, MAX_INDIRECT_PAGES, MAX_SEGMENTS, PROTOCOLS, ringEntries } from "./layout.js";
 import {
@@ -15,7 +16,7 @@ import {
 } from "./negotiate.js";
 import { Queue, type QueueOwner } from "./queue.js";
 import { FrontRing } from "./ring.js";
-import { BackendState, readState, switchState, XenbusState } from "./xenbus.js";
+import { BackendState, readState, switchState } from "./xenbus.js";
 
 const { Unknown, Initialising, InitWait, Initialised, Connected, Closing, Closed } = XenbusState;
 

@@ -1,29 +1,12 @@
 /** The frontend's side of the xenbus state machine (xen/include/public/io/xenbus.h). */
 import type { Xenstore, XenstoreWatch } from "../platform/ports.js";
-
-/** XenbusState*; Unknown is what a node that does not exist counts as. */
-export const XenbusState = {
-  Unknown: 0,
-  Initialising: 1,
-  InitWait: 2,
-  Initialised: 3,
-  Connected: 4,
-  Closing: 5,
-  Closed: 6,
-  Reconfiguring: 7,
-  Reconfigured: 8,
-} as const;
+import { parseState, XenbusState } from "../platform/xenbus-state.js";
 
 const NAMES = new Map(Object.entries(XenbusState).map(([name, value]) => [value as number, name]));
 
 /** "Connected (4)". */
 export function stateName(state: number): string {
   return `${NAMES.get(state) ?? "no state"} (${state})`;
-}
-
-function parseState(text: string | null): number {
-  const state = Number(text ?? 0);
-  return Number.isInteger(state) ? state : XenbusState.Unknown;
 }
 
 export async function readState(xenstore: Xenstore, directory: string): Promise<number> {

@@ -3,8 +3,8 @@
  * script's verdict once the backend is at state 2, and the orderly removal.
  */
 import type { Xenstore, XenstoreTransaction, XenstoreWatch } from "../platform/ports.js";
+import { parseState, XenbusState as State, type XenbusState } from "../platform/xenbus-state.js";
 import type { VbdId } from "../vbd/name.js";
-import { parseState, XenbusState as State, type XenbusState } from "../vbd/xenbus.js";
 
 export interface VbdSpec extends VbdId {
   /** The backend's domain. */

@@ -1,8 +1,8 @@
 /** The keys of a backend's directory: what the toolstack wrote, and what we publish (blkif.h; facts of libxl). */
 import { MAX_SEGMENTS } from "../../assembly/abi.js";
 import type { Xenstore } from "../platform/ports.js";
+import { parseState, type XenbusState } from "../platform/xenbus-state.js";
 import type { BlockDevice } from "../storage/device.js";
-import { parseState, type XenbusState } from "./xenbus.js";
 
 /** What we offer before the frontend chooses. */
 export interface Features {

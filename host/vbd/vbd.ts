@@ -7,6 +7,7 @@
  */
 import { addCounters, type Counters, noCounters } from "../core/blkif.js";
 import { type Xenstore, XenstoreError, type XenstoreWatch } from "../platform/ports.js";
+import { parseState, XenbusState as State, type XenbusState } from "../platform/xenbus-state.js";
 import type { Reactor } from "../reactor/reactor.js";
 import type { BlockDevice } from "../storage/device.js";
 import { DeviceError, type OpenOptions, openDevice } from "../storage/open.js";
@@ -30,7 +31,7 @@ import {
 } from "./diagnostics.js";
 import { readFrontend } from "./frontend.js";
 import { type VbdId, vbdName } from "./name.js";
-import { parseState, XenbusState as State, switchState, type XenbusState } from "./xenbus.js";
+import { switchState } from "./xenbus.js";
 
 /** What a vbd needs of the daemon. */
 export interface VbdHost {

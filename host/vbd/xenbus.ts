@@ -1,22 +1,6 @@
-/** XenBus states (xen/include/public/io/xenbus.h) and the way a backend changes its own. */
+/** How a backend changes its own xenbus state. */
 import type { Xenstore } from "../platform/ports.js";
-
-export const XenbusState = {
-  /** The node is not there. */
-  Unknown: 0,
-  Initialising: 1,
-  InitWait: 2,
-  Initialised: 3,
-  Connected: 4,
-  Closing: 5,
-  Closed: 6,
-} as const;
-export type XenbusState = number;
-
-/** A state node's value; anything that is not a small decimal number counts as Unknown. */
-export function parseState(value: string | null): XenbusState {
-  return value !== null && /^[0-9]$/.test(value) ? Number(value) : XenbusState.Unknown;
-}
+import { parseState, type XenbusState } from "../platform/xenbus-state.js";
 
 /**
  * Changes a device's state and writes `keys` beside it, in one transaction. False, and nothing written, when the state
