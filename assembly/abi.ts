@@ -175,10 +175,11 @@ export const PASS_LIST = FREE_SLOTS + MAX_SLOTS * 2;
 export const READY_LIST = PASS_LIST + MAX_SLOTS * 2;
 export const FREE_LARGE = READY_LIST + MAX_SLOTS * 2;
 
-/** Who touches which part of the disk: u16 counts by (sector / 256) mod HAZARD_BUCKETS. */
+/** Who touches which part of the disk, by (sector / 256) mod HAZARD_BUCKETS: u16 requests @0, u16 changing ones @2. */
 export const HAZARD_BUCKETS = 1024;
-export const HAZARD_ANY = FREE_LARGE + MAX_LARGE * 2;
-export const HAZARD_WRITERS = HAZARD_ANY + HAZARD_BUCKETS * 2;
+export const HAZARDS = FREE_LARGE + MAX_LARGE * 2;
+/** The slots of active requests: a bit each. */
+export const ACTIVE_SLOTS = HAZARDS + HAZARD_BUCKETS * 4;
 
 /**
  * The journal: a header page, then one entry for each slot, on pages of their own so that a host can map a file

@@ -32,7 +32,7 @@ import {
   SEGMENT_BYTES,
 } from "./abi";
 import { count } from "./counters";
-import { ALONE, BUSY, dataOf, MAPPED, Request, requestAt, SECURE, segmentsOf } from "./request";
+import { ALONE, BUSY, dataOf, MAPPED, Request, requestAt, SECURE, segmentsEnd, segmentsOf } from "./request";
 
 @unmanaged
 export class Io {
@@ -137,30 +137,41 @@ function join(lead: u32, slot: u32, request: Request): bool {
 /** Appends a request's memory to the iovecs of an I/O that has `used` of them; returns how many it has then. */
 function addIovecs(lead: u32, used: u32, slot: u32, request: Request): u32 {
   const table = IOVECS + lead * (IOVECS_PER_SLOT * IOVEC_BYTES);
-  if (!(request.flags & MAPPED))
-    return append(table, used, dataOf(slot, request), (<u32>request.sectors) << 9);
-  let at = segmentsOf(slot);
-  const end = at + <u32>request.segments * SEGMENT_BYTES;
-  for (; at < end; at += SEGMENT_BYTES) {
-    const first = <u32>load<u8>(at, 4);
-    const bytes = (<u32>load<u8>(at, 5) - first + 1) << 9;
-    used = append(table, used, PERSISTENT + <u32>load<u16>(at, 6) * PAGE + (first << 9), bytes);
-  }
-  return used;
-}
-
-function append(table: u32, used: u32, local: u32, bytes: u32): u32 {
-  const at = table + used * IOVEC_BYTES;
-  const address = base + local;
+  // The last iovec, which grows as long as memory is contiguous; before the first there is an empty one nowhere.
+  let last = table + used * IOVEC_BYTES - IOVEC_BYTES;
+  let start: u64 = 0;
+  let end: u64 = 0;
   if (used != 0) {
-    const before = at - IOVEC_BYTES;
-    const length = load<u64>(before, 8);
-    if (load<u64>(before) + length == address) {
-      store<u64>(before, length + bytes, 8);
-      return used;
+    start = load<u64>(last);
+    end = start + load<u64>(last, 8);
+  }
+  if (!(request.flags & MAPPED)) {
+    const address = base + dataOf(slot, request);
+    if (address != end) {
+      last += IOVEC_BYTES;
+      start = end = address;
+    }
+    end += request.sectors << 9;
+  } else {
+    const pages = base + PERSISTENT;
+    const past = segmentsEnd(slot, request);
+    for (let at = segmentsOf(slot); at < past; at += SEGMENT_BYTES) {
+      const first = <u32>load<u8>(at, 4);
+      const bytes = (<u32>load<u8>(at, 5) - first + 1) << 9;
+      const address = pages + (<u32>load<u16>(at, 6) * PAGE + (first << 9));
+      if (address != end) {
+        if (end != 0) writeIovec(last, start, end);
+        last += IOVEC_BYTES;
+        start = end = address;
+      }
+      end += bytes;
     }
   }
-  store<u64>(at, address);
-  store<u64>(at, bytes, 8);
-  return used + 1;
+  writeIovec(last, start, end);
+  return (last + IOVEC_BYTES - table) / IOVEC_BYTES;
+}
+
+function writeIovec(at: u32, start: u64, end: u64): void {
+  store<u64>(at, start);
+  store<u64>(at, end - start, 8);
 }

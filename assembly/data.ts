@@ -12,20 +12,18 @@ import {
   COPY_BYTES,
   COPY_DEST,
   COPY_DEST_GREF,
-  COPY_FLAGS,
   COPY_LENGTH,
   COPY_OWNERS,
   COPY_SOURCE,
   COPY_SOURCE_GREF,
   COPY_STATUS,
   COUNT_COPIES,
-  COUNT_PERSISTENT_HITS,
   FEATURE_PERSISTENT,
   MAX_COPIES,
   SEGMENT_BYTES,
 } from "./abi";
 import { count } from "./counters";
-import { isMapped, leavePage, NO_PAGE, usePage } from "./persistent";
+import { ALL_MAPPED, areMapped, leavePages, NO_ROOM, usePages } from "./persistent";
 import {
   ADMITTED,
   COPYING,
@@ -37,6 +35,7 @@ import {
   Request,
   releaseLarge,
   requestAt,
+  segmentsEnd,
   segmentsOf,
   UNMAPPABLE,
 } from "./request";
@@ -44,15 +43,15 @@ import {
 /** Grant copies asked for in this round. */
 export let copies: u32 = 0;
 let base: u64 = 0;
+/** The frontend's domid, where a grant side has it. */
 let domid: u64 = 0;
+/** Status -1, where the last u64 of a copy has it. */
+const UNANSWERED: u64 = 0xffff00000000;
 let persistent: bool = false;
-
-/** The page of a segment, in its private table. */
-const SEGMENT_PAGE = 6;
 
 export function configureData(): void {
   base = load<u64>(CONFIG_BASE);
-  domid = load<u32>(CONFIG_DOMID);
+  domid = (<u64>load<u32>(CONFIG_DOMID)) << 48;
   persistent = (load<u32>(CONFIG_FEATURES) & FEATURE_PERSISTENT) != 0;
   copies = 0;
 }
@@ -61,38 +60,44 @@ export function roomForCopies(wanted: u32): bool {
   return copies + wanted <= <u32>MAX_COPIES;
 }
 
-/** One entry of struct gntdev_grant_copy_segment; a grant side is {ref, offset, domid} in one u64. */
-function addCopy(slot: u32, gref: u32, offset: u32, local: u32, bytes: u32, toGuest: bool): void {
-  const at = COPIES + copies * COPY_BYTES;
-  const grant = <u64>gref | ((<u64>offset) << 32) | (domid << 48);
-  const address = base + local;
-  store<u64>(at, toGuest ? address : grant, COPY_SOURCE);
-  store<u64>(at, toGuest ? grant : address, COPY_DEST);
-  store<u16>(at, bytes, COPY_LENGTH);
-  store<u16>(at, toGuest ? COPY_DEST_GREF : COPY_SOURCE_GREF, COPY_FLAGS);
-  // A host that forgets to write the status must not make us trust the bytes.
-  store<i16>(at, -1, COPY_STATUS);
-  store<u16>(COPY_OWNERS + (copies << 1), slot);
-  copies++;
+/** The last u64 of a copy: length, flags, and a status that says no, lest a host that writes none makes us trust it. */
+function lengthAndFlags(bytes: u32, flags: u32): u64 {
+  return UNANSWERED | <u64>((flags << 16) | bytes);
 }
 
 /** Asks for the private copy of an indirect page's segments, straight into the slot's table. */
 export function fetchSegments(slot: u32, segments: u32, gref: u32): void {
-  addCopy(slot, gref, 0, segmentsOf(slot), segments * SEGMENT_BYTES, false);
+  const at = COPIES + copies * COPY_BYTES;
+  store<u64>(at, <u64>gref | domid, COPY_SOURCE);
+  store<u64>(at, base + segmentsOf(slot), COPY_DEST);
+  store<u64>(at, lengthAndFlags(segments * SEGMENT_BYTES, COPY_SOURCE_GREF), COPY_LENGTH);
+  store<u16>(COPY_OWNERS + (copies << 1), slot);
+  copies++;
 }
 
 /** Asks for the copies of all of a request's segments. The caller has made sure that there is room. */
 export function copySegments(slot: u32, toGuest: bool): void {
   const request = requestAt(slot);
-  let at = segmentsOf(slot);
-  let local = dataOf(slot, request);
-  const end = at + <u32>request.segments * SEGMENT_BYTES;
-  for (; at < end; at += SEGMENT_BYTES) {
-    const first = <u32>load<u8>(at, 4);
-    const bytes = (<u32>load<u8>(at, 5) - first + 1) << 9;
-    addCopy(slot, load<u32>(at), first << 9, local, bytes, toGuest);
+  // The sides of a struct gntdev_grant_copy_segment; a grant side is {ref, offset, domid} in one u64.
+  const grantSide: u32 = toGuest ? COPY_DEST : COPY_SOURCE;
+  const localSide: u32 = toGuest ? COPY_SOURCE : COPY_DEST;
+  const flags = toGuest ? COPY_DEST_GREF : COPY_SOURCE_GREF;
+  const end = segmentsEnd(slot, request);
+  let local = base + dataOf(slot, request);
+  let at = COPIES + copies * COPY_BYTES;
+  let owner = COPY_OWNERS + (copies << 1);
+  for (let segment = segmentsOf(slot); segment < end; segment += SEGMENT_BYTES) {
+    const first = <u32>load<u8>(segment, 4);
+    const bytes = (<u32>load<u8>(segment, 5) - first + 1) << 9;
+    store<u64>(at + grantSide, <u64>load<u32>(segment) | ((<u64>first) << 41) | domid);
+    store<u64>(at + localSide, local);
+    store<u64>(at, lengthAndFlags(bytes, flags), COPY_LENGTH);
+    store<u16>(owner, slot);
     local += bytes;
+    at += COPY_BYTES;
+    owner += 2;
   }
+  copies += request.segments;
 }
 
 /** Marks the requests of copies that failed. */
@@ -105,38 +110,11 @@ export function settleCopies(): void {
   copies = 0;
 }
 
-/** Finds or asks for the mapped page of every segment. False when there is no room: then none is held. */
-function useSegments(slot: u32, request: Request): bool {
-  const start = segmentsOf(slot);
-  const end = start + <u32>request.segments * SEGMENT_BYTES;
-  let mapped: u32 = 0;
-  for (let at = start; at < end; at += SEGMENT_BYTES) {
-    const page = usePage(load<u32>(at));
-    if (page == NO_PAGE) {
-      for (let back = start; back < at; back += SEGMENT_BYTES) leavePage(load<u16>(back, SEGMENT_PAGE));
-      return false;
-    }
-    store<u16>(at, page, SEGMENT_PAGE);
-    if (isMapped(page)) mapped++;
-  }
-  count(COUNT_PERSISTENT_HITS, mapped);
-  return true;
-}
-
 /** Lets go of a request's mapped pages. */
 export function leaveSegments(slot: u32, request: Request): void {
   if (!(request.flags & MAPPED)) return;
   request.flags &= ~MAPPED;
-  let at = segmentsOf(slot);
-  const end = at + <u32>request.segments * SEGMENT_BYTES;
-  for (; at < end; at += SEGMENT_BYTES) leavePage(load<u16>(at, SEGMENT_PAGE));
-}
-
-function allMapped(slot: u32, request: Request): bool {
-  let at = segmentsOf(slot);
-  const end = at + <u32>request.segments * SEGMENT_BYTES;
-  for (; at < end; at += SEGMENT_BYTES) if (!isMapped(load<u16>(at, SEGMENT_PAGE))) return false;
-  return true;
+  leavePages(segmentsOf(slot), segmentsEnd(slot, request));
 }
 
 /** An ADMITTED request becomes MAPPING, COPYING or LOADED; it stays as it is when the copy table is full. */
@@ -145,13 +123,17 @@ export function placeData(slot: u32, request: Request): void {
     request.state = LOADED;
     return;
   }
-  if (persistent && !(request.flags & UNMAPPABLE) && useSegments(slot, request)) {
-    request.flags |= MAPPED;
-    request.state = MAPPING;
-    settleMapping(slot, request, false);
+  const found =
+    persistent && !(request.flags & UNMAPPABLE)
+      ? usePages(segmentsOf(slot), segmentsEnd(slot, request))
+      : NO_ROOM;
+  if (found == NO_ROOM) {
+    copyIn(slot, request);
     return;
   }
-  copyIn(slot, request);
+  request.flags |= MAPPED;
+  request.state = MAPPING;
+  if (found == ALL_MAPPED) mapped(request);
 }
 
 function copyIn(slot: u32, request: Request): void {
@@ -164,15 +146,19 @@ function copyIn(slot: u32, request: Request): void {
   request.state = COPYING;
 }
 
-/** A MAPPING request goes on if its pages are mapped, and falls back to copying once the host has `answered`. */
-export function settleMapping(slot: u32, request: Request, answered: bool): void {
-  if (allMapped(slot, request)) {
-    releaseLarge(request);
-    request.state = LOADED;
-  } else if (answered) {
-    leaveSegments(slot, request);
-    request.flags |= UNMAPPABLE;
-    request.state = ADMITTED;
-    copyIn(slot, request);
+function mapped(request: Request): void {
+  releaseLarge(request);
+  request.state = LOADED;
+}
+
+/** The host has answered: a MAPPING request goes on if its pages are mapped, and otherwise falls back to copying. */
+export function settleMapping(slot: u32, request: Request): void {
+  if (areMapped(segmentsOf(slot), segmentsEnd(slot, request))) {
+    mapped(request);
+    return;
   }
+  leaveSegments(slot, request);
+  request.flags |= UNMAPPABLE;
+  request.state = ADMITTED;
+  copyIn(slot, request);
 }

@@ -4,21 +4,22 @@
 // (where either changes the disk), a flush waits for the earlier changes, and a barrier waits for everything and
 // everything waits for it. A request that must wait is HELD with the number of requests it waits for.
 //
-// Finding overlaps must cost nothing when there are none: two tables count, by a hash of the sector, the requests
-// (and the changing requests) that are active there. Only a hit makes us compare with each active request.
+// Finding overlaps must cost nothing when there are none. A request outside the bounds of all that is active, as the
+// next of a sequential stream is, conflicts with nothing. Inside them, a table counts, by a hash of the sector, the
+// requests (and the changing requests) that are active there; only a hit makes us compare with each active request.
 import {
+  ACTIVE_SLOTS,
   BLKIF_OP_FLUSH_DISKCACHE,
   BLKIF_OP_READ,
   BLKIF_OP_WRITE_BARRIER,
   COUNT_HELD,
-  HAZARD_ANY,
   HAZARD_BUCKETS,
-  HAZARD_WRITERS,
+  HAZARDS,
+  MAX_SLOTS,
 } from "./abi";
 import { count } from "./counters";
 import { ACTIVE, ADMITTED, addToReady, HELD, READY, Request, requestAt } from "./request";
 
-let slots: u32 = 0;
 let active: u32 = 0;
 let changing: u32 = 0;
 let barriers: u32 = 0;
@@ -27,15 +28,25 @@ let held: u32 = 0;
 let admitted: u64 = 0;
 /** Active requests that span too many buckets to be counted one by one (large discards). */
 let wide: u32 = 0;
+/** The sectors that requests, and changing ones, touched since none was active; they may be more than is touched now. */
+let low: u64 = 0;
+let high: u64 = 0;
+let changingLow: u64 = 0;
+let changingHigh: u64 = 0;
 
 const BUCKET_SHIFT: u64 = 8;
 const MAX_BUCKETS: u64 = 16;
 
-export function resetHazards(entries: u32): void {
-  slots = entries;
+/** What a bucket counts for a request that changes the disk, and for one that does not. */
+const ONE_CHANGING: u32 = 0x10001;
+const ONE: u32 = 1;
+const CHANGING_BITS: u32 = 0xffff0000;
+
+export function resetHazards(): void {
   active = changing = barriers = held = wide = 0;
   admitted = 0;
-  memory.fill(HAZARD_ANY, 0, HAZARD_BUCKETS * 4);
+  memory.fill(HAZARDS, 0, HAZARD_BUCKETS * 4);
+  memory.fill(ACTIVE_SLOTS, 0, MAX_SLOTS >> 3);
 }
 
 function changes(request: Request): bool {
@@ -69,58 +80,92 @@ function isWide(request: Request): bool {
   );
 }
 
+function bucketAt(bucket: u64): u32 {
+  return HAZARDS + ((<u32>bucket & (HAZARD_BUCKETS - 1)) << 2);
+}
+
 /** Adds `by` to the buckets of a request that is not wide. */
-function mark(table: u32, request: Request, by: i32): void {
+function mark(request: Request, by: u32): void {
   const last = (request.sector + request.sectors - 1) >> BUCKET_SHIFT;
   for (let bucket = request.sector >> BUCKET_SHIFT; bucket <= last; bucket++) {
-    const at = table + ((<u32>bucket & (HAZARD_BUCKETS - 1)) << 1);
-    store<u16>(at, load<u16>(at) + by);
+    const at = bucketAt(bucket);
+    store<u32>(at, load<u32>(at) + by);
   }
 }
 
-function marked(table: u32, request: Request): bool {
+function marked(request: Request, bits: u32): bool {
   const last = (request.sector + request.sectors - 1) >> BUCKET_SHIFT;
   for (let bucket = request.sector >> BUCKET_SHIFT; bucket <= last; bucket++) {
-    if (load<u16>(table + ((<u32>bucket & (HAZARD_BUCKETS - 1)) << 1))) return true;
+    if (load<u32>(bucketAt(bucket)) & bits) return true;
   }
   return false;
 }
 
 /** False only if no active request can conflict. */
-function mayConflict(request: Request): bool {
+function mayConflict(request: Request, writer: bool): bool {
   if (active == 0) return false;
   if (barriers != 0 || isBarrier(request)) return true;
   if (isFlush(request) && changing != 0) return true;
-  if (request.sectors == 0) return false;
+  if (request.sectors == 0 || !(writer || changing != 0)) return false;
+  const end = request.sector + request.sectors;
+  if (writer ? request.sector >= high || end <= low : request.sector >= changingHigh || end <= changingLow) {
+    return false;
+  }
   if (wide != 0 || isWide(request)) return true;
-  return marked(changes(request) ? HAZARD_ANY : HAZARD_WRITERS, request);
+  return marked(request, writer ? u32.MAX_VALUE : CHANGING_BITS);
 }
 
-function note(request: Request, by: i32): void {
+function widenBounds(request: Request, writer: bool): void {
+  const end = request.sector + request.sectors;
+  if (active == 0) {
+    low = request.sector;
+    high = end;
+  } else {
+    low = min(low, request.sector);
+    high = max(high, end);
+  }
+  if (!writer) return;
+  if (changing == 0) {
+    changingLow = request.sector;
+    changingHigh = end;
+  } else {
+    changingLow = min(changingLow, request.sector);
+    changingHigh = max(changingHigh, end);
+  }
+}
+
+function note(request: Request, writer: bool, by: i32): void {
   active += by;
   if (isBarrier(request)) barriers += by;
   if (request.sectors == 0) return;
-  const writer = changes(request);
   if (writer) changing += by;
-  if (isWide(request)) {
-    wide += by;
-    return;
+  if (isWide(request)) wide += by;
+  else mark(request, (writer ? ONE_CHANGING : ONE) * by);
+}
+
+function wordOf(slot: u32): u32 {
+  return ACTIVE_SLOTS + ((slot >> 6) << 3);
+}
+
+function countEarlier(request: Request): u16 {
+  let waits: u16 = 0;
+  for (let word: u32 = 0; word < <u32>MAX_SLOTS >> 6; word++) {
+    for (let left = load<u64>(ACTIVE_SLOTS + (word << 3)); left != 0; left &= left - 1) {
+      if (mustFollow(request, requestAt((word << 6) + <u32>ctz(left)))) waits++;
+    }
   }
-  mark(HAZARD_ANY, request, by);
-  if (writer) mark(HAZARD_WRITERS, request, by);
+  return waits;
 }
 
 /** Lets a valid request in, in ring order: it becomes ADMITTED or HELD. */
 export function admit(slot: u32): void {
   const request = requestAt(slot);
-  let waits: u16 = 0;
-  if (mayConflict(request)) {
-    for (let s: u32 = 0; s < slots; s++) {
-      const other = requestAt(s);
-      if (other.flags & ACTIVE && mustFollow(request, other)) waits++;
-    }
-  }
-  note(request, 1);
+  const writer = changes(request);
+  const waits = mayConflict(request, writer) ? countEarlier(request) : 0;
+  if (request.sectors != 0) widenBounds(request, writer);
+  note(request, writer, 1);
+  const word = wordOf(slot);
+  store<u64>(word, load<u64>(word) | ((<u64>1) << (slot & 63)));
   request.flags |= ACTIVE;
   request.order = ++admitted;
   request.waits = waits;
@@ -134,16 +179,24 @@ export function admit(slot: u32): void {
 /** A request has had its effect (or failed): those that waited for it may become ready. */
 export function retire(slot: u32): void {
   const request = requestAt(slot);
+  const word = wordOf(slot);
+  store<u64>(word, load<u64>(word) & ~((<u64>1) << (slot & 63)));
   request.flags &= ~ACTIVE;
-  note(request, -1);
-  if (held == 0) return;
-  for (let s: u32 = 0; s < slots; s++) {
-    const other = requestAt(s);
-    if (other.state != HELD || other.order < request.order || !mustFollow(other, request)) continue;
-    if (--other.waits == 0) {
-      other.state = READY;
-      held--;
-      addToReady(s);
+  note(request, changes(request), -1);
+  if (held != 0) releaseHeld(request);
+}
+
+function releaseHeld(request: Request): void {
+  for (let word: u32 = 0; word < <u32>MAX_SLOTS >> 6; word++) {
+    for (let left = load<u64>(ACTIVE_SLOTS + (word << 3)); left != 0; left &= left - 1) {
+      const slot = (word << 6) + <u32>ctz(left);
+      const other = requestAt(slot);
+      if (other.state != HELD || other.order < request.order || !mustFollow(other, request)) continue;
+      if (--other.waits == 0) {
+        other.state = READY;
+        held--;
+        addToReady(slot);
+      }
     }
   }
 }

@@ -136,7 +136,7 @@ export function attach(): i32 {
   selectLayout(load<u32>(CONFIG_ABI));
   resetCounters();
   resetRequests(size);
-  resetHazards(size);
+  resetHazards();
   resetPersistent();
   configureDecode();
   configureData();
@@ -236,7 +236,7 @@ function advance(slot: u32, request: Request, behindFetch: bool): void {
       placeData(slot, request);
       return;
     case MAPPING:
-      settleMapping(slot, request, true);
+      settleMapping(slot, request);
       return;
     case COPYING:
       if (!failed(slot, request)) request.state = LOADED;

@@ -5,6 +5,7 @@
 import {
   CONFIG_MAX_PERSISTENT,
   COUNT_MAPS,
+  COUNT_PERSISTENT_HITS,
   FREE_PAGES,
   MAP_BYTES,
   MAP_GREF,
@@ -16,6 +17,7 @@ import {
   PERSISTENT_HASH_ENTRIES,
   PERSISTENT_PAGE_BYTES,
   PERSISTENT_PAGES,
+  SEGMENT_BYTES,
   UNMAPS,
 } from "./abi";
 import { count } from "./counters";
@@ -39,7 +41,7 @@ const MAPPED: u16 = 2;
 /** Mapping failed; it goes as soon as nobody refers to it. */
 const FAILED: u16 = 3;
 
-export const NO_PAGE: u32 = 0xffff;
+const NO_PAGE: u32 = 0xffff;
 
 let freePages: u32 = 0;
 let limit: u32 = 0;
@@ -80,6 +82,11 @@ function find(gref: u32): u32 {
   return entryAt(bucket);
 }
 
+/** The page that the hash has where it would have a gref's first: the right one, mostly. */
+function firstProbe(gref: u32): u32 {
+  return (load<u32>(entryAt(bucketOf(gref)), 4) - 1) & (MAX_PERSISTENT - 1);
+}
+
 /** Takes an entry out and closes the gap in the probe sequence behind it. */
 function unlink(gref: u32): void {
   let hole = find(gref);
@@ -99,16 +106,64 @@ function unlink(gref: u32): void {
   store<u64>(hole, 0);
 }
 
+/** What `usePages` found. */
+export const NO_ROOM: i32 = 0;
+export const TO_BE_MAPPED: i32 = 1;
+export const ALL_MAPPED: i32 = 2;
+
+/** The page of a segment, in its private table. */
+const SEGMENT_PAGE = 6;
+
+function isMapped(page: u32, gref: u32): bool {
+  const it = pageAt(page);
+  return it.gref == gref && it.state == MAPPED;
+}
+
+function addUser(page: u32): void {
+  const it = pageAt(page);
+  it.users++;
+  it.touched = true;
+}
+
+/** Finds or asks for the page of every segment from `start` up to `end`. With NO_ROOM none is held. */
+export function usePages(start: u32, end: u32): i32 {
+  let unmapped: u32 = 0;
+  let page: u32 = 0;
+  for (let at = start; at < end; at += SEGMENT_BYTES) {
+    const gref = load<u32>(at);
+    // Grants that are neighbours in a request were mostly mapped together: look behind the page before, then where
+    // the hash points first.
+    page = (page + 1) & (MAX_PERSISTENT - 1);
+    if (isMapped(page, gref)) {
+      addUser(page);
+    } else {
+      page = firstProbe(gref);
+      if (isMapped(page, gref)) {
+        addUser(page);
+      } else {
+        page = usePage(gref);
+        if (page == NO_PAGE) {
+          leavePages(start, at);
+          return NO_ROOM;
+        }
+        if (pageAt(page).state != MAPPED) unmapped++;
+      }
+    }
+    store<u16>(at, page, SEGMENT_PAGE);
+  }
+  count(COUNT_PERSISTENT_HITS, (end - start) / SEGMENT_BYTES - unmapped);
+  return unmapped == 0 ? ALL_MAPPED : TO_BE_MAPPED;
+}
+
 /** The page of a gref, with one more user; asks the host to map it if it is new. NO_PAGE when there is no room. */
-export function usePage(gref: u32): u32 {
+function usePage(gref: u32): u32 {
   const entry = find(gref);
   let page = load<u32>(entry, 4);
   if (page != 0) {
     page--;
     const known = pageAt(page);
     if (known.state == FAILED) return NO_PAGE;
-    known.users++;
-    known.touched = true;
+    addUser(page);
     return page;
   }
   if (pagesUsed >= limit) {
@@ -132,14 +187,21 @@ export function usePage(gref: u32): u32 {
   return page;
 }
 
-/** One user less. */
-export function leavePage(page: u32): void {
-  const it = pageAt(page);
-  if (--it.users == 0 && it.state == FAILED) drop(page);
+/** One user less of every segment's page. */
+export function leavePages(start: u32, end: u32): void {
+  for (let at = start; at < end; at += SEGMENT_BYTES) {
+    const it = pageAt(load<u16>(at, SEGMENT_PAGE));
+    const users = it.users - 1;
+    it.users = users;
+    if (users == 0 && it.state == FAILED) drop(load<u16>(at, SEGMENT_PAGE));
+  }
 }
 
-export function isMapped(page: u32): bool {
-  return pageAt(page).state == MAPPED;
+export function areMapped(start: u32, end: u32): bool {
+  for (let at = start; at < end; at += SEGMENT_BYTES) {
+    if (pageAt(load<u16>(at, SEGMENT_PAGE)).state != MAPPED) return false;
+  }
+  return true;
 }
 
 function drop(page: u32): void {

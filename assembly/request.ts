@@ -87,6 +87,10 @@ export function segmentsOf(slot: u32): u32 {
   return SEGMENTS + slot * (MAX_SEGMENTS * SEGMENT_BYTES);
 }
 
+export function segmentsEnd(slot: u32, request: Request): u32 {
+  return segmentsOf(slot) + <u32>request.segments * SEGMENT_BYTES;
+}
+
 // ---- Lists ----
 
 export let freeSlots: u32 = 0;
