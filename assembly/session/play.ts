@@ -1,0 +1,220 @@
+// Plays a session: guest and host around the core, which runs in the same memory, and a check after every call.
+import {
+  ATTACH_BAD_RING,
+  ATTACH_OK,
+  CONFIG_ABI,
+  CONFIG_BASE,
+  CONFIG_BATCH,
+  CONFIG_DOMID,
+  CONFIG_ENTRIES,
+  CONFIG_FEATURES,
+  CONFIG_MAX_INDIRECT,
+  CONFIG_MAX_IO,
+  CONFIG_MAX_PERSISTENT,
+  CONFIG_SECTOR_UNITS,
+  CONFIG_SECTORS,
+  COUNTER_COUNT,
+  COUNTERS,
+  MAX_IO,
+  MAX_LARGE,
+  MAX_PERSISTENT,
+  MAX_SEGMENTS,
+  MAX_SLOTS,
+  PAGE,
+  STEP_COPY,
+  STEP_HALTED,
+  STEP_IO,
+  STEP_MAP,
+  STEP_MORE,
+  STEP_NOTIFY,
+} from "../abi";
+import { attach, step, trim } from "../index";
+import { freeLarge } from "../request";
+import {
+  BAD_ANSWER,
+  BAD_HANG,
+  BAD_LEAK,
+  MAX_PASSES,
+  MAX_ROUNDS,
+  RECORD_BATCH,
+  RECORD_COMPLETE,
+  RECORD_FAULT,
+  RECORD_INDEX,
+  RECORD_PAGE,
+  RECORD_PUSH,
+  RECORD_REQUEST,
+  RECORD_RESIZE,
+  RECORD_STEP,
+  RECORD_TRIM,
+  RECORD_TYPES,
+  SECTOR_BITS,
+} from "./format";
+import { BASE, beginGrants, mapped, performGrants, playFault, playPage, unmap } from "./grants";
+import { atEnd, beginInput, readU8, readU16, readU32, readU64 } from "./input";
+import {
+  beginIos,
+  completeIo,
+  hasCompletions,
+  isIdle,
+  noteSize,
+  playComplete,
+  startIos,
+  takeCompletions,
+} from "./ios";
+import { clearLog, endLine, field, line, signedField } from "./log";
+import {
+  beginRing,
+  inFlight,
+  isDrained,
+  isOverfull,
+  isStrange,
+  mayHalt,
+  observeRing,
+  observeTaking,
+  playIndex,
+  playPush,
+  playRequest,
+  shadowRing,
+} from "./ring";
+import { check, clearViolation } from "./violation";
+
+let attached: bool = false;
+let more: bool = false;
+let lastTime: u32 = 0;
+
+function readSectors(): u64 {
+  return readU64() & (((<u64>1) << SECTOR_BITS) - 1);
+}
+
+/** Starts on the session of so many bytes that lies at INPUT. */
+export function begin(length: u32): void {
+  clearViolation();
+  clearLog();
+  beginInput(length);
+  more = false;
+  lastTime = 0;
+  readU32();
+  readU16();
+  store<u32>(CONFIG_ABI, readU8() & 1);
+  const pages: u32 = 1 << (readU8() % 5);
+  store<u32>(CONFIG_ENTRIES, pages * 32);
+  store<u32>(CONFIG_FEATURES, readU16() & 63);
+  store<u32>(CONFIG_SECTOR_UNITS, 1 << (readU8() & 3));
+  readU8();
+  store<u32>(CONFIG_MAX_INDIRECT, readU16() % (MAX_SEGMENTS + 1));
+  store<u32>(CONFIG_MAX_PERSISTENT, readU16() % (MAX_PERSISTENT + 1));
+  store<u32>(CONFIG_BATCH, readU16() % (MAX_SLOTS + 1));
+  store<u32>(CONFIG_DOMID, readU16() & 0x7fff);
+  store<u32>(CONFIG_MAX_IO, max<u32>(readU32() % (MAX_IO + 1), PAGE));
+  const sectors = readSectors();
+  store<u64>(CONFIG_SECTORS, sectors);
+  store<u64>(CONFIG_BASE, BASE);
+  const start = readU32();
+  beginRing(pages, start, readU32());
+  beginGrants();
+  beginIos(sectors);
+  const code = attach();
+  line("attach");
+  signedField(code);
+  endLine();
+  check(code == (isOverfull() ? ATTACH_BAD_RING : ATTACH_OK), BAD_ANSWER);
+  attached = code == ATTACH_OK;
+}
+
+/** Plays the next record. False when there is none. */
+export function next(): bool {
+  clearLog();
+  if (!attached || atEnd()) return false;
+  const type = readU8() % RECORD_TYPES;
+  if (type == RECORD_REQUEST) playRequest();
+  else if (type == RECORD_PUSH) playPush();
+  else if (type == RECORD_INDEX) playIndex();
+  else if (type == RECORD_PAGE) playPage();
+  else if (type == RECORD_STEP) playStep();
+  else if (type == RECORD_COMPLETE) playComplete();
+  else if (type == RECORD_FAULT) playFault();
+  else if (type == RECORD_TRIM) drop(readU32());
+  else if (type == RECORD_RESIZE) resize(readSectors());
+  else if (type == RECORD_BATCH) store<u32>(CONFIG_BATCH, readU16() % (MAX_SLOTS + 1));
+  return true;
+}
+
+function resize(sectors: u64): void {
+  store<u64>(CONFIG_SECTORS, sectors);
+  noteSize(sectors);
+}
+
+/**
+ * A frontend whose req_prod is strange may be right once the completions are answered, and its newest requests then
+ * lie under responses that it has not seen. Two passes keep apart what was taken from what was written.
+ */
+function playStep(): void {
+  if (hasCompletions() && isStrange()) {
+    const batch = load<u32>(CONFIG_BATCH);
+    store<u32>(CONFIG_BATCH, 0);
+    pass();
+    store<u32>(CONFIG_BATCH, batch);
+  }
+  pass();
+}
+
+/** A pass: one call of the core, and more as long as it asks for grant operations. */
+function pass(): void {
+  const completions = takeCompletions();
+  line("step");
+  field(completions);
+  endLine();
+  shadowRing();
+  let flags = step(completions);
+  observeTaking();
+  observeRing((flags & STEP_NOTIFY) != 0);
+  logFlags(flags);
+  for (let rounds = 0; flags & (STEP_COPY | STEP_MAP); rounds++) {
+    check(rounds < MAX_ROUNDS && !(flags & (STEP_IO | STEP_MORE | STEP_HALTED)), BAD_HANG);
+    performGrants();
+    shadowRing();
+    flags = step(0);
+    observeRing((flags & STEP_NOTIFY) != 0);
+    logFlags(flags);
+  }
+  check(mayHalt((flags & STEP_HALTED) != 0), BAD_ANSWER);
+  more = (flags & STEP_MORE) != 0;
+  if (flags & STEP_IO) startIos();
+}
+
+function logFlags(flags: u32): void {
+  line("flags");
+  field(flags);
+  endLine();
+}
+
+function drop(now: u32): void {
+  lastTime = now;
+  line("trim");
+  field(now);
+  unmap(trim(now));
+  endLine();
+}
+
+/** Lets everything end that is under way, and checks that nothing is left. */
+export function finish(): void {
+  clearLog();
+  if (!attached) return;
+  for (let passes = 0; ; passes++) {
+    check(passes < MAX_PASSES, BAD_HANG);
+    while (!isIdle()) completeIo(0, 0);
+    playStep();
+    if (isIdle() && !more) break;
+  }
+  check(inFlight() == 0, BAD_LEAK);
+  check(isDrained(), BAD_HANG);
+  check(freeLarge == min<u32>(MAX_LARGE, load<u32>(CONFIG_ENTRIES)), BAD_LEAK);
+  // A page that was used at a time that had not come yet goes with the second.
+  drop(lastTime + 600);
+  drop(lastTime + 600);
+  check(mapped == 0, BAD_LEAK);
+  attached = false;
+  line("counters");
+  for (let i = 0; i < COUNTER_COUNT; i++) field(load<u64>(COUNTERS + (i << 3)));
+  endLine();
+}

@@ -1,0 +1,56 @@
+/** Runs the libFuzzer program on a corpus of generated sessions. */
+import { spawn } from "node:child_process";
+import { mkdirSync, readdirSync, writeFileSync } from "node:fs";
+import { join } from "node:path";
+import { sessionOf } from "../run.js";
+
+export interface NativeReport {
+  readonly executions: number;
+  readonly seconds: number;
+  /** What the program printed about a crash, and the file with its input; null if there was none. */
+  readonly finding: { readonly what: string; readonly file: string } | null;
+}
+
+const SEEDS = 600;
+/** Longest input in bytes: enough for a hundred requests. */
+const MAX_LENGTH = 12000;
+
+/** Fills `directory` with generated sessions unless there are some. */
+export function seedCorpus(directory: string, seed: number): void {
+  mkdirSync(directory, { recursive: true });
+  if (readdirSync(directory).length > 0) return;
+  for (let i = 0; i < SEEDS; i++) writeFileSync(join(directory, `generated-${i}`), sessionOf(seed, i));
+}
+
+/** Fuzzes until something is found or the time is over. New inputs are added to `corpus`, findings to `findings`. */
+export async function fuzzNative(
+  program: string,
+  corpus: string,
+  findings: string,
+  seconds: number,
+  seed: number,
+): Promise<NativeReport> {
+  mkdirSync(findings, { recursive: true });
+  const args = [
+    ...[`-max_total_time=${seconds}`, `-seed=${seed}`, `-max_len=${MAX_LENGTH}`, "-timeout=20"],
+    ...["-use_value_profile=1", "-print_final_stats=1", `-artifact_prefix=${findings}/`, corpus],
+  ];
+  const start = performance.now();
+  const child = spawn(program, args, { stdio: ["ignore", "ignore", "pipe"] });
+  let text = "";
+  child.stderr.setEncoding("utf8").on("data", (part: string) => {
+    // The end is what counts; a line a second is written meanwhile.
+    text = (text + part).slice(-100000);
+  });
+  const status = await new Promise<number | null>((resolve, reject) => {
+    child.once("error", reject).once("close", resolve);
+  });
+  const elapsed = (performance.now() - start) / 1000;
+  const executions = Number(/stat::number_of_executed_units:\s*(\d+)/.exec(text)?.[1] ?? 0);
+  if (status === 0) return { executions, seconds: elapsed, finding: null };
+  const file = /Test unit written to (\S+)/.exec(text)?.[1] ?? "";
+  const what =
+    /^(violation .*|the core trapped.*|.*ERROR: (?:Address|libFuzzer).*)$/m.exec(text)?.[1] ??
+    text.slice(-500);
+  return { executions, seconds: elapsed, finding: { what, file } };
+}

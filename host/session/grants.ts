@@ -1,0 +1,159 @@
+/** The grant table that a session pretends: every operation works, except those that a record has doomed. */
+import * as abi from "../../assembly/abi.js";
+import * as format from "../../assembly/session/format.js";
+import type { BlkifCore } from "../core/blkif.js";
+import { check } from "./violation.js";
+
+/** A grant copy that was carried out, or failed with `status`. */
+export interface GrantCopy {
+  /** The request that it is for. */
+  readonly slot: number;
+  readonly gref: number;
+  readonly offset: number;
+  readonly length: number;
+  /** Offset in linear memory. */
+  readonly local: number;
+  readonly toGuest: boolean;
+  readonly status: number;
+  /** It fetches an indirect page's segments, rather than data. */
+  readonly segments: boolean;
+}
+
+export interface GrantMap {
+  readonly gref: number;
+  readonly page: number;
+  readonly status: number;
+}
+
+const SEGMENTS_BYTES = abi.MAX_SEGMENTS * abi.SEGMENT_BYTES;
+
+export class SessionGrants {
+  /** Grant references by page of the window. */
+  readonly mapped = new Map<number, number>();
+  readonly #mappedGrefs = new Set<number>();
+  readonly #core: BlkifCore;
+  readonly #base: number;
+  readonly #view: DataView;
+  readonly #domid: number;
+  readonly #limit: number;
+  readonly #faults: { number: number; status: number }[] = [];
+  /** In the order in which they were first written. */
+  readonly #contents = new Map<number, Uint8Array>();
+  #operations = 0;
+
+  constructor(core: BlkifCore, domid: number, maxPersistent: number) {
+    this.#core = core;
+    this.#base = core.memory.base;
+    this.#view = new DataView(core.memory.memory.buffer);
+    this.#domid = domid;
+    this.#limit = maxPersistent;
+  }
+
+  addFault(distance: number, status: number): void {
+    if (this.#faults.length === format.MAX_FAULTS) return;
+    this.#faults.push({ number: (this.#operations + distance) >>> 0, status });
+  }
+
+  /** The content that a page was given; undefined for one that is all zero. */
+  contentOf(gref: number): Uint8Array | undefined {
+    return this.#contents.get(gref);
+  }
+
+  setContent(gref: number, offset: number, bytes: Uint8Array): void {
+    let page = this.#contents.get(gref);
+    if (!page) {
+      const [oldest] = this.#contents.keys();
+      if (this.#contents.size === format.MAX_CONTENTS) this.#contents.delete(oldest);
+      page = new Uint8Array(abi.PAGE);
+      this.#contents.set(gref, page);
+    }
+    page.set(bytes, offset);
+  }
+
+  #nextStatus(): number {
+    const number = this.#operations;
+    this.#operations = (number + 1) >>> 0;
+    if (this.#faults.length === 0) return 0;
+    const position = this.#faults.findIndex((fault) => fault.number === number);
+    if (position < 0) return 0;
+    const { status } = this.#faults[position];
+    // As the other player does it, which matters where two are meant for the same operation.
+    const last = this.#faults.pop() as { number: number; status: number };
+    if (position < this.#faults.length) this.#faults[position] = last;
+    return status;
+  }
+
+  performMaps(told: (map: GrantMap) => void): void {
+    check(this.#core.maps <= abi.MAX_PERSISTENT, format.BAD_MAP);
+    for (let i = 0; i < this.#core.maps; i++) {
+      const map = { ...this.#core.map(i), status: this.#nextStatus() };
+      told(map);
+      check(map.page < abi.MAX_PERSISTENT && !this.mapped.has(map.page), format.BAD_MAP);
+      this.#core.setMapStatus(i, map.status);
+      if (map.status !== 0) continue;
+      check(!this.#mappedGrefs.has(map.gref), format.BAD_MAP);
+      this.mapped.set(map.page, map.gref);
+      this.#mappedGrefs.add(map.gref);
+      check(this.mapped.size <= this.#limit, format.BAD_MAP);
+    }
+  }
+
+  performCopies(told: (copy: GrantCopy) => void): void {
+    for (let i = 0; i < this.#core.copies; i++) this.#copy(i, told);
+  }
+
+  #copy(i: number, told: (copy: GrantCopy) => void): void {
+    const view = this.#view;
+    const at = abi.COPIES + i * abi.COPY_BYTES;
+    const flags = view.getUint16(at + abi.COPY_FLAGS, true);
+    check(flags === abi.COPY_SOURCE_GREF || flags === abi.COPY_DEST_GREF, format.BAD_COPY);
+    const toGuest = flags === abi.COPY_DEST_GREF;
+    const grant = at + (toGuest ? abi.COPY_DEST : abi.COPY_SOURCE);
+    const slot = view.getUint16(abi.COPY_OWNERS + i * 2, true);
+    const local =
+      Number(view.getBigUint64(at + (toGuest ? abi.COPY_SOURCE : abi.COPY_DEST), true)) - this.#base;
+    const copy: GrantCopy = {
+      slot,
+      gref: view.getUint32(grant, true),
+      offset: view.getUint16(grant + 4, true),
+      length: view.getUint16(at + abi.COPY_LENGTH, true),
+      local,
+      toGuest,
+      status: this.#nextStatus(),
+      segments: !toGuest && local === abi.SEGMENTS + slot * SEGMENTS_BYTES,
+    };
+    if (copy.segments && copy.status === 0) this.#fetch(copy);
+    told(copy);
+    check(view.getUint16(grant + 6, true) === this.#domid, format.BAD_COPY);
+    check(copy.length !== 0 && copy.offset + copy.length <= abi.PAGE, format.BAD_COPY);
+    check(slot < abi.MAX_SLOTS, format.BAD_COPY);
+    if (copy.segments) check(copy.offset === 0 && copy.length <= SEGMENTS_BYTES, format.BAD_COPY_MEMORY);
+    else check(isData(copy), format.BAD_COPY_MEMORY);
+    view.setInt16(at + abi.COPY_STATUS, copy.status, true);
+  }
+
+  #fetch({ gref, local, length }: GrantCopy): void {
+    const page = this.#contents.get(gref);
+    const memory = this.#core.memory.u8;
+    if (page) memory.set(page.subarray(0, length), local);
+    else memory.fill(0, local, local + length);
+  }
+
+  unmap(pages: Iterable<number>): void {
+    for (const page of pages) {
+      const gref = this.mapped.get(page);
+      check(gref !== undefined, format.BAD_UNMAP);
+      this.mapped.delete(page);
+      this.#mappedGrefs.delete(gref as number);
+    }
+  }
+}
+
+/** Whether a copy's memory is the slot's small region, or within one of the large ones. */
+function isData({ slot, local, length }: GrantCopy): boolean {
+  const small = abi.DATA + slot * abi.DATA_SMALL_BYTES;
+  if (local >= small && local + length <= small + abi.DATA_SMALL_BYTES) return true;
+  if (local < abi.DATA_LARGE || local + length > abi.SRING) return false;
+  const offset = (local - abi.DATA_LARGE) % abi.DATA_LARGE_BYTES;
+  return offset + length <= abi.DATA_LARGE_BYTES;
+}

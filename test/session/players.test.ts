@@ -1,0 +1,92 @@
+/** The two players: TypeScript around the shared core, and AssemblyScript around the same sources with plain memory. */
+import assert from "node:assert/strict";
+import { closeSync, mkdtempSync, openSync, readFileSync, rmSync, writeFileSync } from "node:fs";
+import { tmpdir } from "node:os";
+import { join } from "node:path";
+import { after, test } from "node:test";
+import { WASI } from "node:wasi";
+import { buildSession } from "../../fuzz/build.js";
+import { sessionOf } from "../../fuzz/run.js";
+import { coreModule } from "../../host/core/load.js";
+import { decodeSession, playSession, sessionMemory } from "../../host/session/index.js";
+
+interface Player {
+  readonly memory: WebAssembly.Memory;
+  begin(length: number): void;
+  next(): number;
+  finish(): void;
+  enableLog(on: number): void;
+  logLength(): number;
+  input(): number;
+  log(): number;
+  violated(): number;
+  statics(): number;
+}
+
+const memory = sessionMemory();
+const scratch = mkdtempSync(join(tmpdir(), "xbdback-wasi-"));
+after(() => rmSync(scratch, { recursive: true, force: true }));
+
+function playHere(bytes: Uint8Array): string {
+  return `${playSession(coreModule(), memory, decodeSession(bytes)).join("\n")}\n`;
+}
+
+function playPlain(player: Player, bytes: Uint8Array): string {
+  let text = "";
+  const take = (): void => {
+    text += Buffer.from(player.memory.buffer, player.log(), player.logLength()).toString("latin1");
+  };
+  new Uint8Array(player.memory.buffer).set(bytes, player.input());
+  player.enableLog(1);
+  player.begin(bytes.length);
+  take();
+  while (player.next()) take();
+  player.finish();
+  take();
+  return text;
+}
+
+async function playWasi(module: WebAssembly.Module, bytes: Uint8Array): Promise<string> {
+  const output = join(scratch, "log");
+  writeFileSync(join(scratch, "session"), bytes);
+  const stdin = openSync(join(scratch, "session"), "r");
+  const stdout = openSync(output, "w");
+  try {
+    const wasi = new WASI({ version: "preview1", stdin, stdout, returnOnExit: true });
+    const instance = await WebAssembly.instantiate(module, wasi.getImportObject() as WebAssembly.Imports);
+    assert.equal(wasi.start(instance), 0);
+  } finally {
+    closeSync(stdin);
+    closeSync(stdout);
+  }
+  return readFileSync(output, "latin1");
+}
+
+test("both players say the same of generated sessions and of noise", { timeout: 120000 }, () => {
+  const module = new WebAssembly.Module(readFileSync(buildSession("release")));
+  const player = new WebAssembly.Instance(module).exports as unknown as Player;
+  // Nothing that the compiler placed may lie where the player keeps its tables.
+  assert.ok(firstWord(player.memory) >= player.statics(), "static data lies in the tables: raise memoryBase");
+  let lines = 0;
+  for (let n = 0; n < 400; n++) {
+    const bytes = sessionOf(77, n);
+    const here = playHere(bytes);
+    assert.equal(playPlain(player, bytes), here, `execution ${n} of seed 77`);
+    lines += here.split("\n").length;
+  }
+  assert.ok(lines > 10000, `only ${lines} lines were compared`);
+});
+
+/** Address of the first word that is not zero. */
+function firstWord({ buffer }: WebAssembly.Memory): number {
+  return new Uint32Array(buffer).findIndex((word) => word !== 0) * 4;
+}
+
+test("the WASI command says the same", { timeout: 120000 }, async () => {
+  const module = new WebAssembly.Module(readFileSync(buildSession("wasi")));
+  for (let n = 0; n < 25; n++) {
+    const bytes = sessionOf(78, n);
+    assert.equal(await playWasi(module, bytes), playHere(bytes), `execution ${n} of seed 78`);
+  }
+  assert.equal(await playWasi(module, new Uint8Array(0)), playHere(new Uint8Array(0)));
+});
