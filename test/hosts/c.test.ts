@@ -1,0 +1,37 @@
+/** The core in a C program, through wabt's wasm2c: all vectors byte by byte, and the example host. */
+import assert from "node:assert/strict";
+import { mkdtempSync, rmSync } from "node:fs";
+import { tmpdir } from "node:os";
+import { join } from "node:path";
+import { after, before, suite, test } from "node:test";
+import { recordVectors } from "./script.js";
+import { absent, buildPlainCore, ROOT, run, WASM2C_RUNTIME } from "./tools.js";
+
+const skip = absent({ gcc: "gcc libc6-dev", wasm2c: "wabt" });
+
+suite("the core in C through wasm2c", { skip, timeout: 60_000 }, () => {
+  let directory: string;
+
+  before(() => {
+    directory = mkdtempSync(join(tmpdir(), "xbdback-wasm2c-"));
+    run("wasm2c", [buildPlainCore(directory), "-n", "blkif", "-o", join(directory, "blkif.c")]);
+  });
+  after(() => rmSync(directory, { recursive: true }));
+
+  /** Compiles a host without a warning, links it with the core, and returns the program. */
+  function compile(source: string): string {
+    const object = join(directory, "host.o");
+    const program = join(directory, "host");
+    const strict = ["-std=gnu17", "-O2", "-Wall", "-Wextra", "-Werror", "-isystem", WASM2C_RUNTIME];
+    run("gcc", [...strict, "-I", directory, "-I", "build", "-c", join(ROOT, source), "-o", object]);
+    const core = [join(directory, "blkif.c"), join(WASM2C_RUNTIME, "wasm-rt-impl.c")];
+    run("gcc", ["-O1", "-w", "-I", WASM2C_RUNTIME, object, ...core, "-lm", "-o", program]);
+    return program;
+  }
+
+  test("every vector: the same results and the same bytes in memory", () => {
+    const { text, vectors, calls } = recordVectors();
+    assert.ok(vectors >= 160 && calls > 600, `only ${vectors} vectors, ${calls} calls`);
+    assert.equal(run(compile("test/hosts/replay.c"), [], text), `${vectors} vectors, ${calls} calls\n`);
+  });
+});

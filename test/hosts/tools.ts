@@ -1,0 +1,34 @@
+/** What the tests of other hosts build with: programs that may be absent, and the core with plain memory. */
+import { spawnSync } from "node:child_process";
+import { join } from "node:path";
+import { fileURLToPath } from "node:url";
+
+/** The checkout; this file runs from build/test/hosts. */
+export const ROOT = fileURLToPath(new URL("../../..", import.meta.url));
+
+/** Where wabt's packages keep the C runtime of wasm2c. */
+export const WASM2C_RUNTIME = "/usr/share/wabt/wasm2c";
+
+/** Which of these packages' programs are absent, with the remedy, for node:test's `skip`; false if none is. */
+export function absent(programs: Readonly<Record<string, string>>): string | false {
+  const packages = Object.entries(programs)
+    .filter(([program]) => spawnSync(program, ["--version"]).status !== 0)
+    .map(([, name]) => name);
+  return packages.length > 0 && `not installed: apt-get install ${packages.join(" ")}`;
+}
+
+/** Runs a program to its end and returns what it printed. Throws an Error with its errors if it fails. */
+export function run(program: string, args: readonly string[], input = ""): string {
+  const options = { cwd: ROOT, input, encoding: "utf8", timeout: 60_000 } as const;
+  const { status, signal, stdout, stderr, error } = spawnSync(program, args, options);
+  if (status === 0) return stdout;
+  throw new Error(`${program} ${args.join(" ")}: ${error?.message ?? signal ?? `${stdout}${stderr}`}`);
+}
+
+/** Compiles the core for memory that is not shared, to a file in `directory`; returns its path. */
+export function buildPlainCore(directory: string): string {
+  const file = join(directory, "blkif-plain.wasm");
+  const asc = join(ROOT, "node_modules/assemblyscript/bin/asc.js");
+  run(process.execPath, [asc, "--config", "asconfig.json", "--target", "plain", "--outFile", file]);
+  return file;
+}
