@@ -3,6 +3,7 @@ import assert from "node:assert/strict";
 import { type ChildProcess, spawn } from "node:child_process";
 import { once } from "node:events";
 import { mkdtempSync, readFileSync, rmSync } from "node:fs";
+import { rm } from "node:fs/promises";
 import { createServer, type IncomingMessage, type Server, type ServerResponse } from "node:http";
 import type { AddressInfo } from "node:net";
 import { tmpdir } from "node:os";
@@ -42,6 +43,7 @@ async function visit(address: string, result: Promise<string>): Promise<string> 
   const profile = mkdtempSync(join(tmpdir(), "xbdback-chromium-"));
   const browser: ChildProcess = spawn("chromium", [...FLAGS, `--user-data-dir=${profile}`, address], {
     stdio: "ignore",
+    detached: true,
   });
   const ended = once(browser, "exit");
   let timer: NodeJS.Timeout | undefined;
@@ -54,9 +56,10 @@ async function visit(address: string, result: Promise<string>): Promise<string> 
   } finally {
     early.catch(() => {});
     clearTimeout(timer);
-    browser.kill();
+    // With its helpers, which are of its group and would go on writing to the profile.
+    if (browser.exitCode === null && browser.pid) process.kill(-browser.pid, "SIGKILL");
     await ended;
-    rmSync(profile, { recursive: true, force: true, maxRetries: 10 });
+    await rm(profile, { recursive: true, force: true, maxRetries: 20 });
   }
 }
 
