@@ -40,7 +40,14 @@ export function buildSession(target: SessionTarget, root: string = ROOT): string
   mkdirSync(dirname(file), { recursive: true });
   const entry = `assembly/session/${target === "wasi" ? "wasi" : "index"}.ts`;
   const asc = join(ROOT, "node_modules/assemblyscript/bin/asc.js");
-  const config = ["--config", "assembly/session/asconfig.json", "--target", target];
+  const config = [
+    "--config",
+    "assembly/session/asconfig.json",
+    "--target",
+    target,
+    "--path",
+    join(ROOT, "node_modules"),
+  ];
   run(process.execPath, [asc, entry, ...config, "--outFile", file], root);
   return file;
 }

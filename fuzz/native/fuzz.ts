@@ -1,6 +1,6 @@
 /** Runs the libFuzzer program on a corpus of generated sessions. */
 import { spawn } from "node:child_process";
-import { mkdirSync, readdirSync, writeFileSync } from "node:fs";
+import { mkdirSync, writeFileSync } from "node:fs";
 import { join } from "node:path";
 import { sessionOf } from "../run.js";
 
@@ -15,10 +15,9 @@ const SEEDS = 600;
 /** Longest input in bytes: enough for a hundred requests. */
 const MAX_LENGTH = 12000;
 
-/** Fills `directory` with generated sessions unless there are some. */
+/** Puts generated sessions into `directory`, beside what earlier runs have found there. */
 export function seedCorpus(directory: string, seed: number): void {
   mkdirSync(directory, { recursive: true });
-  if (readdirSync(directory).length > 0) return;
   for (let i = 0; i < SEEDS; i++) writeFileSync(join(directory, `generated-${i}`), sessionOf(seed, i));
 }
 

@@ -5,10 +5,12 @@ import { tmpdir } from "node:os";
 import { join } from "node:path";
 import { after, test } from "node:test";
 import { WASI } from "node:wasi";
+import { BAD_RING_WRITE } from "../../assembly/session/format.js";
 import { buildSession } from "../../fuzz/build.js";
 import { sessionOf } from "../../fuzz/run.js";
 import { coreModule } from "../../host/core/load.js";
 import { decodeSession, playSession, sessionMemory } from "../../host/session/index.js";
+import { BUGS, withBug } from "../fuzz/planted.js";
 
 interface Player {
   readonly memory: WebAssembly.Memory;
@@ -54,7 +56,12 @@ async function playWasi(module: WebAssembly.Module, bytes: Uint8Array): Promise<
   try {
     const wasi = new WASI({ version: "preview1", stdin, stdout, returnOnExit: true });
     const instance = await WebAssembly.instantiate(module, wasi.getImportObject() as WebAssembly.Imports);
-    assert.equal(wasi.start(instance), 0);
+    try {
+      assert.equal(wasi.start(instance), 0);
+    } catch (error) {
+      // A violation: the log says which.
+      assert.equal((error as Error).message, "unreachable");
+    }
   } finally {
     closeSync(stdin);
     closeSync(stdout);
@@ -89,4 +96,16 @@ test("the WASI command says the same", { timeout: 120000 }, async () => {
     assert.equal(await playWasi(module, bytes), playHere(bytes), `execution ${n} of seed 78`);
   }
   assert.equal(await playWasi(module, new Uint8Array(0)), playHere(new Uint8Array(0)));
+});
+
+test("the WASI command's last words are what the backend did wrong", { timeout: 120000 }, async () => {
+  await withBug(BUGS[1], async (root) => {
+    const module = new WebAssembly.Module(readFileSync(buildSession("wasi", root)));
+    let log: string[] = [];
+    // Padding that was zero already does not show.
+    for (let n = 0; n < 40 && !log.at(-1)?.startsWith("violation"); n++)
+      log = (await playWasi(module, sessionOf(78, n))).trimEnd().split("\n");
+    assert.equal(log.at(-1), `violation ${BAD_RING_WRITE}`);
+    assert.match(log.at(-2) ?? "", /^response /);
+  });
 });
