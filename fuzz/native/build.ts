@@ -17,7 +17,7 @@ export function missingTools(coverage = false): string | null {
   const missing: string[] = [];
   if (!works("wasm2c", ["--version"])) missing.push("wabt");
   const fuzzer = ["-fsanitize=fuzzer-no-link,address", "-xc", "-", "-o", "/dev/null"];
-  if (!works("clang", ["--version"])) missing.push("clang");
+  if (!works("clang", ["--version"])) missing.push("clang", "libclang-rt-14-dev");
   else if (!works("clang", fuzzer, "int main(void) { return 0; }")) missing.push("libclang-rt-14-dev");
   if (coverage && !works("llvm-cov", ["--version"])) missing.push("llvm");
   if (missing.length === 0) return null;
