@@ -1,11 +1,12 @@
 /*
- * A host of the core in about 100 lines of C: one ring, a disk in memory, and a guest that writes three sectors, reads
- * them back and reads past the end. Only carry_out() and start() would be different on Xen, where grants are copied by
- * IOCTL_GNTDEV_GRANT_COPY; the loop is the one of docs/core.md.
+ * A small host of the core: one ring, a disk in memory, and a guest that writes three sectors, reads
+ * them back and reads past the end. On Xen the ring would be mapped, and carry_out_copies() would be
+ * IOCTL_GNTDEV_GRANT_COPY on the table as it is; the loop is the one of docs/core.md.
  */
+#include <inttypes.h>
 #include <stdio.h>
-#include <stdlib.h>
 #include <string.h>
+#include <sys/uio.h>
 
 #include "blkif-core.h"
 #include "blkif.h"
@@ -13,21 +14,36 @@
 #define SECTORS 64
 #define AT(type, offset) ((type *)(memory.data + (offset)))
 
-struct Z_env_instance_t { int unused; };
 static wasm_rt_memory_t memory; /* linear memory, the core's import env.memory */
 static Z_blkif_instance_t core; /* one ring */
 static uint8_t disk[SECTORS * 512];
 static uint8_t granted[4][XBD_PAGE]; /* the guest's pages, by grant reference */
 
-wasm_rt_memory_t *Z_envZ_memory(struct Z_env_instance_t *env) { (void)env; return &memory; }
+/* How wasm2c's code asks for the import. */
+wasm_rt_memory_t *Z_envZ_memory(struct Z_env_instance_t *env)
+{
+	(void)env;
+	return &memory;
+}
 
 /* ---- The guest: requests and responses as xen/include/public/io/blkif.h lays them out on x86-64 ---- */
 
 struct request {
-	uint8_t operation, segments; uint16_t handle; uint32_t pad; uint64_t id, sector;
-	struct { uint32_t gref; uint8_t first, last; uint16_t pad; } segment[XBD_MAX_DIRECT_SEGMENTS];
+	uint8_t operation, segments;
+	uint16_t handle;
+	uint32_t pad;
+	uint64_t id, sector;
+	struct {
+		uint32_t gref;
+		uint8_t first, last;
+		uint16_t pad;
+	} segment[XBD_MAX_DIRECT_SEGMENTS];
 };
-struct response { uint64_t id; uint8_t operation, pad; int16_t status; };
+struct response {
+	uint64_t id;
+	uint8_t operation, pad;
+	int16_t status;
+};
 
 static void put(uint8_t operation, uint64_t sector, uint32_t gref)
 {
@@ -49,7 +65,7 @@ static void carry_out_copies(void)
 		uint32_t entry = XBD_COPIES + i * XBD_COPY_BYTES;
 		int to_guest = *AT(uint16_t, entry + XBD_COPY_FLAGS) == XBD_COPY_DEST_GREF;
 		uint32_t grant = entry + (to_guest ? XBD_COPY_DEST : XBD_COPY_SOURCE);
-		uint8_t *local = (uint8_t *)(uintptr_t)*AT(uint64_t, entry + (to_guest ? XBD_COPY_SOURCE : XBD_COPY_DEST));
+		uint8_t *local = *AT(uint8_t *, entry + (to_guest ? XBD_COPY_SOURCE : XBD_COPY_DEST));
 		uint32_t gref = *AT(uint32_t, grant);
 		int16_t *status = AT(int16_t, entry + XBD_COPY_STATUS);
 
@@ -69,14 +85,15 @@ static void do_io(uint32_t i)
 	uint16_t slot = AT(uint16_t, XBD_IO_LIST)[i];
 	uint32_t io = XBD_IOS + slot * XBD_IO_BYTES;
 	uint8_t *position = disk + *AT(uint64_t, io + XBD_IO_SECTOR) * 512; /* the core has checked it */
-	struct { uint64_t address, bytes; } *iovec = (void *)AT(uint8_t, XBD_IOVECS + slot * XBD_IOVECS_PER_SLOT * XBD_IOVEC_BYTES);
+	struct iovec *iovec = AT(struct iovec, XBD_IOVECS + slot * XBD_IOVECS_PER_SLOT * XBD_IOVEC_BYTES);
 	int is_write = *AT(uint8_t, io + XBD_IO_OPERATION) == XBD_IO_WRITE;
 
-	for (uint16_t v = 0; v < *AT(uint16_t, io + XBD_IO_IOVECS); position += iovec[v++].bytes) {
-		uint8_t *local = (uint8_t *)(uintptr_t)iovec[v].address;
-		memcpy(is_write ? position : local, is_write ? local : position, iovec[v].bytes);
+	printf("%s, sector %td", is_write ? "write" : "read", (position - disk) / 512);
+	printf(", %u bytes\n", *AT(uint32_t, io + XBD_IO_LENGTH));
+	for (uint16_t v = 0; v < *AT(uint16_t, io + XBD_IO_IOVECS); position += iovec[v++].iov_len) {
+		uint8_t *local = iovec[v].iov_base;
+		memcpy(is_write ? position : local, is_write ? local : position, iovec[v].iov_len);
 	}
-	printf("%s, sector %llu, %u bytes\n", is_write ? "write" : "read", (unsigned long long)*AT(uint64_t, io + XBD_IO_SECTOR), *AT(uint32_t, io + XBD_IO_LENGTH));
 	AT(uint32_t, XBD_COMPLETIONS)[i] = slot | XBD_IO_RESULT_SUCCESS << 16;
 }
 
@@ -127,9 +144,9 @@ int main(void)
 	/* An entry of the ring has the size of a request. */
 	for (uint32_t i = 0; i < *AT(uint32_t, XBD_SRING_RSP_PROD); i++) {
 		struct response *response = (void *)(AT(struct request, XBD_SRING_ENTRIES) + i);
-		printf("response %u: id %llu, status %d\n", i, (unsigned long long)response->id, response->status);
+		printf("response %u: id %" PRIu64 ", status %d\n", i, response->id, response->status);
 	}
-	int same = memcmp(granted[1], granted[2], 3 * 512) == 0 && memcmp(disk + 8 * 512, granted[1], 3 * 512) == 0;
+	int same = !memcmp(granted[1], granted[2], 3 * 512) && !memcmp(granted[1], disk + 8 * 512, 3 * 512);
 	printf("the guest read %s\n", same ? "what it wrote" : "something else");
 	return same ? 0 : 1;
 }

@@ -38,6 +38,16 @@ const REPLAY_PAGE = `<!doctype html><script type="module">
   await fetch("/result", { method: "POST", body: result });
 </script>`;
 
+/** Tells /result what the example's page shows of its responses and in the end. */
+const EXAMPLE_PAGE = `<!doctype html><iframe src="/examples/web/index.html"></iframe><script type="module">
+  const page = () => document.querySelector("iframe").contentDocument;
+  while (!page()?.querySelector("#result")?.textContent) await new Promise((wake) => setTimeout(wake, 20));
+  const cells = (row) => Array.from(row.cells, (cell) => cell.textContent).slice(1, 4).join(" ");
+  const rows = Array.from(page().querySelectorAll("#ring tr"), cells);
+  const body = JSON.stringify([...rows, page().querySelector("#result").textContent]);
+  await fetch("/result", { method: "POST", body });
+</script>`;
+
 /** Starts Chromium on a page; ends it, with its profile, when `result` is there. */
 async function visit(address: string, result: Promise<string>): Promise<string> {
   const profile = mkdtempSync(join(tmpdir(), "xbdback-chromium-"));
@@ -82,6 +92,7 @@ suite("the core in Chromium", { skip }, () => {
     response.setHeader("Cross-Origin-Embedder-Policy", "require-corp");
     response.setHeader("Content-Type", TYPES[extname(pathname)] ?? "text/html");
     if (pathname === "/replay") response.end(REPLAY_PAGE);
+    else if (pathname === "/example") response.end(EXAMPLE_PAGE);
     else if (pathname === "/script") response.end(script.text);
     else if (pathname === "/build/blkif-plain.wasm")
       response.end(readFileSync(join(directory, "blkif-plain.wasm")));
@@ -116,4 +127,12 @@ suite("the core in Chromium", { skip }, () => {
       assert.equal(found, `${script.vectors} vectors, ${script.calls} calls`);
     });
   }
+
+  test("the example page: answers, and what was written is read", { timeout: 60_000 }, async () => {
+    const result = new Promise<string>((resolve) => {
+      report = resolve;
+    });
+    const rows = JSON.parse(await visit(`${origin}/example`, result)) as string[];
+    assert.deepEqual(rows, ["102 0 -1", "100 1 0", "101 0 0", "The guest read what it wrote."]);
+  });
 });

@@ -34,4 +34,15 @@ suite("the core in C through wasm2c", { skip }, () => {
     assert.ok(vectors >= 160 && calls > 600, `only ${vectors} vectors, ${calls} calls`);
     assert.equal(run(compile("test/hosts/replay.c"), [], text), `${vectors} vectors, ${calls} calls\n`);
   });
+
+  test("the example: answers, and what was written is read", { timeout: 60_000 }, () => {
+    const said = run(compile("examples/c/host.c"), []).split("\n");
+    const responses = said.filter((line) => line.startsWith("response"));
+    assert.deepEqual(responses, [
+      "response 0: id 102, status -1",
+      "response 1: id 100, status 0",
+      "response 2: id 101, status 0",
+    ]);
+    assert.ok(said.includes("the guest read what it wrote"), said.join("\n"));
+  });
 });
