@@ -22,7 +22,9 @@ export function run(program: string, args: readonly string[], input = ""): strin
   const options = { cwd: ROOT, input, encoding: "utf8", timeout: 60_000 } as const;
   const { status, signal, stdout, stderr, error } = spawnSync(program, args, options);
   if (status === 0) return stdout;
-  throw new Error(`${program} ${args.join(" ")}: ${error?.message ?? signal ?? `${stdout}${stderr}`}`);
+  // What the program said first: that it did not read all its input follows from it.
+  const reason = `${stdout ?? ""}${stderr ?? ""}` || error?.message || signal;
+  throw new Error(`${program} ${args.join(" ")}: ${reason}`);
 }
 
 /** Compiles the core for memory that is not shared, to a file in `directory`; returns its path. */
