@@ -167,6 +167,11 @@ export class BlkifCore {
     return this.memory.u32[abi.OUT_IOS >> 2];
   }
 
+  /** The core's free-running index of the next request, as of the last step. */
+  get reqCons(): number {
+    return this.memory.u32[abi.OUT_REQ_CONS >> 2];
+  }
+
   /** Requests taken and not yet answered, as of the last step. */
   get inflight(): number {
     return this.memory.u32[abi.OUT_INFLIGHT >> 2];

@@ -76,8 +76,10 @@ export class Reactor {
     for (let i = 0; i < count; i++) {
       const port = this.#ports[i];
       // An event on a channel that was just closed is nobody's (XSA-331).
-      this.#rings.get(port)?.run();
-      this.#events.unmask(port);
+      const ring = this.#rings.get(port);
+      const delay = ring?.event() ?? 0;
+      if (delay === 0) this.#events.unmask(port);
+      else setTimeout(() => this.#rings.get(port) === ring && this.#events.unmask(port), delay).unref();
     }
   }
 }

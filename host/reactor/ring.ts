@@ -26,6 +26,9 @@ export interface RingOptions {
 }
 
 const OPERATIONS = ["read", "write", "flush", "discard"];
+/** A few are normal: a request may be taken before its event is seen. */
+const TOLERATED_IDLE_EVENTS = 16;
+const MAX_MASK_MS = 64;
 /** How often idle persistent grants are looked at: Linux's LRU_INTERVAL. */
 const TRIM_INTERVAL_MS = 100;
 
@@ -42,6 +45,9 @@ export class Ring {
   /** The core threw. It is not called any more; I/Os that are under way still have the memory. */
   #broken = false;
   #ios = 0;
+  /** Events in a row since a request was last taken. */
+  #idleEvents = 0;
+  #reqCons = 0;
   #finalCounters: Counters | null = null;
   #whenIdle: (() => void) | null = null;
 
@@ -92,7 +98,18 @@ export class Ring {
     this.#core.resize(sectors);
   }
 
-  /** Something happened (the event channel rang): makes a pass. Returns at once, and never throws. */
+  /**
+   * The event channel rang: makes a pass. Returns for how many milliseconds the channel had better stay masked: 0,
+   * unless the guest rings again and again without putting a request on the ring (XSA-332).
+   */
+  event(): number {
+    this.#idleEvents++;
+    this.run();
+    const excess = this.#idleEvents - TOLERATED_IDLE_EVENTS;
+    return excess <= 0 ? 0 : Math.min(2 ** excess, MAX_MASK_MS);
+  }
+
+  /** Something happened: makes a pass. Returns at once, and never throws. */
   run(): void {
     if (this.#detached) return;
     try {
@@ -115,6 +132,8 @@ export class Ring {
       if (flags & abi.STEP_COPY) this.#options.grants.copy(this.#memory, abi.COPIES, this.#core.copies);
       flags = this.#core.step(0);
     }
+    if (this.#core.reqCons !== this.#reqCons) this.#idleEvents = 0;
+    this.#reqCons = this.#core.reqCons;
     if (flags & abi.STEP_IO) for (let i = 0; i < this.#core.ios; i++) this.#start(this.#core.io(i));
     this.#notify(flags);
     if (flags & abi.STEP_MORE) this.#schedule();
