@@ -125,7 +125,7 @@ function join(lead: u32, slot: u32, request: Request): bool {
   io.iovecs = <u16>addIovecs(lead, io.iovecs, slot, request);
   io.length += bytes;
   io.sectors += request.sectors;
-  // Only the first request's slot names the I/O.
+  // Only the first request's slot names the I/O: a completion of another's has nothing to end.
   ioAt(slot).requests = 0;
   requestAt(io.last).next = <u16>slot;
   io.last = <u16>slot;

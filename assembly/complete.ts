@@ -42,7 +42,6 @@ export function complete(n: u32): void {
     // A host that names an I/O that is not under way has lost its mind; do not lose ours.
     if (slot >= entries || requestAt(slot).state != BUSY) continue;
     const io = ioAt(slot);
-    if (io.requests == 0) continue;
     const result = completion >> 16;
     if (result != IO_RESULT_SUCCESS && io.requests > 1) split(slot, io);
     else finishAll(slot, io, result);

@@ -217,6 +217,28 @@ test("a copy table that is full in the middle of a request's copies waits for th
   h.release();
 });
 
+test("copies to the guest that fill the table, and requests that still have to be fetched behind them", () => {
+  const h = new Harness({ ringPages: 2, sectors: 131072, maxIo: 4096 });
+  const guest = new Guest(h);
+  const first = Array.from({ length: 33 }, (_, i) => guest.indirect(READ, i * 2048, 256));
+  for (const request of first) h.put(request);
+  h.push();
+  h.step();
+  const second = Array.from({ length: 8 }, (_, i) => guest.indirect(WRITE, 70000 + i * 2048, 256));
+  for (const request of second) h.put(request);
+  h.push();
+  const rounds: number[] = [];
+  h.onRound = () => rounds.push(h.core.copies);
+  h.step(h.underway.splice(0).map((io) => ({ slot: io.slot, result: h.perform(io) })));
+  assert.deepEqual(rounds, [4096, 4096, 264, 2048]);
+  h.finish();
+  assert.deepEqual(
+    h.statuses([...first, ...second]),
+    [...first, ...second].map(() => OKAY),
+  );
+  h.release();
+});
+
 test("a write's grants are only read, a read's only written, and within the segments", () => {
   const h = new Harness();
   const guest = new Guest(h);

@@ -129,6 +129,15 @@ export class Harness {
     assert.equal(this.core.attach(this.config), abi.ATTACH_OK);
   }
 
+  /** No request is counted as active any more. */
+  assertNoHazards(): void {
+    const table = this.memory.u32.subarray(abi.HAZARDS >> 2, (abi.ACTIVE_SLOTS + abi.MAX_SLOTS / 8) >> 2);
+    assert.ok(
+      table.every((counts) => counts === 0),
+      "requests in the hazard tables",
+    );
+  }
+
   /** Gives the linear memory back for the next harness. */
   release(): void {
     spare.push(this.memory);
@@ -143,6 +152,12 @@ export class Harness {
       this.pages.set(gref, page);
     }
     return page;
+  }
+
+  /** Takes back every request that has no response: both sides begin again at `index`. */
+  restart(index: number): void {
+    this.#reqProd = this.#rspCons = index;
+    this.push();
   }
 
   get free(): number {
@@ -257,6 +272,11 @@ export class Harness {
   /** Lengths of an I/O's iovecs. Only as long as it is under way. */
   iovecs(io: CoreIo): number[] {
     return this.#iovecs(io).map(({ length }) => length);
+  }
+
+  /** Where in linear memory they begin. */
+  addresses(io: CoreIo): number[] {
+    return this.#iovecs(io).map(({ address }) => address);
   }
 
   #iovecs(io: CoreIo): { address: number; length: number }[] {
@@ -379,6 +399,7 @@ export class Harness {
   }
 
   #carryOutCopies(): void {
+    assert.ok(this.core.copies <= abi.MAX_COPIES, "more copies than the table holds");
     for (let i = 0; i < this.core.copies; i++) {
       const at = abi.COPIES + i * abi.COPY_BYTES;
       const flags = this.#view.getUint16(at + abi.COPY_FLAGS, true);

@@ -1,6 +1,7 @@
 /** The order that a guest may rely on, checked by holding completions back. */
 import assert from "node:assert/strict";
 import { test } from "node:test";
+import * as abi from "../../assembly/abi.js";
 import { BARRIER, DISCARD, FLUSH, Guest, OKAY, READ, short, WRITE } from "./guest.js";
 import { Harness } from "./harness.js";
 import type { WireRequest } from "./wire.js";
@@ -82,6 +83,7 @@ function play(requests: string[], waits: Map<number, Set<number>>, next: (count:
     done.add(one);
   }
   assert.equal(done.size, requests.length);
+  h.assertNoHazards();
   assert.deepEqual(
     h.statuses(wire),
     wire.map(() => OKAY),
@@ -104,6 +106,42 @@ for (const [name, text, edges = ""] of cases) {
     play(requests, waits, (count) => count >> 1);
   });
 }
+
+test("discards of a disk of pebibytes take no longer than others", { timeout: 10_000 }, () => {
+  const sectors = 2 ** 43;
+  const h = new Harness({ sectors, disk: false, maxIo: 4096 });
+  const guest = new Guest(h);
+  const requests = [
+    guest.transfer(WRITE, 0),
+    guest.discard(8, sectors / 2),
+    guest.discard(sectors / 2 + 8, 8),
+    guest.transfer(READ, sectors / 2),
+    guest.discard(0, sectors),
+  ];
+  for (const request of requests) h.put(request);
+  h.push();
+  h.step();
+  assert.deepEqual(h.underway.map(short), ["W0+8", `D8+${sectors / 2}`, `D${sectors / 2 + 8}+8`]);
+  while (h.underway.length > 0) h.step(h.underway.splice(0, 1).map(({ slot }) => ({ slot, result: 0 })));
+  assert.deepEqual(h.statuses(requests), [OKAY, OKAY, OKAY, OKAY, OKAY]);
+  h.assertNoHazards();
+  h.release();
+});
+
+test("reads are not noted where reads would look", () => {
+  const h = new Harness();
+  const guest = new Guest(h);
+  h.put(guest.transfer(READ, 0));
+  h.push();
+  h.step();
+  const table = h.memory.u32.subarray(abi.HAZARDS >> 2, (abi.HAZARDS >> 2) + abi.HAZARD_BUCKETS);
+  assert.deepEqual(
+    [...table].filter((counts) => counts !== 0),
+    [1],
+  );
+  h.finish();
+  h.release();
+});
 
 test("held requests are counted, and only those", () => {
   const h = new Harness();

@@ -252,6 +252,40 @@ test("a large request that is mapped gives its data region back at once", () => 
   h.release();
 });
 
+test("the data region of a large request that was mapped is given back once", () => {
+  const { h, guest } = setup({ ringPages: 4, sectors: 65536, maxIo: 4096, maxPersistent: 12, batch: 128 });
+  const pages = guest.segments(12);
+  for (let i = 0; i < 70; i++) assert.deepEqual(h.serve(guest.indirect(WRITE, 0, pages)), [OKAY]);
+  // For these there is no page left: they are copied, each in a region of its own.
+  const requests = Array.from({ length: 65 }, (_, i) => guest.indirect(WRITE, i * 200, 12));
+  for (const request of requests) h.put(request);
+  h.push();
+  h.step();
+  assert.equal(h.underway.length, 64);
+  assert.equal(new Set(h.underway.flatMap((io) => h.addresses(io))).size, 64);
+  h.finish();
+  assert.deepEqual(
+    h.statuses(requests),
+    requests.map(() => OKAY),
+  );
+  h.assertNoHazards();
+  h.release();
+});
+
+test("a grant that could not be mapped is not tried again by a request that waits for room among the copies", () => {
+  const { h, guest } = setup({ sectors: 65536, maxPersistent: 2048 });
+  const pages = guest.segments(256);
+  h.grantFault = (_, use) => (use === "map" ? -1 : 0);
+  const requests = Array.from({ length: 20 }, (_, i) => guest.indirect(WRITE, i * 2048, pages));
+  assert.deepEqual(
+    h.serve(...requests),
+    requests.map(() => OKAY),
+  );
+  assert.equal(h.maps.length, 256);
+  assert.equal(h.copies.length, 20 + 20 * 256);
+  h.release();
+});
+
 test("pages that were dropped are given out upwards again, so that neighbours are mapped in one run", () => {
   const { h, guest } = setup();
   h.serve(guest.transfer(WRITE, 0, 11));

@@ -3,7 +3,7 @@ import assert from "node:assert/strict";
 import { test } from "node:test";
 import * as abi from "../../assembly/abi.js";
 import type { RingConfig } from "../../host/core/blkif.js";
-import { ERROR, Guest, OKAY, READ, RESERVED, short, WRITE } from "./guest.js";
+import { ERROR, FLUSH, Guest, OKAY, READ, RESERVED, short, WRITE } from "./guest.js";
 import { Harness, type HarnessOptions } from "./harness.js";
 
 function setup(options: HarnessOptions = {}): { h: Harness; guest: Guest } {
@@ -265,12 +265,14 @@ test("requests that wait for a large data region go on when there is one", () =>
   // Every region is taken. Only a completion can help, so there is no point in asking again.
   assert.equal(h.flags, 0);
   assert.equal(h.underway.length, 64);
+  assert.equal(h.core.inflight, 64);
   assert.equal(header(h, abi.OUT_REQ_CONS), 64);
   h.finish();
   assert.deepEqual(
     h.statuses(requests),
     requests.map(() => OKAY),
   );
+  assert.equal(h.core.inflight, 0);
   h.release();
 });
 
@@ -337,4 +339,35 @@ test("attach takes up where the shared rsp_prod stands", () => {
   assert.equal(header(h, abi.SRING_RSP_PROD), 79);
   assert.equal(h.core.counters().read, 1);
   h.release();
+});
+
+test("attach forgets what it finds in the middle of a pass, or between two", () => {
+  for (const moment of ["copies asked for", "maps asked for", "requests ready", "I/Os under way"]) {
+    const persistent = moment.startsWith("maps") ? abi.FEATURE_PERSISTENT : 0;
+    const { h, guest } = setup({ features: abi.FEATURE_FLUSH | persistent });
+    const requests = [guest.transfer(WRITE, 0), guest.transfer(WRITE, 0), guest.transfer(READ, 64)];
+    for (const request of requests) h.put(request);
+    h.push();
+    if (moment === "copies asked for") assert.equal(h.core.step(0), abi.STEP_COPY);
+    else if (moment === "maps asked for") assert.equal(h.core.step(0), abi.STEP_MAP);
+    else {
+      if (moment === "requests ready") h.grantFault = () => -1;
+      h.step();
+      assert.equal((h.flags & abi.STEP_MORE) !== 0, moment === "requests ready");
+    }
+    h.responses();
+    h.grantFault = null;
+    h.underway.length = h.ios.length = 0;
+    const answered = header(h, abi.SRING_RSP_PROD);
+    // The guest takes its requests back and begins again.
+    h.restart(answered);
+    assert.equal(h.core.attach(h.config), abi.ATTACH_OK);
+    assert.equal(h.core.inflight, 0);
+    const again = [guest.transfer(WRITE, 0), guest.transfer(READ, 0), guest.empty(FLUSH)];
+    assert.deepEqual(h.serve(...again), [OKAY, OKAY, OKAY], moment);
+    assert.deepEqual(h.ios.map(short), ["W0+8", "R0+8", "F"]);
+    assert.equal(h.core.inflight, 0);
+    h.assertNoHazards();
+    h.release();
+  }
 });

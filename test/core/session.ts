@@ -233,6 +233,7 @@ export class Session {
     }
     assert.equal(this.#expected.size, 0, "requests without a response");
     assert.equal(this.harness.core.inflight, 0);
+    this.harness.assertNoHazards();
     assert.deepEqual(Buffer.from(this.harness.disk), Buffer.from(this.#oracleDisk.bytes), "the disk");
     for (const [gref, page] of this.#oraclePages) {
       if (this.#undefined.has(gref)) continue;
