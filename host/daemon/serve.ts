@@ -1,8 +1,6 @@
 /** The daemon on the loopback platform: everything that `xbdback serve` is, from start to stop. */
 import { join } from "node:path";
-import { xenstoreSocket } from "../platform/loopback/host.js";
-import { openDomain } from "../platform/loopback/index.js";
-import { connectXenstore } from "../platform/xenstore/client.js";
+import { openDomain, openXenstore, type Platform } from "../platform/platform.js";
 import { Reactor } from "../reactor/reactor.js";
 import { quote } from "../vbd/diagnostics.js";
 import type { VbdHost } from "../vbd/vbd.js";
@@ -43,13 +41,14 @@ export async function serve(options: ServeOptions, lost: (error: Error) => void)
     if (failure) throw failure;
   };
   try {
-    const xenstore = await connectXenstore(xenstoreSocket(directory, 0));
+    const platform: Platform = { kind: "loopback", directory, domid: 0 };
+    const xenstore = await openXenstore(platform);
     undo.push(() => xenstore.close());
-    const domain = await openDomain(directory, 0);
+    const domain = await openDomain(platform);
     undo.push(() => domain.close());
     const reactor = new Reactor(await domain.eventChannels(), await domain.grantTable());
     undo.push(() => reactor.close());
-    const backend = new Backend({ ...host, xenstore, reactor, domid: 0, kind: "vbd" });
+    const backend = new Backend({ ...host, xenstore, reactor, domid: platform.domid, kind: "vbd" });
     const control = await ControlServer.listen(controlSocket(directory), ({ command }) => {
       if (command === "list") return { vbds: backend.status(), mappedPages: reactor.mappedPages };
       throw new Error(`there is no command ${quote(command)}`);

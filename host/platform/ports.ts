@@ -100,6 +100,20 @@ export interface EventChannels {
   close(): Promise<void>;
 }
 
+/**
+ * A process' way into its hypervisor, as one of the processes of a domain. Each call opens a handle of its own; what is
+ * open when the process ends, however it ends, is closed.
+ */
+export interface Domain {
+  readonly domid: number;
+  /** A handle on event channels, which gets the events of its own ports only. */
+  eventChannels(): Promise<EventChannels>;
+  /** Access to what other domains grant to this one. */
+  grantTable(): Promise<GrantTable>;
+  /** To be called when the handles are closed. */
+  close(): Promise<void>;
+}
+
 /** Identifies a transaction that is open; obtained in {@link Xenstore.transaction} only. */
 export interface XenstoreTransaction {
   read(path: string): Promise<string | null>;

@@ -1,24 +1,14 @@
 /** A process' way into the loopback hypervisor: it becomes a process of one domain. */
-import type { EventChannels, GrantTable, GuestPages } from "../ports.js";
+import type { Domain, GuestPages } from "../ports.js";
 import { Connection } from "./connection.js";
 import { LoopbackEventChannels } from "./event-channels.js";
 import { LoopbackGrantTable } from "./grant-table.js";
 import { LoopbackGuestPages } from "./guest-pages.js";
 
-/**
- * Each call opens a handle of its own. What is open when the process ends, however it ends, the hypervisor
- * closes: ports, mappings, and the claim on the guest's memory.
- */
-export interface LoopbackDomain {
-  readonly domid: number;
-  /** A handle on event channels, which gets the events of its own ports only. */
-  eventChannels(): Promise<EventChannels>;
-  /** Access to what other domains grant to this one. */
-  grantTable(): Promise<GrantTable>;
+/** A domain as a process of its own sees it; the guest's side has its memory, too. */
+export interface LoopbackDomain extends Domain {
   /** The domain's own memory. Rejects with EBUSY while another process has it. */
   pages(): Promise<GuestPages>;
-  /** To be called when the handles are closed. */
-  close(): Promise<void>;
 }
 
 /** Joins domain `domid` of the hypervisor in `directory`. Rejects with a HypervisorError that says what is amiss. */
