@@ -100,6 +100,17 @@ export function tryLock(fd: number, exclusive: boolean): boolean {
   throw new SystemError("flock", koffi.errno());
 }
 
+/** flock(2), exclusive or shared, on libuv's thread pool: on a network file system it asks the server. */
+export function tryLockAsync(fd: number, exclusive: boolean): Promise<boolean> {
+  return new Promise((resolve, reject) => {
+    const done = errnoOf((errno) => {
+      if (errno === 0 || errno === constants.errno.EWOULDBLOCK) resolve(errno === 0);
+      else reject(new SystemError("flock", errno));
+    });
+    c.flock.async(fd, (exclusive ? LOCK_EX : LOCK_SH) | LOCK_NB, done);
+  });
+}
+
 export function makeFifo(path: string, mode = 0o600): void {
   check(c.mkfifo(path, mode), "mkfifo", path);
 }
@@ -107,11 +118,6 @@ export function makeFifo(path: string, mode = 0o600): void {
 export const FALLOC_FL_KEEP_SIZE = 1;
 export const FALLOC_FL_PUNCH_HOLE = 2;
 export const FALLOC_FL_ZERO_RANGE = 0x10;
-
-/** fallocate(2), synchronous. */
-export function fallocate(fd: number, mode: number, offset: number, length: number): void {
-  check(c.fallocate(fd, mode, offset, length), "fallocate");
-}
 
 /** fallocate(2) on libuv's thread pool. `done` gets 0 or the errno. */
 export function fallocateAsync(
@@ -155,15 +161,23 @@ const F_OFD_GETLK = 36;
 const F_WRLCK = 1;
 const F_UNLCK = 2;
 
-/** True when another open file holds a byte-range lock (fcntl's, classic or OFD) on any of these bytes. */
-export function isRangeLocked(fd: number, start: number, length: number): boolean {
+/**
+ * True when another open file holds a byte-range lock (fcntl's, classic or OFD) on any of these bytes. On libuv's
+ * thread pool: on a network file system the server is asked.
+ */
+export function isRangeLocked(fd: number, start: number, length: number): Promise<boolean> {
   // struct flock: s16 l_type @0, s16 l_whence @2, s64 l_start @8, s64 l_len @16, s32 l_pid @24.
   const lock = new DataView(new ArrayBuffer(32));
   lock.setInt16(0, F_WRLCK, true);
   lock.setBigInt64(8, BigInt(start), true);
   lock.setBigInt64(16, BigInt(length), true);
-  check(c.fcntl(fd, F_OFD_GETLK, new Uint8Array(lock.buffer)), "fcntl F_OFD_GETLK");
-  return lock.getInt16(0, true) !== F_UNLCK;
+  return new Promise((resolve, reject) => {
+    const done = errnoOf((errno) => {
+      if (errno === 0) resolve(lock.getInt16(0, true) !== F_UNLCK);
+      else reject(new SystemError("fcntl F_OFD_GETLK", errno));
+    });
+    c.fcntl.async(fd, F_OFD_GETLK, new Uint8Array(lock.buffer), done);
+  });
 }
 
 /** ioctl(2) with a pointer argument; returns its (non-negative) result. */

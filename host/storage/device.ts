@@ -79,8 +79,8 @@ export interface BlockDevice {
   /** The range may read as anything afterwards; with `secure`, its old content is gone for good. */
   discard(position: number, length: number, secure: boolean, done: Done): void;
 
-  /** Looks at the store's size again; true when it changed. */
-  refreshSize(): boolean;
+  /** Looks at the store's size again; true when it changed. Takes as long as the store does to tell. */
+  refreshSize(): Promise<boolean>;
   /** Waits for operations under way, then lets go of the store and its lock. */
   close(): Promise<void>;
 }

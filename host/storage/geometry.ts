@@ -1,6 +1,7 @@
 /** What a raw store can do and how large it is: asked of the kernel by descriptor. */
-import { fstatSync, readFileSync } from "node:fs";
+import { fstat, readFileSync } from "node:fs";
 import { constants, release } from "node:os";
+import { promisify } from "node:util";
 import {
   BLKGETSIZE64,
   BLKPBSZGET,
@@ -9,10 +10,12 @@ import {
   BLKSSZGET,
   FALLOC_FL_KEEP_SIZE,
   FALLOC_FL_PUNCH_HOLE,
-  fallocate,
+  fallocateAsync,
   ioctl,
   SystemError,
 } from "../platform/libc.js";
+
+const statFile = promisify(fstat);
 
 export type StoreKind = "image" | "block";
 
@@ -29,20 +32,20 @@ export interface Geometry {
 /** The smallest sector that the blkif protocol knows, and the size that an image's sectors have. */
 export const SECTOR = 512;
 
-/** All bytes of a store, whole sectors or not. */
-export function storeBytes(fd: number, kind: StoreKind): number {
-  return kind === "image" ? fstatSync(fd).size : askUint64(fd, BLKGETSIZE64, "BLKGETSIZE64");
+/** All bytes of a store, whole sectors or not. Does not block, even if the image's server hangs. */
+export async function storeBytes(fd: number, kind: StoreKind): Promise<number> {
+  return kind === "image" ? (await statFile(fd)).size : askUint64(fd, BLKGETSIZE64, "BLKGETSIZE64");
 }
 
 /** A regular file's. */
-export function imageGeometry(fd: number, readOnly: boolean): Geometry {
-  const { size, blksize } = fstatSync(fd);
+export async function imageGeometry(fd: number, readOnly: boolean): Promise<Geometry> {
+  const { size, blksize } = await statFile(fd);
   // Network file systems report their transfer size (1 MiB), which would lead a guest's mkfs astray.
   const unit = isPowerOfTwo(blksize) ? Math.min(Math.max(blksize, SECTOR), 4096) : 4096;
   return {
     sectorSize: SECTOR,
     physicalSectorSize: unit,
-    canDiscard: !readOnly && canPunchHoles(fd, size),
+    canDiscard: !readOnly && (await canPunchHoles(fd, size)),
     canSecureDiscard: false,
     discardGranularity: unit,
     discardAlignment: 0,
@@ -85,13 +88,13 @@ export function minor(device: bigint): number {
 }
 
 /** Punches a hole where there is nothing, behind the end of the file, and so finds out whether punching works. */
-function canPunchHoles(fd: number, size: number): boolean {
-  try {
-    fallocate(fd, FALLOC_FL_PUNCH_HOLE | FALLOC_FL_KEEP_SIZE, Math.ceil(size / 4096) * 4096, 4096);
-    return true;
-  } catch {
-    return false;
-  }
+function canPunchHoles(fd: number, size: number): Promise<boolean> {
+  const end = Math.ceil(size / 4096) * 4096;
+  return new Promise((resolve) => {
+    fallocateAsync(fd, FALLOC_FL_PUNCH_HOLE | FALLOC_FL_KEEP_SIZE, end, 4096, (errno) =>
+      resolve(errno === 0),
+    );
+  });
 }
 
 /**

@@ -1,8 +1,8 @@
 /** Opening a raw image or block device for one user alone. */
-import { type BigIntStats, close, constants as flags, fstatSync, open, statSync } from "node:fs";
+import { type BigIntStats, close, constants as flags, fstat, open, stat } from "node:fs";
 import { constants } from "node:os";
 import { promisify } from "node:util";
-import { SystemError, tryLock } from "../platform/libc.js";
+import { SystemError, tryLockAsync } from "../platform/libc.js";
 import type { BlockDevice } from "./device.js";
 import type { IoEngine } from "./engine.js";
 import {
@@ -29,6 +29,8 @@ import {
 
 const { EACCES, EBUSY, EINVAL, EIO, EISDIR, ENOENT, EPERM, EROFS } = constants.errno;
 const openFile = promisify(open);
+const statPath = promisify(stat);
+const statFile = promisify(fstat);
 const closeFile = promisify(close);
 
 /** Why a store was not opened. `errno` is positive; 16 (EBUSY) when somebody uses it. */
@@ -73,7 +75,8 @@ export async function openDevice(path: string, options: DeviceOptions): Promise<
  * O_EXCL; the kernel drops either when the last operation on the descriptor has ended, even if the process died
  * before. Refused, too, is what a QEMU program has locked or a loop device serves. A refusal leaves nothing changed.
  *
- * An image's last bytes that do not make a sector of 512 bytes are not served.
+ * An image's last bytes that do not make a sector of 512 bytes are not served. An image whose server hangs makes this
+ * wait, and nothing else.
  * Rejects with a {@link DeviceError}.
  */
 export async function openStore(path: string, options: OpenOptions): Promise<Store> {
@@ -82,20 +85,21 @@ export async function openStore(path: string, options: OpenOptions): Promise<Sto
   let fd = -1;
   try {
     // Looked at before it is opened: opening a FIFO waits, and opening a tape rewinds it.
-    const exclusive = kindOf(path, statSync(path, { bigint: true })) === "block" && !shared;
+    const exclusive = kindOf(path, await statPath(path, { bigint: true })) === "block" && !shared;
     fd = await openFile(path, exclusive ? access | flags.O_EXCL : access);
-    const stats = fstatSync(fd, { bigint: true });
+    const stats = await statFile(fd, { bigint: true });
     const kind = kindOf(path, stats);
-    if (!shared) claim(fd, path, kind, stats, readOnly);
-    const bytes = usableBytes(fd, path, kind);
-    if (kind === "block" && !readOnly && isWriteProtected(fd)) throw refusal(path, EROFS);
-    const geometry = kind === "image" ? imageGeometry(fd, readOnly) : blockGeometry(fd, readOnly, stats.rdev);
+    if (!shared) await claim(fd, path, kind, stats, readOnly);
+    const bytes = await usableBytes(fd, path, kind);
+    if (kind === "block" && !readOnly && isWriteProtected(fd)) throw await refusal(path, EROFS);
+    const geometry =
+      kind === "image" ? await imageGeometry(fd, readOnly) : blockGeometry(fd, readOnly, stats.rdev);
     checkSectors(path, geometry);
     if (bytes % SECTOR !== 0) warnOfTail(path, bytes, options.warn ?? console.warn);
-    return { ...geometry, fd, name: path, kind, readOnly };
+    return { ...geometry, fd, name: path, kind, readOnly, bytes };
   } catch (error) {
     if (fd >= 0) await closeFile(fd);
-    throw error instanceof DeviceError ? error : refusal(path, errnoOf(error));
+    throw error instanceof DeviceError ? error : await refusal(path, errnoOf(error));
   }
 }
 
@@ -110,13 +114,21 @@ function kindOf(path: string, stats: BigIntStats): StoreKind {
 }
 
 /** Takes the locks and looks for users who do not take ours. Throws a DeviceError with EBUSY. */
-function claim(fd: number, path: string, kind: StoreKind, stats: BigIntStats, readOnly: boolean): void {
+async function claim(
+  fd: number,
+  path: string,
+  kind: StoreKind,
+  stats: BigIntStats,
+  readOnly: boolean,
+): Promise<void> {
   if (kind === "image") {
-    if (!tryLock(fd, !readOnly)) throw inUse(path, lockHolder(stats) || openerOf(path, false));
-    const loop = loopDeviceOf(stats, !readOnly);
+    if (!(await tryLockAsync(fd, !readOnly))) {
+      throw inUse(path, lockHolder(stats) || (await openerOf(path, false)));
+    }
+    const loop = await loopDeviceOf(stats, !readOnly);
     if (loop) throw new DeviceError(EBUSY, path, `in use by ${loop}; detach it with \`losetup -d ${loop}\``);
   }
-  if (isLockedByQemu(fd, readOnly)) throw inUse(path, openerOf(path, false));
+  if (await isLockedByQemu(fd, readOnly)) throw inUse(path, await openerOf(path, false));
 }
 
 function inUse(path: string, holder: number): DeviceError {
@@ -125,8 +137,8 @@ function inUse(path: string, holder: number): DeviceError {
 }
 
 /** A block device whose O_EXCL somebody else has. */
-function claimedElsewhere(path: string): DeviceError {
-  const stats = statSync(path, { bigint: true, throwIfNoEntry: false });
+async function claimedElsewhere(path: string): Promise<DeviceError> {
+  const stats = await statPath(path, { bigint: true }).catch(() => null);
   if (!stats) return inUse(path, 0);
   const mountPoint = mountPointOf(stats);
   if (mountPoint) {
@@ -134,11 +146,11 @@ function claimedElsewhere(path: string): DeviceError {
   }
   const device = deviceOn(stats);
   if (device) return new DeviceError(EBUSY, path, `in use by ${device}; name that, or take it down`);
-  return inUse(path, openerOf(path, true));
+  return inUse(path, await openerOf(path, true));
 }
 
-function usableBytes(fd: number, path: string, kind: StoreKind): number {
-  const bytes = storeBytes(fd, kind);
+async function usableBytes(fd: number, path: string, kind: StoreKind): Promise<number> {
+  const bytes = await storeBytes(fd, kind);
   if (bytes >= SECTOR) return bytes;
   const size = bytes === 0 ? "empty" : `only ${bytes} bytes long`;
   const remedy = kind === "image" ? `give it a size, e.g. \`truncate -s 10G ${path}\`` : "insert a medium";
@@ -161,7 +173,7 @@ function errnoOf(error: unknown): number {
 }
 
 /** What a failed system call on a store means to its owner. */
-function refusal(path: string, errno: number): DeviceError {
+async function refusal(path: string, errno: number): Promise<DeviceError> {
   switch (errno) {
     case ENOENT:
       return new DeviceError(errno, path, "no such file; create it or correct the disk's path");

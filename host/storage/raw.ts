@@ -23,6 +23,8 @@ export interface Store extends Geometry {
   readonly name: string;
   readonly kind: StoreKind;
   readonly readOnly: boolean;
+  /** When it was opened; whole sectors or not. */
+  readonly bytes: number;
 }
 
 /**
@@ -56,7 +58,7 @@ export class RawDevice implements BlockDevice {
   #closed: Promise<void> | null = null;
   #drained: (() => void) | null = null;
 
-  /** Takes over the store's descriptor; the engine stays the caller's. Throws a SystemError when it has no size. */
+  /** Takes over the store's descriptor; the engine stays the caller's. */
   constructor(store: Store, engine: IoEngine) {
     this.name = store.name;
     this.sectorSize = store.sectorSize;
@@ -70,7 +72,7 @@ export class RawDevice implements BlockDevice {
     this.#writev = (position, from, done) => engine.writev(store.fd, position, from, done);
     this.#canDiscard = store.canDiscard;
     this.#canSecureDiscard = store.canSecureDiscard;
-    this.#size = wholeSectors(store);
+    this.#size = wholeSectors(store.bytes, store.sectorSize);
   }
 
   get size(): number {
@@ -144,13 +146,18 @@ export class RawDevice implements BlockDevice {
     });
   }
 
-  refreshSize(): boolean {
+  async refreshSize(): Promise<boolean> {
     if (this.#closed) return false;
     const before = this.#size;
+    // Closing waits: the descriptor must not become another file's meanwhile.
+    this.#underWay++;
     try {
-      this.#size = wholeSectors(this.#store);
+      const { fd, kind, sectorSize } = this.#store;
+      this.#size = wholeSectors(await storeBytes(fd, kind), sectorSize);
     } catch {
       // A device that went away has no size to tell; reads and writes report that better than this could.
+    } finally {
+      this.#end();
     }
     return this.#size !== before;
   }
@@ -222,13 +229,16 @@ export class RawDevice implements BlockDevice {
   }
 
   #settle(done: Done, { result, error }: Outcome): void {
-    if (--this.#underWay === 0) this.#drained?.();
+    this.#end();
     done(result, error);
+  }
+
+  #end(): void {
+    if (--this.#underWay === 0) this.#drained?.();
   }
 }
 
-function wholeSectors({ fd, kind, sectorSize }: Store): number {
-  const bytes = storeBytes(fd, kind);
+function wholeSectors(bytes: number, sectorSize: number): number {
   return bytes - (bytes % sectorSize);
 }
 

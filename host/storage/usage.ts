@@ -1,5 +1,6 @@
 /** Who else uses a file or block device: for refusing to share it, and for saying with whom. */
-import { readdirSync, readFileSync, readlinkSync, realpathSync, statSync } from "node:fs";
+import { readdirSync, readFileSync, readlinkSync } from "node:fs";
+import { realpath, stat } from "node:fs/promises";
 import { isRangeLocked } from "../platform/libc.js";
 import { major, minor } from "./geometry.js";
 
@@ -16,19 +17,25 @@ export interface FileIdentity {
  * do not let others have permission n", where 0 is a consistent read, 1 write, 2 write unchanged data, 3 resize.
  * Programs that merely read share with readers.
  */
-export function isLockedByQemu(fd: number, readOnly: boolean): boolean {
-  const excludesReaders = isRangeLocked(fd, 101, 1) || isRangeLocked(fd, 103, 1) || isRangeLocked(fd, 200, 1);
-  return excludesReaders || (!readOnly && (isRangeLocked(fd, 102, 1) || isRangeLocked(fd, 201, 3)));
+export async function isLockedByQemu(fd: number, readOnly: boolean): Promise<boolean> {
+  const excluding: [start: number, length: number][] = [
+    [101, 1],
+    [103, 1],
+    [200, 1],
+  ];
+  if (!readOnly) excluding.push([102, 1], [201, 3]);
+  for (const [start, length] of excluding) if (await isRangeLocked(fd, start, length)) return true;
+  return false;
 }
 
 /** The loop device that is attached to a file, as "/dev/loop3"; those that cannot write count only if `readersToo`. */
-export function loopDeviceOf({ dev, ino }: FileIdentity, readersToo: boolean): string | null {
+export async function loopDeviceOf({ dev, ino }: FileIdentity, readersToo: boolean): Promise<string | null> {
   for (const name of entries("/sys/block")) {
     const backingFile = name.startsWith("loop")
       ? contents(`/sys/block/${name}/loop/backing_file`).trim()
       : "";
     if (backingFile === "") continue;
-    const backing = statSync(backingFile, { bigint: true, throwIfNoEntry: false });
+    const backing = await stat(backingFile, { bigint: true }).catch(() => null);
     if (backing?.dev !== dev || backing.ino !== ino) continue;
     if (readersToo || contents(`/sys/block/${name}/ro`).trim() === "0") return `/dev/${name}`;
   }
@@ -64,13 +71,13 @@ export function lockHolder({ dev, ino }: FileIdentity): number {
 }
 
 /** A process that has a path open, other than this one unless `selfToo`; 0 when none can be seen. */
-export function openerOf(path: string, selfToo: boolean): number {
-  const target = linkTarget(path, realpathSync);
+export async function openerOf(path: string, selfToo: boolean): Promise<number> {
+  const target = await realpath(path).catch(() => "");
   for (const pid of entries("/proc").map(Number)) {
     if (!(pid > 0) || (pid === process.pid && !selfToo)) continue;
     const directory = `/proc/${pid}/fd`;
     for (const fd of entries(directory)) {
-      if (target !== "" && linkTarget(`${directory}/${fd}`, readlinkSync) === target) return pid;
+      if (target !== "" && linkTarget(`${directory}/${fd}`) === target) return pid;
     }
   }
   return 0;
@@ -93,9 +100,9 @@ function entries(directory: string): string[] {
 }
 
 /** "" for a link that went away meanwhile. */
-function linkTarget(path: string, follow: (path: string) => string): string {
+function linkTarget(path: string): string {
   try {
-    return follow(path);
+    return readlinkSync(path);
   } catch {
     return "";
   }

@@ -132,7 +132,7 @@ test("a block device that grows is noticed", LIMIT, async (t) => {
   const device = await openDevice(loop, { readOnly: false });
   truncateSync(path, 2 * MIB);
   assert.equal(spawnSync("losetup", ["--set-capacity", loop]).status, 0);
-  assert.equal(device.refreshSize(), true);
+  assert.equal(await device.refreshSize(), true);
   assert.equal(device.size, 2 * MIB);
   await device.close();
 });

@@ -2,7 +2,18 @@
 import assert from "node:assert/strict";
 import { type ChildProcess, spawn, spawnSync } from "node:child_process";
 import { once } from "node:events";
-import { chmodSync, existsSync, mkdirSync, readdirSync, readFileSync, symlinkSync } from "node:fs";
+import {
+  chmodSync,
+  closeSync,
+  constants,
+  existsSync,
+  mkdirSync,
+  openSync,
+  readdirSync,
+  readFileSync,
+  symlinkSync,
+} from "node:fs";
+import { open } from "node:fs/promises";
 import { createServer } from "node:net";
 import { dirname, join } from "node:path";
 import { type TestContext, test } from "node:test";
@@ -179,4 +190,24 @@ test("an image that QEMU reads can be read", LIMIT, async (t) => {
   if (!(await qemuNbd(t, path, "--read-only"))) return;
   await opens(path, true);
   assert.equal((await refusal(path)).errno, EBUSY);
+});
+
+test("a file system that hangs keeps nobody but the one who opens", LIMIT, async (t) => {
+  const base = directory(t);
+  const path = image(t, 4096);
+  // Every thread of libuv's pool waits in open(2), as on a server that does not answer.
+  const fifos = Array.from({ length: Number(process.env.UV_THREADPOOL_SIZE ?? 4) }, (_, i) =>
+    join(base, `fifo${i}`),
+  );
+  for (const fifo of fifos) makeFifo(fifo);
+  const hanging = fifos.map((fifo) => open(fifo, "r"));
+  let settled = 0;
+  const opened = openDevice(path, { readOnly: false }).finally(() => settled++);
+  const missing = refusal(join(base, "missing.img")).finally(() => settled++);
+  await sleep(100);
+  assert.equal(settled, 0, "something was asked of the file system on the main thread");
+  for (const fifo of fifos) closeSync(openSync(fifo, constants.O_RDWR | constants.O_NONBLOCK));
+  for (const file of await Promise.all(hanging)) await file.close();
+  await (await opened).close();
+  assert.equal((await missing).code, "ENOENT");
 });

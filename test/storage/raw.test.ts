@@ -167,7 +167,7 @@ test("reading behind the end of an image that shrank fails", LIMIT, async (t) =>
   assert.equal((await read(device, 8192, scatter(4096))).result, Result.Failure);
   assert.equal((await read(device, 4096, scatter(2048))).result, Result.Success);
   assert.equal(device.size, 16384);
-  assert.equal(device.refreshSize(), true);
+  assert.equal(await device.refreshSize(), true);
   assert.equal(device.size, 6144);
   assert.equal((await write(device, 8192, fill(scatter(512), pattern(512)))).result, Result.Failure);
   assert.equal(statSync(path).size, 6144);
@@ -177,11 +177,11 @@ test("reading behind the end of an image that shrank fails", LIMIT, async (t) =>
 test("a larger image is noticed", LIMIT, async (t) => {
   const path = image(t, 4096);
   const device = await openDevice(path, { readOnly: false });
-  assert.equal(device.refreshSize(), false);
+  assert.equal(await device.refreshSize(), false);
   truncateSync(path, MIB + 100);
-  assert.equal(device.refreshSize(), true);
+  assert.equal(await device.refreshSize(), true);
   assert.equal(device.size, MIB);
-  assert.equal(device.refreshSize(), false);
+  assert.equal(await device.refreshSize(), false);
   assert.equal((await write(device, MIB - 512, fill(scatter(512), pattern(512)))).result, Result.Success);
   await device.close();
 });
@@ -215,7 +215,7 @@ test("close waits for what is under way; afterwards all fails", LIMIT, async (t)
     assert.match(error!.message, /disk\.img: the disk is closed/);
   }
   assert.equal((await read(device, 0, scatter(512))).result, Result.Failure);
-  assert.equal(device.refreshSize(), false);
+  assert.equal(await device.refreshSize(), false);
   const file = readFileSync(path);
   for (let i = 0; i < 64; i++) assert.deepEqual(file.subarray(i * 65536, (i + 1) * 65536), data);
 });

@@ -66,7 +66,7 @@ export class TestDevice implements BlockDevice {
   discard(position: number, length: number, secure: boolean, done: Done): void {
     this.#run("discard", position, done, (ended) => this.#device.discard(position, length, secure, ended));
   }
-  refreshSize(): boolean {
+  refreshSize(): Promise<boolean> {
     return this.#device.refreshSize();
   }
   async close(): Promise<void> {
