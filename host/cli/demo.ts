@@ -158,7 +158,8 @@ class Demo {
     progress.end();
     const { grantsInUse } = await alive(guest.closed);
     await guest.expectEnd();
-    const { vbds } = await control<{ vbds: VbdStatus[] }>(controlSocket(host.directory), { command: "list" });
+    const socket = controlSocket({ kind: "loopback", directory: host.directory, domid: 0 }, "vbd");
+    const { vbds } = await control<{ vbds: VbdStatus[] }>(socket, { command: "list" });
     if (grantsInUse !== 0) throw new CliError(`the backend kept ${grantsInUse} grants of the guest`);
     if ((await hashFile(this.#image)) !== sha256)
       throw new CliError("the image is not what the guest reads from it");

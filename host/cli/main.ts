@@ -27,6 +27,11 @@ function size(text: string): number {
   return bytes;
 }
 
+function kind(text: string): string {
+  if (!/^[A-Za-z0-9_-]{1,32}$/.test(text)) throw new InvalidArgumentError("It is a name like vbd or vbd3.");
+  return text;
+}
+
 /** How the guest connects: the same options for every command that plays a guest. */
 function frontendOptions(command: Command): Command {
   return command
@@ -78,15 +83,21 @@ Examples:
 
 function serve(): Command {
   return new Command("serve")
-    .summary("serve the vbds of a machine")
+    .summary("serve the disks of Xen's guests, or of a loopback machine's")
     .description("Watches xenstore and serves every vbd that the toolstack adds, until SIGTERM or SIGINT.")
-    .option("--directory <path>", "the loopback machine to join")
+    .option("--directory <path>", "a loopback machine to join, in place of the Xen below")
+    .option(
+      "--kind <name>",
+      "directory below backend/ in xenstore: vbd, vbd3, qdisk or your own",
+      kind,
+      "vbd",
+    )
     .option("--max-queues <n>", "rings offered to a frontend, 1 to 16", integer(1, 16), 4)
     .option("--max-ring-page-order <n>", "rings of up to 2^n pages, 0 to 4", integer(0, 4), 4)
     .option("--max-indirect-segments <n>", "segments of an indirect request, 0 to 256", integer(0, 256), 256)
     .option("--no-persistent", "do not offer persistent grants")
     .option("--exit-with-parent", "stop when standard input ends, and leave SIGINT to the parent", false)
-    .addHelpText("after", "\nExample:\n  xbdback serve --directory /dev/shm/machine")
+    .addHelpText("after", "\nExamples:\n  xbdback serve\n  xbdback serve --directory /dev/shm/machine")
     .action(async (options) => {
       await serveCommand(options);
     });

@@ -1,10 +1,13 @@
 /** `xbdback serve`. */
 import { serve } from "../daemon/serve.js";
+import { findXen, type Platform } from "../platform/platform.js";
+import { kernelBackendOf, NoXenError } from "../platform/xen/find.js";
 import { CliError, Exit } from "./errors.js";
 import { untilStopped } from "./lifetime.js";
 
 export interface ServeCommandOptions {
   directory?: string;
+  kind: string;
   maxQueues: number;
   maxRingPageOrder: number;
   maxIndirectSegments: number;
@@ -13,21 +16,42 @@ export interface ServeCommandOptions {
 }
 
 export async function serveCommand(options: ServeCommandOptions): Promise<void> {
-  const { directory, exitWithParent, ...features } = options;
-  if (directory === undefined) {
-    throw new CliError(
-      "no Xen here that this version can serve: name a loopback machine with --directory, or try `xbdback demo`",
-      Exit.noXen,
-    );
-  }
+  const { directory, kind, exitWithParent, ...features } = options;
+  const platform: Platform =
+    directory === undefined ? await xen(kind) : { kind: "loopback", directory, domid: 0 };
   const stopped = untilStopped(exitWithParent);
   const log = (line: string): void => void process.stderr.write(`${line}\n`);
   let lose: (error: Error) => void = () => {};
   const lost = new Promise<never>((_, reject) => {
     lose = reject;
   });
-  const daemon = await serve({ directory, features, log }, lose);
+  const daemon = await serve({ platform, kind, features, log }, lose);
+  if (platform.kind === "xen") log(`xbdback: serving backend/${kind} of domain ${platform.domid}`);
   await Promise.race([stopped, lost]);
   await daemon.stop();
   process.exit();
+}
+
+/** The domain of Xen's that this is, if it can serve the kind. */
+async function xen(kind: string): Promise<Platform> {
+  try {
+    const platform = await findXen();
+    refuseBesideKernel(kind);
+    return platform;
+  } catch (error) {
+    if (!(error instanceof NoXenError)) throw error;
+    const remedy = "name a loopback machine with --directory, or try `xbdback demo`";
+    throw new CliError(`${error.message}; without Xen, ${remedy}`, Exit.noXen);
+  }
+}
+
+/** Two backends for one kind would both answer every guest. */
+function refuseBesideKernel(kind: string): void {
+  const driver = kernelBackendOf(kind);
+  if (driver === null) return;
+  throw new CliError(
+    `the kernel's xen-blkback serves ${kind} here (${driver}): \`rmmod xen-blkback\` and keep it out with ` +
+      "`echo blacklist xen-blkback > /etc/modprobe.d/xbdback.conf`, or serve another kind with --kind",
+    Exit.busy,
+  );
 }

@@ -1,5 +1,6 @@
-/** The daemon on the loopback platform: everything that `xbdback serve` is, from start to stop. */
-import { join } from "node:path";
+/** The daemon: everything that `xbdback serve` is, from start to stop. */
+import { mkdirSync } from "node:fs";
+import { dirname, join } from "node:path";
 import { openDomain, openXenstore, type Platform } from "../platform/platform.js";
 import { Reactor } from "../reactor/reactor.js";
 import { quote } from "../vbd/diagnostics.js";
@@ -8,8 +9,9 @@ import { Backend } from "./backend.js";
 import { ControlServer } from "./control.js";
 
 export interface ServeOptions extends Pick<VbdHost, "features" | "log" | "open"> {
-  /** Of the loopback machine. */
-  readonly directory: string;
+  readonly platform: Platform;
+  /** Directory below `backend/` in xenstore. */
+  readonly kind: string;
 }
 
 export interface Daemon {
@@ -17,16 +19,18 @@ export interface Daemon {
   stop(): Promise<void>;
 }
 
-export function controlSocket(directory: string): string {
-  return join(directory, "control.sock");
+/** Where the daemon for one kind of vbd is talked to. */
+export function controlSocket(platform: Platform, kind: string): string {
+  if (platform.kind === "xen") return `/run/xbdback/${kind}.sock`;
+  return join(platform.directory, kind === "vbd" ? "control.sock" : `control-${kind}.sock`);
 }
 
 /**
- * Joins the loopback machine as domain 0 and serves every vbd of it. `lost` is called if xenstored goes away. Rejects,
- * with nothing left open, when there is no such machine or it has a daemon.
+ * Joins the machine and serves every vbd of one kind. `lost` is called if xenstored goes away. Rejects, with nothing
+ * left open, when there is no such machine or it has a daemon.
  */
 export async function serve(options: ServeOptions, lost: (error: Error) => void): Promise<Daemon> {
-  const { directory, ...host } = options;
+  const { platform, kind, ...host } = options;
   /** What undoes what was done, last thing first. */
   const undo: (() => unknown)[] = [];
   const stop = async (): Promise<void> => {
@@ -41,15 +45,16 @@ export async function serve(options: ServeOptions, lost: (error: Error) => void)
     if (failure) throw failure;
   };
   try {
-    const platform: Platform = { kind: "loopback", directory, domid: 0 };
     const xenstore = await openXenstore(platform);
     undo.push(() => xenstore.close());
     const domain = await openDomain(platform);
     undo.push(() => domain.close());
     const reactor = new Reactor(await domain.eventChannels(), await domain.grantTable());
     undo.push(() => reactor.close());
-    const backend = new Backend({ ...host, xenstore, reactor, domid: platform.domid, kind: "vbd" });
-    const control = await ControlServer.listen(controlSocket(directory), ({ command }) => {
+    const backend = new Backend({ ...host, xenstore, reactor, domid: platform.domid, kind });
+    const socket = controlSocket(platform, kind);
+    if (platform.kind === "xen") mkdirSync(dirname(socket), { recursive: true, mode: 0o755 });
+    const control = await ControlServer.listen(socket, ({ command }) => {
       if (command === "list") return { vbds: backend.status(), mappedPages: reactor.mappedPages };
       throw new Error(`there is no command ${quote(command)}`);
     });

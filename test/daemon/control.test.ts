@@ -181,10 +181,11 @@ test(
   async () => {
     const host = await LoopbackHost.start();
     try {
-      const options = { directory: host.directory, features: DEFAULT_FEATURES, log: () => {} };
+      const platform = { kind: "loopback", directory: host.directory, domid: 0 } as const;
+      const options = { platform, kind: "vbd", features: DEFAULT_FEATURES, log: () => {} };
       const before = openFiles();
       const daemon = await serve(options, () => {});
-      const socket = controlSocket(host.directory);
+      const socket = controlSocket(platform, "vbd");
       assert.deepEqual(await control(socket, { command: "list" }), { ok: true, vbds: [], mappedPages: 0 });
       await assert.rejects(control(socket, { command: "\u001b[31mrm" }), {
         message: 'there is no command "\\u001b[31mrm"',
