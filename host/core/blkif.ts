@@ -91,6 +91,21 @@ export function addCounters(to: Counters, from: Counters): void {
 
 const TWO_TO_32 = 4294967296;
 
+function readU64({ u32 }: LinearMemory, at: number): number {
+  return u32[at >> 2] + u32[(at + 4) >> 2] * TWO_TO_32;
+}
+
+/** The counters of the core that works in this memory, perhaps in another thread. */
+export function readCounters(memory: LinearMemory): Counters {
+  const values = COUNTER_NAMES.map((name, i) => [name, readU64(memory, abi.COUNTERS + i * 8)]);
+  return Object.fromEntries(values) as Counters;
+}
+
+/** Requests taken and not yet answered, as of the last step of the core that works in this memory. */
+export function readInflight({ u32 }: LinearMemory): number {
+  return u32[abi.OUT_INFLIGHT >> 2];
+}
+
 export class BlkifCore {
   readonly memory: LinearMemory;
   readonly #exports: Exports;
@@ -174,12 +189,26 @@ export class BlkifCore {
 
   /** Requests taken and not yet answered, as of the last step. */
   get inflight(): number {
-    return this.memory.u32[abi.OUT_INFLIGHT >> 2];
+    return readInflight(this.memory);
+  }
+
+  /** Persistent grants that are mapped, as of the last step. */
+  get persistentPages(): number {
+    return this.memory.u32[abi.OUT_PERSISTENT >> 2];
   }
 
   /** Entry `i` of the I/Os to start. */
   io(i: number): CoreIo {
-    const slot = this.#u16[(abi.IO_LIST >> 1) + i];
+    return this.ioAt(this.ioSlot(i));
+  }
+
+  /** The slot that names entry `i` of the I/Os to start. */
+  ioSlot(i: number): number {
+    return this.#u16[(abi.IO_LIST >> 1) + i];
+  }
+
+  /** The I/O that a slot names. */
+  ioAt(slot: number): CoreIo {
     const at = abi.IOS + slot * abi.IO_BYTES;
     return {
       slot,
@@ -211,12 +240,11 @@ export class BlkifCore {
   }
 
   counters(): Counters {
-    const values = COUNTER_NAMES.map((name, i) => [name, this.#u64(abi.COUNTERS + i * 8)]);
-    return Object.fromEntries(values) as Counters;
+    return readCounters(this.memory);
   }
 
   #u64(at: number): number {
-    return this.memory.u32[at >> 2] + this.memory.u32[(at + 4) >> 2] * TWO_TO_32;
+    return readU64(this.memory, at);
   }
 
   #setU64(at: number, value: number): void {

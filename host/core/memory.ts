@@ -26,12 +26,16 @@ export function allocateMemory(
 ): LinearMemory {
   const pages = Math.ceil(bytes / WASM_PAGE);
   const memory = new WebAssembly.Memory({ shared: true, initial: pages, maximum: pages });
-  const u8 = new Uint8Array(memory.buffer);
+  return viewMemory(memory, nativeBase(new Uint8Array(memory.buffer)));
+}
+
+/** A memory that another thread has allocated; `base` is what it has there. */
+export function viewMemory(memory: WebAssembly.Memory, base: number): LinearMemory {
   return {
     memory,
-    u8,
+    u8: new Uint8Array(memory.buffer),
     i32: new Int32Array(memory.buffer),
     u32: new Uint32Array(memory.buffer),
-    base: nativeBase(u8),
+    base,
   };
 }

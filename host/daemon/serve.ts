@@ -2,7 +2,7 @@
 import { mkdirSync } from "node:fs";
 import { dirname, join } from "node:path";
 import { openDomain, openXenstore, type Platform } from "../platform/platform.js";
-import { Reactor } from "../reactor/reactor.js";
+import { LocalRingHost } from "../reactor/local.js";
 import { quote } from "../vbd/diagnostics.js";
 import type { VbdHost } from "../vbd/vbd.js";
 import { Backend } from "./backend.js";
@@ -49,7 +49,7 @@ export async function serve(options: ServeOptions, lost: (error: Error) => void)
     undo.push(() => xenstore.close());
     const domain = await openDomain(platform);
     undo.push(() => domain.close());
-    const reactor = new Reactor(await domain.eventChannels(), await domain.grantTable());
+    const reactor = new LocalRingHost(await domain.eventChannels(), await domain.grantTable());
     undo.push(() => reactor.close());
     const backend = new Backend({ ...host, xenstore, reactor, domid: platform.domid, kind });
     const socket = controlSocket(platform, kind);

@@ -1,40 +1,49 @@
 /**
- * A reactor: the event loop that owns rings. It holds one handle on event channels for all of them and lets every
- * ring whose channel rang make a bounded pass in turn.
+ * A reactor: rings that share a thread, with one handle on event channels and one on grants for all of them. It does
+ * what there is to do and never waits: that is for whoever drives it, Node's event loop (event-loop.ts) or a loop that
+ * blocks in io_uring (uring-loop.ts).
  */
-import { type Poll, pollReadable } from "../platform/libc.js";
 import type { EventChannels, GrantTable } from "../platform/ports.js";
 import { Ring, type RingOptions } from "./ring.js";
 
-/** What a ring is attached with; the reactor adds its own handles. */
-export type AttachOptions = Omit<RingOptions, "grants" | "events" | "port"> & {
-  /** The frontend's end of the event channel, unbound for us. */
-  readonly remotePort: number;
-};
-
-/** A ring in a reactor's care. */
-export interface AttachedRing {
-  /** Our end of its event channel. */
-  readonly port: number;
-  readonly ring: Ring;
-  /** Stops the ring, waits for its I/O, and lets go of everything of the guest's. */
-  detach(): Promise<void>;
-}
-
 const MAX_PORTS_A_READ = 64;
+/** How often persistent grants are looked at: Linux's LRU_INTERVAL, and a longer time while no ring is in use. */
+const TRIM_INTERVAL_MS = 100;
+const IDLE_TRIM_INTERVAL_MS = 5000;
 
 export class Reactor {
+  /** Called when a ring wants {@link turn} and none did before. */
+  onReady: () => void = () => {};
+  /** Passes that rings have made, and reads of event channels. */
+  passes = 0;
+  eventReads = 0;
+
   readonly #events: EventChannels;
   readonly #grants: GrantTable;
-  readonly #poll: Poll;
   readonly #rings = new Map<number, Ring>();
   readonly #ports = new Uint32Array(MAX_PORTS_A_READ);
+  /** Rings that want a pass, and those of them that get it in this turn. */
+  #ready: Ring[] = [];
+  #running: Ring[] = [];
+  /** Channels that stay masked for a while: when they may be heard again. */
+  readonly #masked: { port: number; ring: Ring; until: number }[] = [];
+  /** When persistent grants are looked at; Infinity while there are none. */
+  #trimAt = Number.POSITIVE_INFINITY;
+  #active = false;
+  readonly #onRingReady = (ring: Ring): void => {
+    this.#ready.push(ring);
+    if (this.#ready.length === 1) this.onReady();
+  };
 
   /** Takes both handles over; `close` closes them. */
   constructor(events: EventChannels, grants: GrantTable) {
     this.#events = events;
     this.#grants = grants;
-    this.#poll = pollReadable(events.fd, () => this.#dispatch());
+  }
+
+  /** Polls readable when there is something to {@link dispatch}. */
+  get fd(): number {
+    return this.#events.fd;
   }
 
   /** Pages of guests that are mapped now. */
@@ -42,44 +51,112 @@ export class Reactor {
     return this.#grants.mappedPages;
   }
 
-  /** Maps a ring, binds its event channel and serves it. Rejects with what went wrong; nothing is held then. */
-  async attach(options: AttachOptions): Promise<AttachedRing> {
-    const { remotePort, ...rest } = options;
+  /** Whether a ring wants {@link turn}. */
+  get ready(): boolean {
+    return this.#ready.length > 0;
+  }
+
+  /** When {@link tick} is due, by performance.now(); Infinity when nothing is. */
+  get due(): number {
+    let due = this.#trimAt;
+    for (const { until } of this.#masked) due = Math.min(due, until);
+    return due;
+  }
+
+  /**
+   * Binds a ring's event channel, maps the ring and starts on it. `remotePort` is the frontend's end of the channel,
+   * unbound for us. Rejects with what went wrong; nothing is held then.
+   */
+  async attach(options: RingOptions, remotePort: number): Promise<Ring> {
     const events = this.#events;
     const port = await events.bindInterdomain(options.config.domid, remotePort);
     let ring: Ring;
     try {
-      ring = new Ring({ ...rest, grants: this.#grants, events, port });
+      ring = new Ring(options, { grants: this.#grants, events, port, onReady: this.#onRingReady });
     } catch (error) {
       await events.unbind(port).catch(() => {});
       throw error;
     }
     this.#rings.set(port, ring);
     // The channel is pending from the start, but its event may have been read before the ring was known.
-    ring.run();
-    const detach = async (): Promise<void> => {
-      await ring.detach();
-      this.#rings.delete(port);
-      await events.unbind(port);
-    };
-    return { port, ring, detach };
+    this.#run(ring);
+    return ring;
   }
 
-  async close(): Promise<void> {
-    this.#poll.close();
-    await this.#events.close();
-    this.#grants.close();
+  /** Stops a ring, waits for its I/O, and lets go of everything of the guest's. */
+  async detach(ring: Ring): Promise<void> {
+    await ring.detach();
+    this.#rings.delete(ring.port);
+    await this.#events.unbind(ring.port);
   }
 
-  #dispatch(): void {
+  /** Reads events, a bounded number, and lets each ring whose channel rang make a pass. */
+  dispatch(): void {
+    this.eventReads++;
     const count = this.#events.read(this.#ports);
     for (let i = 0; i < count; i++) {
       const port = this.#ports[i];
       // An event on a channel that was just closed is nobody's (XSA-331).
       const ring = this.#rings.get(port);
-      const delay = ring?.event() ?? 0;
-      if (delay === 0) this.#events.unmask(port);
-      else setTimeout(() => this.#rings.get(port) === ring && this.#events.unmask(port), delay).unref();
+      const delay = ring === undefined ? 0 : this.#event(ring);
+      if (ring === undefined || delay === 0) this.#events.unmask(port);
+      else this.#masked.push({ port, ring, until: performance.now() + delay });
     }
+  }
+
+  /** Every ring that wants one makes a pass; those that want another one have to wait for the next turn. */
+  turn(): void {
+    const running = this.#ready;
+    this.#ready = this.#running;
+    this.#running = running;
+    for (const ring of running) if (ring.ready) this.#run(ring);
+    running.length = 0;
+  }
+
+  /** What is due by the clock. */
+  tick(): void {
+    const now = performance.now();
+    for (let i = this.#masked.length - 1; i >= 0; i--) {
+      const { port, ring, until } = this.#masked[i];
+      if (until > now) continue;
+      this.#masked.splice(i, 1);
+      if (this.#rings.get(port) === ring) this.#events.unmask(port);
+    }
+    if (now >= this.#trimAt) this.#trim(now);
+  }
+
+  /** To be called when all rings are detached. */
+  async close(): Promise<void> {
+    await this.#events.close();
+    this.#grants.close();
+  }
+
+  #event(ring: Ring): number {
+    this.#noteUse(ring);
+    this.passes++;
+    return ring.event();
+  }
+
+  #run(ring: Ring): void {
+    this.#noteUse(ring);
+    this.passes++;
+    ring.run();
+  }
+
+  #noteUse(ring: Ring): void {
+    if (this.#active || !ring.keepsPages) return;
+    this.#active = true;
+    this.#trimAt = Math.min(this.#trimAt, performance.now() + TRIM_INTERVAL_MS);
+  }
+
+  #trim(now: number): void {
+    let kept = false;
+    for (const ring of this.#rings.values()) {
+      ring.trim(Math.floor(now / TRIM_INTERVAL_MS));
+      kept ||= ring.keepsPages;
+    }
+    const interval = this.#active ? TRIM_INTERVAL_MS : IDLE_TRIM_INTERVAL_MS;
+    this.#trimAt = kept ? now + interval : Number.POSITIVE_INFINITY;
+    this.#active = false;
   }
 }

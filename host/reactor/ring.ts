@@ -3,43 +3,51 @@
  * I/Os that it asks for, and the notification that it allows.
  */
 import * as abi from "../../assembly/abi.js";
-import { BlkifCore, type CoreIo, type Counters, type RingConfig } from "../core/blkif.js";
+import { BlkifCore, type Counters, type RingConfig } from "../core/blkif.js";
 import { coreModule } from "../core/load.js";
 import { type LinearMemory, PAGE_SIZE } from "../core/memory.js";
 import { type EventChannels, Gntst, type GrantTable } from "../platform/ports.js";
-import { type BlockDevice, type IoVector, Result } from "../storage/device.js";
-import { returnMemory, takeMemory } from "./memory-pool.js";
+import { Result } from "../storage/device.js";
+import type { IoOwner, IoQueue } from "./io-queue.js";
 
 export interface RingOptions {
   readonly config: RingConfig;
   /** Grant references of the ring's pages, in order. */
   readonly ringRefs: Uint32Array;
-  readonly grants: GrantTable;
-  readonly events: EventChannels;
-  /** Our end of the event channel. */
-  readonly port: number;
-  readonly device: BlockDevice;
+  /** All zeros, MEMORY_BYTES; the ring's until {@link Ring.detach} has resolved. */
+  readonly memory: LinearMemory;
+  readonly makeQueue: (core: BlkifCore, owner: IoOwner) => IoQueue;
   /** The ring takes no more requests: the guest has spoilt it, or the core failed over it. Called at most once. */
   readonly onHalt: (why: string) => void;
   /** An I/O failed. */
   readonly onError: (operation: string, error: Error | undefined) => void;
 }
 
+/** What a ring needs of the reactor that it is attached to. */
+export interface RingPlace {
+  readonly grants: GrantTable;
+  readonly events: EventChannels;
+  /** Our end of the event channel. */
+  readonly port: number;
+  /** The ring wants {@link Ring.run} to be called, after others had their turn. */
+  readonly onReady: (ring: Ring) => void;
+}
+
 const OPERATIONS = ["read", "write", "flush", "discard"];
 /** A few are normal: a request may be taken before its event is seen. */
 const TOLERATED_IDLE_EVENTS = 16;
 const MAX_MASK_MS = 64;
-/** How often idle persistent grants are looked at: Linux's LRU_INTERVAL. */
-const TRIM_INTERVAL_MS = 100;
 
-export class Ring {
+export class Ring implements IoOwner {
+  readonly port: number;
   readonly #options: RingOptions;
+  readonly #place: RingPlace;
   readonly #memory: LinearMemory;
   readonly #core: BlkifCore;
-  readonly #trimTimer: NodeJS.Timeout | null;
+  readonly #queue: IoQueue;
   /** Completions that the next pass takes in. */
   #completions = 0;
-  #scheduled = false;
+  #ready = false;
   #halted = false;
   #detached = false;
   /** The core threw. It is not called any more; I/Os that are under way still have the memory. */
@@ -52,30 +60,29 @@ export class Ring {
   #whenIdle: (() => void) | null = null;
 
   /** Maps the ring and starts on it. Throws an Error with a clear message if the guest's pages or indices are wrong. */
-  constructor(options: RingOptions) {
+  constructor(options: RingOptions, place: RingPlace) {
     this.#options = options;
-    const { config, ringRefs, grants } = options;
-    this.#memory = takeMemory();
+    this.#place = place;
+    this.port = place.port;
+    const { config, ringRefs, memory } = options;
+    this.#memory = memory;
     try {
       this.#mapRing(ringRefs);
-      this.#core = new BlkifCore(coreModule(), this.#memory);
+      this.#core = new BlkifCore(coreModule(), memory);
       const code = this.#core.attach(config);
       if (code === abi.ATTACH_BAD_RING) throw new Error("req_prod is more than a ring ahead of rsp_prod");
       if (code !== abi.ATTACH_OK) throw new Error(`the core refused its configuration (${code})`);
+      this.#queue = options.makeQueue(this.#core, this);
     } catch (error) {
-      grants.unmap(this.#memory, abi.SRING, ringRefs.length);
-      returnMemory(this.#memory);
+      place.grants.unmap(memory, abi.SRING, ringRefs.length);
       throw error;
     }
-    const persistent = (config.features & abi.FEATURE_PERSISTENT) !== 0;
-    this.#trimTimer = persistent ? setInterval(() => this.#trim(), TRIM_INTERVAL_MS) : null;
-    this.#trimTimer?.unref();
   }
 
   #mapRing(ringRefs: Uint32Array): void {
-    const { config, grants } = this.#options;
+    const { config } = this.#options;
     const status = new Int16Array(ringRefs.length);
-    grants.map(this.#memory, abi.SRING, config.domid, ringRefs, true, status);
+    this.#place.grants.map(this.#memory, abi.SRING, config.domid, ringRefs, true, status);
     const bad = status.findIndex((s) => s !== Gntst.okay);
     if (bad < 0) return;
     const [name] = Object.entries(Gntst).find(([, code]) => code === status[bad]) ?? ["unknown"];
@@ -89,13 +96,23 @@ export class Ring {
     return this.#detached || this.#broken ? this.#ios : this.#core.inflight;
   }
 
+  /** Whether it waits for {@link run}. */
+  get ready(): boolean {
+    return this.#ready;
+  }
+
+  /** Whether there are persistent grants that {@link trim} should look at. */
+  get keepsPages(): boolean {
+    return !this.#detached && !this.#broken && this.#core.persistentPages !== 0;
+  }
+
   /** Since the ring was attached; they stay after it was detached. */
   counters(): Counters {
     return this.#finalCounters ?? this.#core.counters();
   }
 
   resize(sectors: number): void {
-    this.#core.resize(sectors);
+    if (!this.#detached) this.#core.resize(sectors);
   }
 
   /**
@@ -111,6 +128,7 @@ export class Ring {
 
   /** Something happened: makes a pass. Returns at once, and never throws. */
   run(): void {
+    this.#ready = false;
     if (this.#detached) return;
     try {
       if (!this.#broken) this.#pass();
@@ -123,20 +141,27 @@ export class Ring {
   }
 
   #pass(): void {
+    const core = this.#core;
     const completions = this.#completions;
     this.#completions = 0;
-    let flags = this.#core.step(completions);
+    let flags = core.step(completions);
     while (flags & (abi.STEP_COPY | abi.STEP_MAP)) {
       this.#notify(flags);
       if (flags & abi.STEP_MAP) this.#map();
-      if (flags & abi.STEP_COPY) this.#options.grants.copy(this.#memory, abi.COPIES, this.#core.copies);
-      flags = this.#core.step(0);
+      if (flags & abi.STEP_COPY) this.#place.grants.copy(this.#memory, abi.COPIES, core.copies);
+      flags = core.step(0);
     }
-    if (this.#core.reqCons !== this.#reqCons) this.#idleEvents = 0;
-    this.#reqCons = this.#core.reqCons;
-    if (flags & abi.STEP_IO) for (let i = 0; i < this.#core.ios; i++) this.#start(this.#core.io(i));
+    if (core.reqCons !== this.#reqCons) this.#idleEvents = 0;
+    this.#reqCons = core.reqCons;
+    if (flags & abi.STEP_IO) {
+      const ios = core.ios;
+      for (let i = 0; i < ios; i++) {
+        this.#ios++;
+        this.#queue.start(core.ioSlot(i));
+      }
+    }
     this.#notify(flags);
-    if (flags & abi.STEP_MORE) this.#schedule();
+    if (flags & abi.STEP_MORE) this.#wantRun();
     if (flags & abi.STEP_HALTED) this.#halt("the frontend claims more requests than its ring holds");
   }
 
@@ -147,80 +172,47 @@ export class Ring {
   }
 
   /**
-   * Takes no more requests, lets those in flight end, unmaps everything, and gives the memory back. The caller
-   * unbinds the event channel. Responses are still written for what was in flight. To be called once.
+   * Takes no more requests, lets those in flight end, and unmaps everything: then the memory is free for other use,
+   * and not before. The caller unbinds the event channel. Responses are still written for what was in flight. To be
+   * called once.
    */
   async detach(): Promise<void> {
     this.#core.stopTaking();
-    this.#schedule();
+    this.#wantRun();
     await new Promise<void>((resolve) => {
       this.#whenIdle = resolve;
     });
     this.#finalCounters = this.#core.counters();
     this.#detached = true;
-    if (this.#trimTimer) clearInterval(this.#trimTimer);
-    const { grants, ringRefs } = this.#options;
+    this.#queue.close();
+    const { grants } = this.#place;
     grants.unmap(this.#memory, abi.PERSISTENT, abi.MAX_PERSISTENT);
-    grants.unmap(this.#memory, abi.SRING, ringRefs.length);
-    returnMemory(this.#memory);
+    grants.unmap(this.#memory, abi.SRING, this.#options.ringRefs.length);
+  }
+
+  ended(slot: number, result: Result, error?: Error): void {
+    this.#ios--;
+    if (result !== Result.Success) {
+      this.#options.onError(OPERATIONS[this.#core.ioAt(slot).operation] ?? "I/O", error);
+    }
+    if (!this.#broken) this.#core.setCompletion(this.#completions++, slot, result);
+    this.#wantRun();
   }
 
   /** A pass later, when the events that are there now have all been seen: completions come in bunches. */
-  #schedule(): void {
-    if (this.#scheduled) return;
-    this.#scheduled = true;
-    setImmediate(() => {
-      this.#scheduled = false;
-      this.run();
-    });
+  #wantRun(): void {
+    if (this.#ready) return;
+    this.#ready = true;
+    this.#place.onReady(this);
   }
 
   #notify(flags: number): void {
-    if (flags & abi.STEP_NOTIFY) this.#options.events.notify(this.#options.port);
-  }
-
-  #complete(io: CoreIo, result: Result, error: Error | undefined): void {
-    this.#ios--;
-    if (result !== Result.Success) this.#options.onError(OPERATIONS[io.operation], error);
-    if (!this.#broken) this.#core.setCompletion(this.#completions++, io.slot, result);
-    this.#schedule();
-  }
-
-  #start(io: CoreIo): void {
-    const { device } = this.#options;
-    const done = (result: Result, error?: Error): void => this.#complete(io, result, error);
-    this.#ios++;
-    if (io.operation === abi.IO_FLUSH) device.flush(done);
-    else if (io.operation === abi.IO_DISCARD) {
-      device.discard(io.position, io.length, (io.flags & abi.IO_SECURE) !== 0, done);
-    } else {
-      const vector: IoVector = { memory: this.#memory, table: io.table, count: io.iovecs, bytes: io.length };
-      if (io.operation === abi.IO_READ) device.read(io.position, vector, done);
-      else this.#write(io, vector, done);
-    }
-  }
-
-  /** A write, with the flushes around it that a flush or barrier with data asks for. */
-  #write(io: CoreIo, vector: IoVector, done: (result: Result, error?: Error) => void): void {
-    const { device } = this.#options;
-    const after =
-      io.flags & abi.IO_FUA
-        ? (result: Result, error?: Error) =>
-            result === Result.Success ? device.flush(done) : done(result, error)
-        : done;
-    if (!(io.flags & abi.IO_PREFLUSH)) {
-      device.write(io.position, vector, after);
-      return;
-    }
-    device.flush((result, error) => {
-      if (result === Result.Success) device.write(io.position, vector, after);
-      else done(result, error);
-    });
+    if (flags & abi.STEP_NOTIFY) this.#place.events.notify(this.port);
   }
 
   /** Maps what the core asks for, pages that are neighbours in one call. */
   #map(): void {
-    const { grants, config } = this.#options;
+    const { config } = this.#options;
     const count = this.#core.maps;
     for (let start = 0; start < count; ) {
       const { page } = this.#core.map(start);
@@ -229,19 +221,21 @@ export class Ring {
       const refs = new Uint32Array(end - start);
       for (let i = 0; i < refs.length; i++) refs[i] = this.#core.map(start + i).gref;
       const status = new Int16Array(refs.length);
-      grants.map(this.#memory, abi.PERSISTENT + page * PAGE_SIZE, config.domid, refs, true, status);
+      const at = abi.PERSISTENT + page * PAGE_SIZE;
+      this.#place.grants.map(this.#memory, at, config.domid, refs, true, status);
       for (let i = 0; i < refs.length; i++) this.#core.setMapStatus(start + i, status[i]);
       start = end;
     }
   }
 
-  #trim(): void {
-    if (this.#broken) return;
-    const pages = this.#core.trim(Math.floor(performance.now() / TRIM_INTERVAL_MS));
+  /** Drops persistent grants that are not worth keeping; `now` in tenths of a second. */
+  trim(now: number): void {
+    if (!this.keepsPages) return;
+    const pages = this.#core.trim(now);
     for (let start = 0; start < pages.length; ) {
       let end = start + 1;
       while (end < pages.length && pages[end] === pages[start] + (end - start)) end++;
-      this.#options.grants.unmap(this.#memory, abi.PERSISTENT + pages[start] * PAGE_SIZE, end - start);
+      this.#place.grants.unmap(this.#memory, abi.PERSISTENT + pages[start] * PAGE_SIZE, end - start);
       start = end;
     }
   }

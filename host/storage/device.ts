@@ -1,5 +1,6 @@
 /** What a disk is to the rest of xbdback: capabilities beside operations, and results that are never exceptions. */
 import type { LinearMemory } from "../core/memory.js";
+import type { Store } from "./raw.js";
 
 /** How an operation ended. The core turns these into BLKIF_RSP_*. */
 export const Result = {
@@ -68,6 +69,9 @@ export interface BlockDevice {
   /** Bytes; meaningful when `canDiscard`. */
   readonly discardGranularity: number;
   readonly discardAlignment: number;
+
+  /** What another thread needs to do I/O on the same open store; not there where only this thread can. */
+  readonly store?: Store;
 
   read(position: number, to: IoVector, done: Done): void;
   write(position: number, from: IoVector, done: Done): void;

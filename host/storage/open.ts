@@ -96,7 +96,8 @@ export async function openStore(path: string, options: OpenOptions): Promise<Sto
       kind === "image" ? await imageGeometry(fd, readOnly) : blockGeometry(fd, readOnly, stats.rdev);
     checkSectors(path, geometry);
     if (bytes % SECTOR !== 0) warnOfTail(path, bytes, options.warn ?? console.warn);
-    return { ...geometry, fd, name: path, kind, readOnly, bytes };
+    const flushErrno = new SharedArrayBuffer(4);
+    return { ...geometry, fd, name: path, kind, readOnly, bytes, flushErrno };
   } catch (error) {
     if (fd >= 0) await closeFile(fd);
     throw error instanceof DeviceError ? error : await refusal(path, errnoOf(error));

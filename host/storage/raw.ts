@@ -10,7 +10,7 @@ import { transfer, withRetries } from "./transfer.js";
 const { EROFS, EOPNOTSUPP, ENOSYS, ENOTTY } = constants.errno;
 const PUNCH = FALLOC_FL_PUNCH_HOLE | FALLOC_FL_KEEP_SIZE;
 
-interface Outcome {
+export interface Outcome {
   readonly result: Result;
   readonly error?: Error;
 }
@@ -25,6 +25,8 @@ export interface Store extends Geometry {
   readonly readOnly: boolean;
   /** When it was opened; whole sectors or not. */
   readonly bytes: number;
+  /** One i32 for all threads that use the store: the errno of the fdatasync that failed, or 0. */
+  readonly flushErrno: SharedArrayBuffer;
 }
 
 /**
@@ -32,9 +34,9 @@ export interface Store extends Geometry {
  *
  * Flushing is fail-stop. When fdatasync fails, the kernel may have dropped the pages that it could not write and
  * report success the next time; and Linux's frontend takes an error on an empty flush for "cannot flush" and goes on
- * without. So after one failure all writes, discards and flushes fail, and the guest sees it; reads go on. Only
- * opening the store again ends that. For the same reason at most one fdatasync is under way at a time: of two, only
- * one would be told of an error. Flushes that come meanwhile share the next one.
+ * without. So after one failure all writes, discards and flushes fail, in all threads, and the guest sees it; reads
+ * go on. Only opening the store again ends that. For the same reason at most one fdatasync is under way at a time on
+ * one open file: of two, only one would be told of an error. Flushes that come meanwhile share the next one.
  */
 export class RawDevice implements BlockDevice {
   readonly name: string;
@@ -44,7 +46,10 @@ export class RawDevice implements BlockDevice {
   readonly discardGranularity: number;
   readonly discardAlignment: number;
 
-  readonly #store: Store;
+  readonly store: Store;
+  readonly #flushErrno: Int32Array;
+  /** The open file that fdatasync goes to, and that is closed at the end. */
+  readonly #ownFd: number;
   readonly #engine: IoEngine;
   readonly #readv: (position: number, to: IoVector, done: TransferDone) => void;
   readonly #writev: (position: number, from: IoVector, done: TransferDone) => void;
@@ -54,19 +59,23 @@ export class RawDevice implements BlockDevice {
   #underWay = 0;
   #flushing = false;
   #flushWaiters: Done[] = [];
-  #flushError: Error | null = null;
   #closed: Promise<void> | null = null;
   #drained: (() => void) | null = null;
 
-  /** Takes over the store's descriptor; the engine stays the caller's. */
-  constructor(store: Store, engine: IoEngine) {
+  /**
+   * Takes over the store's descriptor, or `ownFd`, another open file of the same store, where that is given; the
+   * engine stays the caller's.
+   */
+  constructor(store: Store, engine: IoEngine, ownFd = store.fd) {
     this.name = store.name;
     this.sectorSize = store.sectorSize;
     this.physicalSectorSize = store.physicalSectorSize;
     this.readOnly = store.readOnly;
     this.discardGranularity = store.discardGranularity;
     this.discardAlignment = store.discardAlignment;
-    this.#store = store;
+    this.store = store;
+    this.#flushErrno = new Int32Array(store.flushErrno);
+    this.#ownFd = ownFd;
     this.#engine = engine;
     this.#readv = (position, to, done) => engine.readv(store.fd, position, to, done);
     this.#writev = (position, from, done) => engine.writev(store.fd, position, from, done);
@@ -134,7 +143,7 @@ export class RawDevice implements BlockDevice {
       return;
     }
     this.#underWay++;
-    const { fd, kind } = this.#store;
+    const { fd, kind } = this.store;
     const call = (ended: ErrnoDone): void => {
       if (kind === "image") this.#engine.fallocate(fd, PUNCH, position, length, ended);
       else this.#engine.blockDiscard(fd, secure, position, length, ended);
@@ -146,13 +155,28 @@ export class RawDevice implements BlockDevice {
     });
   }
 
+  /** Whether a read or write that ends at byte `end` may go to the engine without any of the checks above. */
+  admits(write: boolean, end: number): boolean {
+    return end <= this.#size && !this.#closed && !(write && (this.readOnly || this.#flushErrno[0] !== 0));
+  }
+
+  /** Why a read or write failed that went to the engine by another way. */
+  failure(write: boolean, position: number, length: number, errno: number): Outcome {
+    return failed(write ? "write" : "read", errno, `${length} bytes at ${position} of ${this.name}`);
+  }
+
+  /** Another thread has found the store to have another size. */
+  noteSize(bytes: number): void {
+    this.#size = wholeSectors(bytes, this.sectorSize);
+  }
+
   async refreshSize(): Promise<boolean> {
     if (this.#closed) return false;
     const before = this.#size;
     // Closing waits: the descriptor must not become another file's meanwhile.
     this.#underWay++;
     try {
-      const { fd, kind, sectorSize } = this.#store;
+      const { fd, kind, sectorSize } = this.store;
       this.#size = wholeSectors(await storeBytes(fd, kind), sectorSize);
     } catch {
       // A device that went away has no size to tell; reads and writes report that better than this could.
@@ -169,7 +193,7 @@ export class RawDevice implements BlockDevice {
 
   async #close(): Promise<void> {
     if (this.#underWay > 0) await new Promise<void>((resolve) => (this.#drained = resolve));
-    await new Promise<void>((resolve) => close(this.#store.fd, () => resolve()));
+    await new Promise<void>((resolve) => close(this.#ownFd, () => resolve()));
   }
 
   /** Why an operation cannot be begun: the device is closed, or the range is not in it. */
@@ -186,7 +210,14 @@ export class RawDevice implements BlockDevice {
   /** Why the device must not, or may no longer, be changed. */
   #unchangeable(verb: string): Outcome | null {
     if (this.readOnly) return failed(verb, EROFS, this.name);
-    return this.#flushError && { result: Result.Failure, error: this.#flushError };
+    const errno = this.#flushErrno[0];
+    return errno === 0 ? null : { result: Result.Failure, error: this.#lossOf(errno) };
+  }
+
+  #lossOf(errno: number): Error {
+    const cause = new SystemError("fdatasync", errno, this.name);
+    const remedy = "written data may be lost; nothing more is written until the disk is attached again";
+    return new Error(`${cause.message}; ${remedy}`, { cause });
   }
 
   /** Capabilities that the store turned out not to have. A store that cannot discard cannot discard securely. */
@@ -200,7 +231,7 @@ export class RawDevice implements BlockDevice {
     this.#flushWaiters = [];
     this.#flushing = true;
     withRetries(
-      (ended) => this.#engine.fdatasync(this.#store.fd, ended),
+      (ended) => this.#engine.fdatasync(this.#ownFd, ended),
       (errno) => this.#endFlush(errno, waiters),
     );
   }
@@ -209,10 +240,8 @@ export class RawDevice implements BlockDevice {
     this.#flushing = false;
     let outcome = SUCCESS;
     if (errno !== 0) {
-      const cause = new SystemError("fdatasync", errno, this.name);
-      const remedy = "written data may be lost; nothing more is written until the disk is attached again";
-      this.#flushError = new Error(`${cause.message}; ${remedy}`, { cause });
-      outcome = { result: Result.Failure, error: this.#flushError };
+      Atomics.compareExchange(this.#flushErrno, 0, 0, errno);
+      outcome = { result: Result.Failure, error: this.#lossOf(errno) };
       waiters.push(...this.#flushWaiters.splice(0));
     } else if (this.#flushWaiters.length > 0) {
       this.#startFlush();

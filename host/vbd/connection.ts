@@ -1,13 +1,13 @@
 /** One connection of a frontend: the open store, and a ring at work for each of its queues. */
 import * as abi from "../../assembly/abi.js";
 import { addCounters, type Counters } from "../core/blkif.js";
-import type { AttachedRing, Reactor } from "../reactor/reactor.js";
+import type { AttachedRing, RingHost } from "../reactor/ring-host.js";
 import type { BlockDevice } from "../storage/device.js";
 import { type BackendKeys, canDiscard, type Features } from "./backend-keys.js";
 import type { FrontendConfig } from "./frontend.js";
 
 export interface ConnectionOptions {
-  readonly reactor: Reactor;
+  readonly reactor: RingHost;
   readonly features: Features;
   /** The frontend's. */
   readonly domid: number;
@@ -75,17 +75,23 @@ export class Connection {
   get status(): ConnectionStatus {
     const { protocol, ringPages, persistent } = this.config;
     const { name, size } = this.device;
-    const inflight = this.#rings.reduce((sum, { ring }) => sum + ring.inflight, 0);
+    const inflight = this.#rings.reduce((sum, ring) => sum + ring.inflight, 0);
     return { device: name, size, protocol, queues: this.#rings.length, ringPages, persistent, inflight };
   }
 
   addCountersTo(counters: Counters): void {
-    for (const { ring } of this.#rings) addCounters(counters, ring.counters());
+    for (const ring of this.#rings) addCounters(counters, ring.counters());
+  }
+
+  /** Tells every ring that the device's size is another one. */
+  async resize(): Promise<void> {
+    const sectors = Math.floor(this.device.size / 512);
+    await Promise.all(this.#rings.map((ring) => ring.resize(sectors)));
   }
 
   /** Waits for what is in flight and lets go of everything, even where that goes wrong; rejects then, at the end. */
   async close(): Promise<void> {
-    const outcomes = await Promise.allSettled(this.#rings.map(({ detach }) => detach()));
+    const outcomes = await Promise.allSettled(this.#rings.map((ring) => ring.detach()));
     await this.device.close();
     for (const outcome of outcomes) if (outcome.status === "rejected") throw outcome.reason;
   }

@@ -8,7 +8,7 @@
 import { addCounters, type Counters, noCounters } from "../core/blkif.js";
 import { type Xenstore, XenstoreError, type XenstoreWatch } from "../platform/ports.js";
 import { parseState, XenbusState as State, type XenbusState } from "../platform/xenbus-state.js";
-import type { Reactor } from "../reactor/reactor.js";
+import type { RingHost } from "../reactor/ring-host.js";
 import type { BlockDevice } from "../storage/device.js";
 import { DeviceError, type OpenOptions, openDevice } from "../storage/open.js";
 import {
@@ -36,7 +36,7 @@ import { switchState } from "./xenbus.js";
 /** What a vbd needs of the daemon. */
 export interface VbdHost {
   readonly xenstore: Xenstore;
-  readonly reactor: Reactor;
+  readonly reactor: RingHost;
   readonly features: Features;
   /** Our own domid. */
   readonly domid: number;

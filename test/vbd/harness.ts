@@ -7,7 +7,8 @@ import { LoopbackHost, xenstoreSocket } from "../../host/platform/loopback/host.
 import { type LoopbackDomain, openDomain } from "../../host/platform/loopback/index.js";
 import type { EventChannels, GrantTable, GuestPages, Xenstore } from "../../host/platform/ports.js";
 import { connectXenstore } from "../../host/platform/xenstore/client.js";
-import { Reactor } from "../../host/reactor/reactor.js";
+import { LocalRingHost } from "../../host/reactor/local.js";
+import type { RingHost } from "../../host/reactor/ring-host.js";
 import { openDevice } from "../../host/storage/open.js";
 import { DEFAULT_FEATURES, type Features } from "../../host/vbd/backend-keys.js";
 import type { VbdHost, VbdStatus } from "../../host/vbd/vbd.js";
@@ -66,7 +67,7 @@ export interface Plug {
 export class Machine {
   readonly host: LoopbackHost;
   readonly spy: ReturnType<typeof spyOn>;
-  readonly reactor: Reactor;
+  readonly reactor: RingHost;
   readonly backend: Backend;
   /** What the operator was told. */
   readonly log: string[] = [];
@@ -80,7 +81,7 @@ export class Machine {
     host: LoopbackHost,
     own: Xenstore,
     domain: LoopbackDomain,
-    reactor: Reactor,
+    reactor: RingHost,
     options: MachineOptions,
   ) {
     this.host = host;
@@ -105,7 +106,7 @@ export class Machine {
     const domain = await openDomain(host.directory, 0);
     const events = await domain.eventChannels();
     const grants = await domain.grantTable();
-    const reactor = new Reactor(options.events?.(events) ?? events, options.grants?.(grants) ?? grants);
+    const reactor = new LocalRingHost(options.events?.(events) ?? events, options.grants?.(grants) ?? grants);
     const machine = new Machine(host, own, domain, reactor, options);
     await machine.backend.start();
     return machine;

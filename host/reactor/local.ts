@@ -1,0 +1,53 @@
+/** Serves rings in this thread, whatever their disk is. */
+import type { EventChannels, GrantTable } from "../platform/ports.js";
+import { DeviceQueue } from "./device-queue.js";
+import { EventLoopDriver } from "./event-loop.js";
+import { returnMemory, takeMemory } from "./memory-pool.js";
+import { Reactor } from "./reactor.js";
+import type { AttachedRing, AttachOptions, RingHost } from "./ring-host.js";
+
+export class LocalRingHost implements RingHost {
+  readonly #reactor: Reactor;
+  readonly #driver: EventLoopDriver;
+
+  /** Takes both handles over; `close` closes them. */
+  constructor(events: EventChannels, grants: GrantTable) {
+    this.#reactor = new Reactor(events, grants);
+    this.#driver = new EventLoopDriver(this.#reactor);
+  }
+
+  get mappedPages(): number {
+    return this.#reactor.mappedPages;
+  }
+
+  async attach({ remotePort, device, ...options }: AttachOptions): Promise<AttachedRing> {
+    const reactor = this.#reactor;
+    const memory = takeMemory();
+    try {
+      const ring = await reactor.attach(
+        { ...options, memory, makeQueue: (core, owner) => new DeviceQueue(device, core, owner) },
+        remotePort,
+      );
+      return {
+        port: ring.port,
+        get inflight() {
+          return ring.inflight;
+        },
+        counters: () => ring.counters(),
+        resize: async (sectors) => ring.resize(sectors),
+        async detach() {
+          // What is in flight has ended when the ring lets go; whatever goes wrong then, nobody writes there any more.
+          await reactor.detach(ring).finally(() => returnMemory(memory));
+        },
+      };
+    } catch (error) {
+      returnMemory(memory);
+      throw error;
+    }
+  }
+
+  async close(): Promise<void> {
+    this.#driver.close();
+    await this.#reactor.close();
+  }
+}

@@ -1,0 +1,35 @@
+/** What a vbd's connection needs of whoever serves its rings: this thread (local.ts), or reactor threads (pool.ts). */
+import type { Counters, RingConfig } from "../core/blkif.js";
+import type { BlockDevice } from "../storage/device.js";
+import type { RingOptions } from "./ring.js";
+
+export interface AttachOptions extends Pick<RingOptions, "ringRefs" | "onHalt" | "onError"> {
+  readonly config: RingConfig;
+  /** The frontend's end of the event channel, unbound for us. */
+  readonly remotePort: number;
+  /** Stays the caller's, who closes it when all its rings are detached. */
+  readonly device: BlockDevice;
+}
+
+/** A ring that is served. */
+export interface AttachedRing {
+  /** Our end of its event channel. */
+  readonly port: number;
+  /** Requests taken from the ring and not yet answered. */
+  readonly inflight: number;
+  /** Since the ring was attached; they stay after it was detached. */
+  counters(): Counters;
+  /** Tells the ring the disk's new size in 512-byte sectors, after the device was told to look at it. */
+  resize(sectors: number): Promise<void>;
+  /** Stops the ring, waits for its I/O, and lets go of everything of the guest's. */
+  detach(): Promise<void>;
+}
+
+export interface RingHost {
+  /** Pages of guests that are mapped now. */
+  readonly mappedPages: number;
+  /** Maps a ring, binds its event channel and serves it. Rejects with what went wrong; nothing is held then. */
+  attach(options: AttachOptions): Promise<AttachedRing>;
+  /** To be called when all rings are detached. */
+  close(): Promise<void>;
+}
