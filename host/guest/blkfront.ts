@@ -150,6 +150,24 @@ export class Blkfront implements GuestDisk {
     return this.#data(Op.write, position, from);
   }
 
+  /**
+   * As `read` or `write`, for those who start very many: without a promise. Exactly one of `done` and `failed` is
+   * called, once, and may start the next call; `failed` perhaps before this returns.
+   */
+  start(
+    operation: "read" | "write",
+    position: number,
+    data: Uint8Array,
+    done: () => void,
+    failed: (error: Error) => void,
+  ): void {
+    const code = operation === "read" ? Op.read : Op.write;
+    const refusal = this.#refusal ?? this.#objection(code, position, data.length, null);
+    if (refusal) process.nextTick(failed, refusal);
+    else if (data.length === 0) process.nextTick(done);
+    else this.#scheduler!.submit(new Transfer(code, position, data.length, data, 0, null, done, failed));
+  }
+
   /** Uses a barrier where the backend has no flush. */
   flush(): Promise<void> {
     const operation = this.#description?.flushCache === false ? Op.writeBarrier : Op.flushDiskcache;
@@ -290,10 +308,11 @@ export class Blkfront implements GuestDisk {
 
   #fail(scheduler: Scheduler, why: string): void {
     const error = this.#error(why);
+    const first = this.#refusal === null;
+    // Before calls fail: their callers may make others.
+    this.#refusal ??= error;
     scheduler.stop(error);
-    if (this.#refusal) return;
-    this.#refusal = error;
-    this.onFailure?.(error);
+    if (first) this.onFailure?.(error);
   }
 
   #error(message: string, code = "EIO"): DiskError {

@@ -105,7 +105,7 @@ export class FrontRing {
 
   /**
    * Hands out every response, then asks to be told of the next one (FINAL_CHECK_FOR_RESPONSES). `answered` gets the
-   * low half of the id and the status; it must not produce. Returns how many there were.
+   * low half of the id and the status; it may produce. Returns how many there were.
    * Throws a {@link ProtocolViolation}.
    */
   consume(answered: (id: number, status: number) => void): number {

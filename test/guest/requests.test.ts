@@ -107,6 +107,55 @@ test("calls that follow from answers of one tick are pushed together", limit, as
   });
 });
 
+test("calls without promises start the next ones from their answers", limit, async () => {
+  const WORKERS = 48;
+  const ROUNDS = 20;
+  await withBackend({ sectors: 4096, shuffle: 7 }, async ({ backend, connect }) => {
+    const disk = await connect();
+    await new Promise<void>((resolve, reject) => {
+      let running = WORKERS;
+      for (let i = 0; i < WORKERS; i++) {
+        const data = new Uint8Array(4096);
+        const at = (round: number) => ((i + WORKERS * round) % 512) * 4096;
+        const write = (round: number): void => {
+          data.set(pattern(4096, at(round) + 1));
+          disk.start("write", at(round), data, () => read(round), reject);
+        };
+        const read = (round: number): void =>
+          disk.start("read", at(round), data.fill(0), () => check(round), reject);
+        const check = (round: number): void => {
+          if (Buffer.compare(data, pattern(4096, at(round) + 1)) !== 0) reject(new Error(`round ${round}`));
+          else if (round < ROUNDS) write(round + 1);
+          else if (--running === 0) resolve();
+        };
+        write(0);
+      }
+    });
+    assert.equal(disk.pending, 0);
+    assert.equal(backend.seen.length, 2 * WORKERS * (ROUNDS + 1));
+  });
+});
+
+test("calls without promises fail once each, and those that they start", limit, async () => {
+  await withBackend({ sectors: 4096 }, async ({ backend, connect }) => {
+    const disk = await connect();
+    backend.tamper = (answer) => ({ ...answer, id: 64n });
+    const failures: string[] = [];
+    await new Promise<void>((resolve) => {
+      const data = new Uint8Array(4096);
+      const start = (left: number): void =>
+        disk.start("read", 0, data, assert.fail, (error) => {
+          failures.push(error.message);
+          if (left > 0) start(left - 1);
+          else if (failures.length === 150) resolve();
+        });
+      for (let i = 0; i < 50; i++) start(2);
+    });
+    for (const message of failures) assert.match(message, /out of range .*disk is disabled/);
+    assert.equal(disk.pending, 0);
+  });
+});
+
 test("memory in flight is bounded, and a small guest does with less", limit, async () => {
   for (const persistent of [false, true]) {
     const back = { sectors: 8192, indirect: 64, persistent };
