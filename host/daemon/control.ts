@@ -12,6 +12,7 @@ export type ControlHandler = (request: ControlRequest) => Promise<object> | obje
 const MAX_LINE = 65536;
 /** A daemon that answers at all answers at once. */
 const TIMEOUT_MS = 10_000;
+const LINGER_MS = 1000;
 
 export class ControlServer {
   readonly #server: Server;
@@ -62,8 +63,21 @@ export class ControlServer {
     } catch (error) {
       if (socket.writable) socket.write(`${JSON.stringify(refusal(error))}\n`);
     }
-    socket.end(() => socket.destroy());
+    finish(socket);
   }
+}
+
+/**
+ * Says goodbye. What a client still sends is read and dropped for a while: closing on unread bytes would reset the
+ * connection, and the client might never see the last answer.
+ */
+function finish(socket: Socket): void {
+  const timer = setTimeout(() => socket.destroy(), LINGER_MS).unref();
+  socket.once("close", () => clearTimeout(timer));
+  socket.end(() => {
+    if (socket.readableEnded) socket.destroy();
+    else socket.once("end", () => socket.destroy()).resume();
+  });
 }
 
 /** A socket that nobody answers at is left over. */

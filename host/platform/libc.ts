@@ -204,12 +204,18 @@ export interface Poll {
   close(): void;
 }
 
+function nothing(): void {}
+
 /** koffi stops a poll whose handle is garbage: callers need not know. */
 const polls = new Set<Poll>();
 
 /** Calls `ready` on the event loop whenever `fd` has something to read. Keeps the process alive until closed. */
 export function pollReadable(fd: number, ready: () => void): Poll {
-  const handle = koffi.node.poll(fd, { readable: true }, ready);
+  const handle = koffi.node.poll(fd, { readable: true }, () => {
+    ready();
+    // Node 26 runs no promise's continuation after a callback of koffi's poll; after an immediate's it does.
+    setImmediate(nothing);
+  });
   const poll: Poll = {
     close() {
       polls.delete(poll);
