@@ -228,6 +228,10 @@ export const IO_SECURE = 4;
 /** Segments by slot, in wire form: u32 gref @0, u8 first_sect @4, u8 last_sect @5, u16 persistent page @6. */
 export const SEGMENTS = IOS + MAX_SLOTS * IO_BYTES;
 export const SEGMENT_BYTES = 8;
+export const SEGMENT_GREF = 0;
+export const SEGMENT_FIRST = 4;
+export const SEGMENT_LAST = 5;
+export const SEGMENT_PAGE = 6;
 
 /** struct iovec {u64 native address, u64 length}, IOVECS_PER_SLOT for each slot. */
 export const IOVECS = SEGMENTS + MAX_SLOTS * MAX_SEGMENTS * SEGMENT_BYTES;

@@ -30,9 +30,11 @@ import {
   PAGE,
   PERSISTENT,
   SEGMENT_BYTES,
+  SEGMENT_PAGE,
 } from "./abi";
 import { count } from "./counters";
 import { ALONE, BUSY, dataOf, MAPPED, Request, requestAt, SECURE, segmentsEnd, segmentsOf } from "./request";
+import { areNeighbours, areWhole } from "./segments";
 
 @unmanaged
 export class Io {
@@ -155,10 +157,21 @@ function addIovecs(lead: u32, used: u32, slot: u32, request: Request): u32 {
   } else {
     const pages = base + PERSISTENT;
     const past = segmentsEnd(slot, request);
-    for (let at = segmentsOf(slot); at < past; at += SEGMENT_BYTES) {
+    let at = segmentsOf(slot);
+    if (areWhole(request) && areNeighbours(at, request.segments)) {
+      const address = pages + <u32>load<u16>(at, SEGMENT_PAGE) * PAGE;
+      if (address != end) {
+        if (end != 0) writeIovec(last, start, end);
+        last += IOVEC_BYTES;
+        start = end = address;
+      }
+      end += request.sectors << 9;
+      at = past;
+    }
+    for (; at < past; at += SEGMENT_BYTES) {
       const first = <u32>load<u8>(at, 4);
       const bytes = (<u32>load<u8>(at, 5) - first + 1) << 9;
-      const address = pages + (<u32>load<u16>(at, 6) * PAGE + (first << 9));
+      const address = pages + (<u32>load<u16>(at, SEGMENT_PAGE) * PAGE + (first << 9));
       if (address != end) {
         if (end != 0) writeIovec(last, start, end);
         last += IOVEC_BYTES;

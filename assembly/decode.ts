@@ -30,11 +30,11 @@ import {
   FEATURE_READ_ONLY,
   FEATURE_SECURE_DISCARD,
   MAX_DIRECT_SEGMENTS,
-  SEGMENT_BYTES,
 } from "./abi";
 import { count } from "./counters";
 import { bodyOffset, INDIRECT_SEGMENTS, idOffset, indirectGrefsOffset, sectorOffset } from "./layout";
-import { DONE, INDIRECT, Request, SECURE, segmentsEnd, segmentsOf } from "./request";
+import { DONE, INDIRECT, Request, SECURE } from "./request";
+import { copyDirect, sumSegments } from "./segments";
 
 let features: u32 = 0;
 let maxIndirect: u32 = 0;
@@ -87,9 +87,7 @@ export function decode(slot: u32, request: Request, copy: u32): bool {
     return refuse(request, BLKIF_RSP_ERROR, COUNT_BAD_SEGMENTS);
   }
   request.segments = <u16>segments;
-  const to = segmentsOf(slot);
-  const from = copy + bodyOffset;
-  for (let i = 0; i < segments * SEGMENT_BYTES; i += SEGMENT_BYTES) store<u64>(to + i, load<u64>(from + i));
+  copyDirect(slot, copy + bodyOffset, segments);
   return true;
 }
 
@@ -122,50 +120,10 @@ function decodeDiscard(request: Request, copy: u32): bool {
   return true;
 }
 
-/** Sums and checks the slot's segments: 0 if one is bad, else the sectors of all. At most 256 * 8, so no overflow. */
-function sumSegments(slot: u32, request: Request): u32 {
-  const end = segmentsEnd(slot, request);
-  let total: u32 = 0;
-  // Without branches: a difference is negative, or a bit set that must be clear, if a segment is bad.
-  let negative: i32 = 0;
-  let unaligned: u32 = 0;
-  let at = segmentsOf(slot);
-  if (ASC_FEATURE_SIMD && request.segments >= 4) {
-    let totals = i32x4.splat(0);
-    let negatives = i32x4.splat(0);
-    let boundaries = i32x4.splat(0);
-    const byte = i32x4.splat(255);
-    for (; at + 3 * SEGMENT_BYTES < end; at += 4 * SEGMENT_BYTES) {
-      // The second half of each segment: first_sect, last_sect.
-      const four = v128.shuffle<i32>(v128.load(at), v128.load(at, 16), 1, 3, 5, 7);
-      const first = v128.and(four, byte);
-      const last = v128.and(i32x4.shr_u(four, 8), byte);
-      const difference = i32x4.sub(last, first);
-      const past = i32x4.add(last, i32x4.splat(1));
-      negatives = v128.or(negatives, v128.or(i32x4.sub(i32x4.splat(7), last), difference));
-      boundaries = v128.or(boundaries, v128.or(first, past));
-      totals = i32x4.sub(i32x4.add(totals, past), first);
-    }
-    totals = i32x4.add(totals, v128.shuffle<i32>(totals, totals, 2, 3, 0, 1));
-    total = i32x4.extract_lane(totals, 0) + i32x4.extract_lane(totals, 1);
-    negative = i32x4.bitmask(negatives) ? -1 : 0;
-    boundaries = v128.or(boundaries, v128.shuffle<i32>(boundaries, boundaries, 2, 3, 0, 1));
-    unaligned = i32x4.extract_lane(boundaries, 0) | i32x4.extract_lane(boundaries, 1);
-  }
-  for (; at < end; at += SEGMENT_BYTES) {
-    const first = <i32>load<u8>(at, 4);
-    const last = <i32>load<u8>(at, 5);
-    negative |= (7 - last) | (last - first);
-    unaligned |= first | (last + 1);
-    total += last - first + 1;
-  }
-  return negative < 0 || (unaligned & alignment) != 0 ? 0 : total;
-}
-
 /** Checks segments, range and permission. False when the request is DONE. */
 export function validate(slot: u32, request: Request): bool {
   if (request.segments != 0) {
-    request.sectors = sumSegments(slot, request);
+    request.sectors = sumSegments(slot, request, alignment);
     if (request.sectors == 0) return refuse(request, BLKIF_RSP_ERROR, COUNT_BAD_SEGMENTS);
   }
   // An empty flush or barrier touches nothing; NetBSD leaves rubbish in its sector number.

@@ -18,6 +18,7 @@ import {
   PERSISTENT_PAGE_BYTES,
   PERSISTENT_PAGES,
   SEGMENT_BYTES,
+  SEGMENT_PAGE,
   UNMAPS,
 } from "./abi";
 import { count } from "./counters";
@@ -111,43 +112,39 @@ export const NO_ROOM: i32 = 0;
 export const TO_BE_MAPPED: i32 = 1;
 export const ALL_MAPPED: i32 = 2;
 
-/** The page of a segment, in its private table. */
-const SEGMENT_PAGE = 6;
+// users, state and touched of a page are one u64, so that a segment costs one load and one store of them.
+const PAGE_USE = 8;
+const ONE_USER: u64 = 1;
+const USERS_AND_STATE: u64 = 0xffffffffffff;
+const STATE_SHIFT: u64 = 32;
+const TOUCHED: u64 = (<u64>1) << 48;
 
-function isMapped(page: u32, gref: u32): bool {
-  const it = pageAt(page);
-  return it.gref == gref && it.state == MAPPED;
-}
-
-function addUser(page: u32): void {
-  const it = pageAt(page);
-  it.users++;
-  it.touched = true;
+/** One user more, if it is the page of this gref and mapped. */
+function useMapped(page: u32, gref: u32): bool {
+  const it = PERSISTENT_PAGES + page * PERSISTENT_PAGE_BYTES;
+  const use = load<u64>(it, PAGE_USE);
+  if (load<u32>(it) != gref || <u16>(use >> STATE_SHIFT) != MAPPED) return false;
+  store<u64>(it, (use + ONE_USER) | TOUCHED, PAGE_USE);
+  return true;
 }
 
 /** Finds or asks for the page of every segment from `start` up to `end`. With NO_ROOM none is held. */
 export function usePages(start: u32, end: u32): i32 {
   let unmapped: u32 = 0;
   let page: u32 = 0;
+  let previous: u32 = 0;
   for (let at = start; at < end; at += SEGMENT_BYTES) {
     const gref = load<u32>(at);
-    // Grants that are neighbours in a request were mostly mapped together: look behind the page before, then where
-    // the hash points first.
-    page = (page + 1) & (MAX_PERSISTENT - 1);
-    if (isMapped(page, gref)) {
-      addUser(page);
-    } else {
-      page = firstProbe(gref);
-      if (isMapped(page, gref)) {
-        addUser(page);
-      } else {
-        page = usePage(gref);
-        if (page == NO_PAGE) {
-          leavePages(start, at);
-          return NO_ROOM;
-        }
-        if (pageAt(page).state != MAPPED) unmapped++;
+    // Grants that are neighbours were mostly mapped together, as neighbours: then the hash need not be asked.
+    page = gref == previous + 1 ? (page + 1) & (MAX_PERSISTENT - 1) : firstProbe(gref);
+    previous = gref;
+    if (!useMapped(page, gref)) {
+      page = usePage(gref);
+      if (page == NO_PAGE) {
+        leavePages(start, at);
+        return NO_ROOM;
       }
+      if (pageAt(page).state != MAPPED) unmapped++;
     }
     store<u16>(at, page, SEGMENT_PAGE);
   }
@@ -163,7 +160,8 @@ function usePage(gref: u32): u32 {
     page--;
     const known = pageAt(page);
     if (known.state == FAILED) return NO_PAGE;
-    addUser(page);
+    known.users++;
+    known.touched = true;
     return page;
   }
   if (pagesUsed >= limit) {
@@ -190,10 +188,11 @@ function usePage(gref: u32): u32 {
 /** One user less of every segment's page. */
 export function leavePages(start: u32, end: u32): void {
   for (let at = start; at < end; at += SEGMENT_BYTES) {
-    const it = pageAt(load<u16>(at, SEGMENT_PAGE));
-    const users = it.users - 1;
-    it.users = users;
-    if (users == 0 && it.state == FAILED) drop(load<u16>(at, SEGMENT_PAGE));
+    const page = <u32>load<u16>(at, SEGMENT_PAGE);
+    const it = PERSISTENT_PAGES + page * PERSISTENT_PAGE_BYTES;
+    const use = load<u64>(it, PAGE_USE) - ONE_USER;
+    store<u64>(it, use, PAGE_USE);
+    if ((use & USERS_AND_STATE) == (<u64>FAILED) << STATE_SHIFT) drop(page);
   }
 }
 

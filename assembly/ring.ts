@@ -18,6 +18,7 @@ import {
 import { count } from "./counters";
 import { RESPONSE_ID, RESPONSE_OPERATION, RESPONSE_STATUS, stride } from "./layout";
 import { Request } from "./request";
+import { copy16 } from "./segments";
 import { loadShared, storeShared } from "./shared";
 
 export let entries: u32 = 0;
@@ -52,16 +53,6 @@ export function overflows(claimed: u32): bool {
   return claimed > entries - (reqCons - rspPublished);
 }
 
-/** Without a loop, whose turns would cost more than the copying. */
-function copy48(to: u32, from: u32): void {
-  store<u64>(to, load<u64>(from));
-  store<u64>(to, load<u64>(from, 8), 8);
-  store<u64>(to, load<u64>(from, 16), 16);
-  store<u64>(to, load<u64>(from, 24), 24);
-  store<u64>(to, load<u64>(from, 32), 32);
-  store<u64>(to, load<u64>(from, 40), 40);
-}
-
 /**
  * Copies the next request into a slot's journal entry, once: nothing ever looks at the ring's copy again (XSA-155).
  * The request counts as taken only when `consume` is called.
@@ -70,8 +61,12 @@ export function copyRequest(slot: u32): u32 {
   const entry = JOURNAL_ENTRIES + slot * JOURNAL_ENTRY_BYTES;
   const from = SRING_ENTRIES + (reqCons & (entries - 1)) * stride;
   const to = entry + JOURNAL_REQUEST;
-  copy48(to, from);
-  copy48(to + 48, from + 48);
+  copy16(to, from);
+  copy16(to + 16, from + 16);
+  copy16(to + 32, from + 32);
+  copy16(to + 48, from + 48);
+  copy16(to + 64, from + 64);
+  copy16(to + 80, from + 80);
   store<u64>(to, load<u64>(from, 96), 96);
   store<u32>(to, load<u32>(from, 104), 104);
   if (stride > 108) store<u32>(to, load<u32>(from, 108), 108);

@@ -66,8 +66,8 @@ export class InProcess implements Runner {
 
   #measured(scenario: Scenario): Host {
     const host = new Host(this.#attach(scenario), scenario);
-    host.presetTables();
     host.span(scenario.spans[0]);
+    host.presetTables();
     return host;
   }
 }

@@ -146,12 +146,12 @@ int main(void) {
   }
   memory = mmap(NULL, MEMORY_BYTES, PROT_READ | PROT_WRITE, MAP_SHARED | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
   if (memory == MAP_FAILED) return 2;
-  for (uint32_t slot = 0; slot < ENTRIES && !header.record; slot++) memcpy(memory + SEGMENTS + slot * TABLE, tables, TABLE);
   *(uint32_t *)(memory + SRING_REQ_EVENT) = *(uint32_t *)(memory + SRING_RSP_EVENT) = 1;
   attach(&(struct config){.abi = ABI_X86_64, .entries = ENTRIES, .features = header.features, .domid = 7,
                           .sector_units = 1, .max_indirect = MAX_SEGMENTS, .max_io = MAX_IO, .batch = 64,
                           .max_persistent = 1056, .base = header.base, .sectors = header.sectors});
   span(spans[0], counts[0]);
+  for (uint32_t slot = 0; slot < ENTRIES && !header.record; slot++) memcpy(memory + SEGMENTS + slot * TABLE, tables, TABLE);
   double spent = 0;
   uint32_t taken = 0;
   do {

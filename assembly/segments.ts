@@ -1,0 +1,107 @@
+// Passes over a request's segments, in their private copy: four at a time where there is SIMD, one at a time elsewhere.
+import { PAGE, SEGMENT_BYTES } from "./abi";
+import { Request, segmentsEnd, segmentsOf } from "./request";
+
+/** Sectors of a page; first_sect and last_sect are below it. */
+const PAGE_SECTORS = PAGE >> 9;
+const FOUR = 4 * SEGMENT_BYTES;
+
+/**
+ * Copies the segments of a plain request, of which there may be 11, to the slot's table. More than one: all of them,
+ * without a loop, whose turns would cost more than the copying.
+ */
+export function copyDirect(slot: u32, from: u32, segments: u32): void {
+  const to = segmentsOf(slot);
+  store<u64>(to, load<u64>(from));
+  if (segments <= 1) return;
+  copy80(to + 8, from + 8);
+}
+
+function copy80(to: u32, from: u32): void {
+  copy16(to, from);
+  copy16(to + 16, from + 16);
+  copy16(to + 32, from + 32);
+  copy16(to + 48, from + 48);
+  copy16(to + 64, from + 64);
+}
+
+export function copy16(to: u32, from: u32): void {
+  if (ASC_FEATURE_SIMD) v128.store(to, v128.load(from));
+  else {
+    store<u64>(to, load<u64>(from));
+    store<u64>(to, load<u64>(from, 8), 8);
+  }
+}
+
+/** The second half of four segments: first_sect and last_sect, and the page of the persistent window, in 32 bits each. */
+function secondHalves(at: u32): v128 {
+  return v128.shuffle<i32>(v128.load(at), v128.load(at, 16), 1, 3, 5, 7);
+}
+
+/** Sums and checks the slot's segments: 0 if one is bad, else the sectors of all. At most 256 * 8, so no overflow. */
+export function sumSegments(slot: u32, request: Request, alignment: u32): u32 {
+  const at = segmentsOf(slot);
+  // Without branches: a difference is negative, or a bit set that must be clear, if a segment is bad.
+  if (ASC_FEATURE_SIMD && request.segments > 1) return sumByFours(at, request.segments, alignment);
+  const end = segmentsEnd(slot, request);
+  let total: u32 = 0;
+  let negative: i32 = 0;
+  let unaligned: u32 = 0;
+  for (let segment = at; segment < end; segment += SEGMENT_BYTES) {
+    const first = <i32>load<u8>(segment, 4);
+    const last = <i32>load<u8>(segment, 5);
+    negative |= (PAGE_SECTORS - 1 - last) | (last - first);
+    unaligned |= first | (last + 1);
+    total += last - first + 1;
+  }
+  return negative < 0 || (unaligned & alignment) != 0 ? 0 : total;
+}
+
+function sumByFours(at: u32, segments: u32, alignment: u32): u32 {
+  const byte = i32x4.splat(255);
+  const one = i32x4.splat(1);
+  let totals = i32x4.splat(0);
+  let negatives = i32x4.splat(0);
+  let boundaries = i32x4.splat(0);
+  for (let left = <i32>segments; left > 0; left -= 4, at += FOUR) {
+    // What lies behind the last segment counts as nothing.
+    const there = i32x4.lt_s(i32x4(0, 1, 2, 3), i32x4.splat(left));
+    const four = v128.and(secondHalves(at), there);
+    const first = v128.and(four, byte);
+    const last = v128.and(i32x4.shr_u(four, 8), byte);
+    const past = v128.and(i32x4.add(last, one), there);
+    negatives = v128.or(
+      negatives,
+      v128.or(i32x4.sub(i32x4.splat(PAGE_SECTORS - 1), last), i32x4.sub(last, first)),
+    );
+    boundaries = v128.or(boundaries, v128.or(first, past));
+    totals = i32x4.sub(i32x4.add(totals, past), first);
+  }
+  totals = i32x4.add(totals, v128.shuffle<i32>(totals, totals, 2, 3, 0, 1));
+  boundaries = v128.and(boundaries, i32x4.splat(alignment));
+  if (i32x4.bitmask(negatives) || v128.any_true(boundaries)) return 0;
+  return i32x4.extract_lane(totals, 0) + i32x4.extract_lane(totals, 1);
+}
+
+/** Whether every segment of a valid request is a whole page. */
+export function areWhole(request: Request): bool {
+  return <u32>request.sectors == <u32>request.segments * PAGE_SECTORS;
+}
+
+/** Whether whole segments lie on pages of the persistent window that are neighbours, in their order. */
+export function areNeighbours(at: u32, segments: u32): bool {
+  if (!ASC_FEATURE_SIMD || segments < 4) return false;
+  // Where four pages are neighbours, the halves that hold their numbers differ by 1, 2 and 3 from the first.
+  const from = i32x4.splat(load<u32>(at, 4));
+  const last = segments - 4;
+  let differences = i32x4.splat(0);
+  for (let i: u32 = 0; ; i = min(i + 4, last)) {
+    const expected = i32x4.add(i32x4(0, 1 << 16, 2 << 16, 3 << 16), i32x4.splat(i << 16));
+    differences = v128.or(
+      differences,
+      v128.xor(i32x4.sub(secondHalves(at + i * SEGMENT_BYTES), from), expected),
+    );
+    if (i == last) break;
+  }
+  return !v128.any_true(differences);
+}
