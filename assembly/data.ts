@@ -95,9 +95,10 @@ export function copySegments(slot: u32, toGuest: bool): void {
     // Two whole pages at a time: two grant sides, two local sides, and one word that is the same for all.
     const constant = lengthAndFlags(PAGE, flags);
     const owners = slot | (slot << 16);
+    const domids = i64x2.splat(domid);
     let locals = i64x2.add(i64x2.splat(local), i64x2(0, PAGE));
     for (; segment + SEGMENT_BYTES < end; segment += 2 * SEGMENT_BYTES) {
-      const grants = v128.or(v128.and(v128.load(segment), i64x2.splat(0xffffffff)), i64x2.splat(domid));
+      const grants = v128.or(i64x2.shr_u(i64x2.shl(v128.load(segment), 32), 32), domids);
       const sources = toGuest ? locals : grants;
       const destinations = toGuest ? grants : locals;
       v128.store(at, v128.shuffle<i64>(sources, destinations, 0, 2));

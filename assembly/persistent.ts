@@ -114,19 +114,8 @@ export const ALL_MAPPED: i32 = 2;
 
 // users, state and touched of a page are one u64, so that a segment costs one load and one store of them.
 const PAGE_USE = 8;
-const ONE_USER: u64 = 1;
-const USERS_AND_STATE: u64 = 0xffffffffffff;
 const STATE_SHIFT: u64 = 32;
-const TOUCHED: u64 = (<u64>1) << 48;
-
-/** One user more, if it is the page of this gref and mapped. */
-function useMapped(page: u32, gref: u32): bool {
-  const it = PERSISTENT_PAGES + page * PERSISTENT_PAGE_BYTES;
-  const use = load<u64>(it, PAGE_USE);
-  if (load<u32>(it) != gref || <u16>(use >> STATE_SHIFT) != MAPPED) return false;
-  store<u64>(it, (use + ONE_USER) | TOUCHED, PAGE_USE);
-  return true;
-}
+const MAPPED_AND_TOUCHED: u64 = (1 << 16) | MAPPED;
 
 /** Finds or asks for the page of every segment from `start` up to `end`. With NO_ROOM none is held. */
 export function usePages(start: u32, end: u32): i32 {
@@ -138,7 +127,11 @@ export function usePages(start: u32, end: u32): i32 {
     // Grants that are neighbours were mostly mapped together, as neighbours: then the hash need not be asked.
     page = gref == previous + 1 ? (page + 1) & (MAX_PERSISTENT - 1) : firstProbe(gref);
     previous = gref;
-    if (!useMapped(page, gref)) {
+    const it = PERSISTENT_PAGES + page * PERSISTENT_PAGE_BYTES;
+    const use = load<u64>(it, PAGE_USE);
+    const difference = ((use >> STATE_SHIFT) ^ MAPPED_AND_TOUCHED) | <u64>(load<u32>(it) ^ gref);
+    if (difference == 0) store<u64>(it, use + 1, PAGE_USE);
+    else {
       page = usePage(gref);
       if (page == NO_PAGE) {
         leavePages(start, at);
@@ -190,10 +183,15 @@ export function leavePages(start: u32, end: u32): void {
   for (let at = start; at < end; at += SEGMENT_BYTES) {
     const page = <u32>load<u16>(at, SEGMENT_PAGE);
     const it = PERSISTENT_PAGES + page * PERSISTENT_PAGE_BYTES;
-    const use = load<u64>(it, PAGE_USE) - ONE_USER;
+    const use = load<u64>(it, PAGE_USE) - 1;
     store<u64>(it, use, PAGE_USE);
-    if ((use & USERS_AND_STATE) == (<u64>FAILED) << STATE_SHIFT) drop(page);
+    if (use >> STATE_SHIFT != MAPPED_AND_TOUCHED) dropIfFailed(page);
   }
+}
+
+function dropIfFailed(page: u32): void {
+  const it = pageAt(page);
+  if (it.users == 0 && it.state == FAILED) drop(page);
 }
 
 export function areMapped(start: u32, end: u32): bool {

@@ -87,18 +87,18 @@ export class JavascriptCore {
 
   // ---- The ring ----
 
-  #hasRequest(prod: number): boolean {
-    return prod !== this.#reqCons && (this.#reqCons - this.#rspProd) >>> 0 < this.#config.entries;
+  #unconsumed(): number {
+    return (this.#view.getUint32(abi.SRING_REQ_PROD, true) - this.#reqCons) >>> 0;
   }
 
   #takeRequests(): void {
     const { batch, entries } = this.#config;
     this.#stalled = batch === 0;
     if (this.#halted || this.#stalled) return;
-    const prod = this.#view.getUint32(abi.SRING_REQ_PROD, true);
-    this.#halted = (prod - this.#rspProd) >>> 0 > entries;
+    const claimed = this.#unconsumed();
+    this.#halted = claimed > entries - ((this.#reqCons - this.#rspPublished) >>> 0);
     if (this.#halted) return;
-    for (let taken = 0; taken < batch && this.#freeSlots.length > 0 && this.#hasRequest(prod); taken++) {
+    for (let left = Math.min(claimed, batch); left > 0; left--) {
       const slot = this.#freeSlots.pop() as number;
       const from = abi.SRING_ENTRIES + (this.#reqCons & (entries - 1)) * STRIDE;
       const copy = slot * STRIDE;
@@ -151,10 +151,9 @@ export class JavascriptCore {
   }
 
   #finalCheck(): boolean {
-    if (this.#hasRequest(this.#view.getUint32(abi.SRING_REQ_PROD, true))) return true;
-    if ((this.#reqCons - this.#rspProd) >>> 0 >= this.#config.entries) return false;
+    if (this.#unconsumed() !== 0) return true;
     this.#view.setUint32(abi.SRING_REQ_EVENT, this.#reqCons + 1, true);
-    return this.#hasRequest(this.#view.getUint32(abi.SRING_REQ_PROD, true));
+    return this.#unconsumed() !== 0;
   }
 
   // ---- The pass ----

@@ -546,15 +546,14 @@ static bool validate(uint32_t slot, struct request *r) {
 // ---- The pass ----
 
 static uint32_t req_prod(void) { return __atomic_load_n(shared(SRING_REQ_PROD), __ATOMIC_SEQ_CST); }
-static bool has_request(uint32_t prod) { return prod != req_cons && req_cons - rsp_prod < config.entries; }
 
 static void take_requests(void) {
   stalled = config.batch == 0;
   if (halted || stalled) return;
-  uint32_t prod = req_prod();
-  halted = prod - rsp_prod > config.entries;
+  uint32_t claimed = req_prod() - req_cons;
+  halted = claimed > config.entries - (req_cons - rsp_published);
   if (halted) return;
-  for (uint32_t taken = 0; taken < config.batch && free_count && has_request(prod); taken++) {
+  for (uint32_t left = claimed < config.batch ? claimed : config.batch; left; left--) {
     uint32_t slot = free_slots[--free_count];
     const uint8_t *from = memory + SRING_ENTRIES + (req_cons & (config.entries - 1)) * stride;
     uint8_t *copy = journal[slot].bytes;
@@ -660,10 +659,9 @@ static bool publish(void) {
 }
 
 static bool final_check(void) {
-  if (has_request(req_prod())) return true;
-  if (req_cons - rsp_prod >= config.entries) return false;
+  if (req_prod() != req_cons) return true;
   __atomic_store_n(shared(SRING_REQ_EVENT), req_cons + 1, __ATOMIC_SEQ_CST);
-  return has_request(req_prod());
+  return req_prod() != req_cons;
 }
 
 static int end_of_pass(void) {
