@@ -6,6 +6,7 @@ import * as abi from "../../assembly/abi.js";
 import { BlkifCore } from "../../host/core/blkif.js";
 import { coreModule } from "../../host/core/load.js";
 import { allocateMemory } from "../../host/core/memory.js";
+import { median } from "../statistics.js";
 import { type Contestant, Host } from "./host.js";
 import { JavascriptCore } from "./javascript.js";
 import { BASE, DISK_SECTORS, ENTRIES, ENTRY_BYTES, type Scenario } from "./scenario.js";
@@ -22,10 +23,6 @@ export interface Runner {
   transcript(scenario: Scenario): Uint8Array;
   /** Median ns a request of the measured spans, run for about this long. */
   measure(scenario: Scenario, milliseconds: number): number;
-}
-
-export function median(values: number[]): number {
-  return [...values].sort((a, b) => a - b)[values.length >> 1];
 }
 
 /** A contestant in this process. `attach` makes it ready for a scenario, on a ring of zeros. */

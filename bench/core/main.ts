@@ -4,14 +4,9 @@
  * `--json` prints JSON, `--quick` measures less, a word measures only the shapes whose name has it.
  */
 import { readFileSync } from "node:fs";
-import { coreRunner, cRunner, javascriptRunner, median, type Runner } from "./contestants.js";
+import { type Measured, median, summary } from "../statistics.js";
+import { coreRunner, cRunner, javascriptRunner, type Runner } from "./contestants.js";
 import { mixture, nameOf, type Scenario, type Shape, scenarioOf, shapes } from "./scenario.js";
-
-interface Measured {
-  readonly median: number;
-  readonly min: number;
-  readonly max: number;
-}
 
 interface Row extends Shape {
   readonly name: string;
@@ -61,11 +56,6 @@ function measureShape(scenario: Scenario, runners: Runner[]): Map<Name, number[]
   return taken;
 }
 
-function summary(values: number[] | undefined): Measured | null {
-  if (!values) return null;
-  return { median: median(values), min: Math.min(...values), max: Math.max(...values) };
-}
-
 function ratio(above: number[], below: number[]): number {
   return median(above.map((value, i) => value / below[i]));
 }
@@ -80,7 +70,7 @@ function measureRow(shape: Shape, runners: Runner[], stepsPerRequest: (scenario:
     name: scenario.name,
     ...shape,
     core: summary(core)!,
-    c: summary(c),
+    c: c ? summary(c) : null,
     javascript: summary(javascript)!,
     coreToC: c ? ratio(core, c) : null,
     javascriptToCore: ratio(javascript, core),

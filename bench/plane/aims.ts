@@ -1,0 +1,93 @@
+/** The aims: what xbdback is to reach, and whether it did in this run. */
+import type { Measured } from "../statistics.js";
+import type { RowResult, ScaleResult } from "./results.js";
+
+export interface Aim {
+  /** The row that tells. */
+  readonly row: string;
+  readonly what: string;
+  readonly unit: "" | "µs" | "MiB" | "ms";
+  /** Exactly one of the two is there. */
+  readonly atLeast?: number;
+  readonly atMost?: number;
+  readonly value: number;
+  /** Range of the repeats, where there is one. */
+  readonly min?: number;
+  readonly max?: number;
+  readonly reached: boolean;
+}
+
+type Limit = { readonly atLeast: number } | { readonly atMost: number };
+
+const BATCH = 32;
+const MIB = 1 << 20;
+const MANY_VBDS = 256;
+
+function aim(
+  row: string,
+  what: string,
+  limit: Limit,
+  value: Measured | number | null | undefined,
+  unit: Aim["unit"] = "",
+  scale = 1,
+): Aim[] {
+  if (value === null || value === undefined) return [];
+  const spread = typeof value === "number" ? {} : { min: value.min * scale, max: value.max * scale };
+  const median = (typeof value === "number" ? value : value.median) * scale;
+  const reached = "atLeast" in limit ? median >= limit.atLeast : median <= limit.atMost;
+  return [{ row, what, unit, ...limit, value: median, ...spread, reached }];
+}
+
+function rowAims(row: RowResult): Aim[] {
+  const { name, cache, blockSize, depth, sequential, queues, persistent, contestants, syscalls } = row;
+  const { xbdback } = contestants;
+  if (queues > 1 || !persistent) return [];
+  const toFio = "IOPS to fio's";
+  if (sequential) return aim(name, "bytes to fio's", { atLeast: 0.97 }, xbdback.ratioToFio);
+  if (blockSize !== 4096 || (row.readPercent > 0 && row.readPercent < 100)) return [];
+  if (depth === 1)
+    return aim(name, "latency above fio's, pinned", { atMost: 20 }, row.addedLatency, "µs", 1e-3);
+  if (cache === "none")
+    return [
+      ...aim(name, toFio, { atLeast: 0.95 }, xbdback.ratioToFio),
+      ...aim(name, "backend's CPU to fio's", { atMost: 1.3 }, xbdback.serverCpuToFio),
+      ...(depth === BATCH && row.readPercent === 100
+        ? aim(name, "io_uring_enter calls for 32 I/Os", { atMost: 1.5 }, enters(syscalls?.backendEnters))
+        : []),
+    ];
+  if (depth !== 32) return [];
+  return [
+    ...aim(name, toFio, { atLeast: 1 }, xbdback.ratioToFio),
+    ...["qemu-nbd", "nbdkit"].flatMap((peer) =>
+      aim(name, `IOPS to ${peer}'s`, { atLeast: 2 }, ratioOfMedians(row, peer)),
+    ),
+  ];
+}
+
+/** No calls at all means that another engine did the I/O. */
+function enters(perRequest: number | undefined): number | null {
+  return perRequest ? perRequest * BATCH : null;
+}
+
+function ratioOfMedians({ contestants }: RowResult, peer: string): number | null {
+  const other = contestants[peer];
+  return other ? contestants["xbdback"].iops.median / other.iops.median : null;
+}
+
+function scaleAims(scales: readonly ScaleResult[]): Aim[] {
+  const many = scales.find(({ vbds }) => vbds === MANY_VBDS);
+  const one = scales.find(({ vbds }) => vbds === 1);
+  if (!many) return [];
+  return [
+    ...aim(many.name, "memory of an idle vbd (PSS)", { atMost: 2 }, many.memoryPerVbd.pss / MIB, "MiB"),
+    ...aim(many.name, "attach, median", { atMost: 30 }, many.attach.median, "ms"),
+    ...(one
+      ? aim(many.name, "IOPS of all to one vbd's", { atLeast: 0.9 }, many.iops.median / one.iops.median)
+      : []),
+  ];
+}
+
+/** In the order of the rows. An aim whose row or contestant was not measured is not there. */
+export function aimsOf(rows: readonly RowResult[], scales: readonly ScaleResult[]): Aim[] {
+  return [...rows.flatMap(rowAims), ...scaleAims(scales)];
+}

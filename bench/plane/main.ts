@@ -1,0 +1,181 @@
+/**
+ * `npm run bench`: the data plane beside fio on the raw file and beside NBD servers, in one run. docs/bench.md tells
+ * what the rows, the options and the JSON are.
+ */
+import { mkdirSync, mkdtempSync, realpathSync, rmSync, writeFileSync } from "node:fs";
+import { tmpdir } from "node:os";
+import { join } from "node:path";
+import { fileURLToPath } from "node:url";
+import { parseArgs } from "node:util";
+import { parseSize } from "../../host/cli/size.js";
+import { aimsOf } from "./aims.js";
+import { type Environment, examine, isInMemory } from "./environment.js";
+import { writeImage } from "./image.js";
+import { type Failure, measureRows, type Plan } from "./measure.js";
+import { plot } from "./plot.js";
+import type { Report } from "./report.js";
+import { type RowResult, rowResult, type ScaleResult, scaleResult } from "./results.js";
+import { rows, scaleRows } from "./rows.js";
+import { measureScale } from "./scale.js";
+import { findTool } from "./syscalls.js";
+import { aimLines, EXPLANATION, head, rowLines, scaleLines } from "./table.js";
+
+const USAGE = `npm run bench -- [options] [words]     measures the rows whose name has every word
+  --quick            fewer rows, repeats and a smaller file: under two minutes
+  --json             print the report as JSON, and nothing else on stdout
+  --list             print the names of the rows
+  --directory PATH   where the file that is measured on is made, not on tmpfs (TMPDIR)
+  --output PATH      where bench.json and bench.svg are written (build/bench/results)
+  --size SIZE        of the file (1G; --quick: 64M)
+  --seconds N        of one run (1; --quick: 0.3)
+  --repeats N        (5; --quick: 3)
+  --serve "OPTIONS"  of xbdback serve, as --reactors 1`;
+
+const OPTIONS = {
+  quick: { type: "boolean", default: false },
+  json: { type: "boolean", default: false },
+  list: { type: "boolean", default: false },
+  help: { type: "boolean", default: false },
+  directory: { type: "string", default: tmpdir() },
+  output: { type: "string", default: fileURLToPath(new URL("../results", import.meta.url)) },
+  size: { type: "string" },
+  seconds: { type: "string" },
+  repeats: { type: "string" },
+  serve: { type: "string", default: "" },
+} as const;
+
+class UsageError extends Error {}
+
+function positive(name: string, text: string | undefined, otherwise: number): number {
+  const value = text === undefined ? otherwise : Number(text);
+  if (!(value > 0)) throw new UsageError(`--${name} is a number above 0`);
+  return value;
+}
+
+function bytes(text: string): number {
+  const size = parseSize(text);
+  if (!size || size % (1 << 20) !== 0) throw new UsageError("--size is a size in whole MiB, like 64M or 1G");
+  return size;
+}
+
+function parse(args: string[]) {
+  try {
+    const { values, positionals } = parseArgs({ args, options: OPTIONS, allowPositionals: true });
+    const { quick } = values;
+    const chosen = <T extends { name: string; quick: boolean }>(all: T[]): T[] =>
+      positionals.length > 0
+        ? all.filter(({ name }) => positionals.every((word) => name.includes(word)))
+        : all.filter((row) => row.quick || !quick);
+    return {
+      ...values,
+      size: bytes(values.size ?? (quick ? "64M" : "1G")),
+      seconds: positive("seconds", values.seconds, quick ? 0.3 : 1),
+      repeats: Math.ceil(positive("repeats", values.repeats, quick ? 3 : 5)),
+      serveOptions: values.serve.split(" ").filter((word) => word !== ""),
+      rows: chosen(rows()),
+      scales: chosen(scaleRows()),
+    };
+  } catch (error) {
+    throw new UsageError((error as Error).message);
+  }
+}
+
+type Options = ReturnType<typeof parse>;
+
+function describe({ cpu, cores, memory, kernel, node, fileSystem, programs }: Environment): string {
+  return [
+    `${cores} × ${cpu}, ${(memory / 2 ** 30).toFixed(0)} GiB, Linux ${kernel}, ${fileSystem}, Node ${node}`,
+    ...Object.values(programs),
+  ].join("\n");
+}
+
+async function measure(options: Options, scratch: string, say: (line: string) => void): Promise<Report> {
+  const start = performance.now();
+  const { quick, repeats, seconds, size, serveOptions } = options;
+  const { environment, missing } = examine(scratch);
+  const found = findTool();
+  const noSyscalls = found.tool === null ? found.reason : null;
+  say(describe(environment));
+  for (const reason of [...missing.values(), ...(noSyscalls ? [noSyscalls] : [])]) say(reason);
+  say(`${EXPLANATION}\n${repeats} repeats of ${seconds} s each, in turn\n\n${head()}`);
+  const plan: Plan = {
+    file: join(scratch, "disk.img"),
+    ...{ scratch, seconds, repeats, missing, serveOptions, say, syscallTool: found.tool },
+  };
+  const measured: RowResult[] = [];
+  const failures: Failure[] = [];
+  if (options.rows.length > 0) {
+    await writeImage(plan.file, size);
+    const failed = await measureRows(options.rows, plan, (samples) => {
+      const result = rowResult(samples);
+      measured.push(result);
+      say(rowLines(result));
+    });
+    failures.push(...failed);
+    rmSync(plan.file);
+  }
+  const scale: ScaleResult[] = [];
+  for (const { name, vbds } of options.scales) {
+    try {
+      const result = scaleResult(name, await measureScale(vbds, plan));
+      scale.push(result);
+      say(scaleLines(result));
+    } catch (error) {
+      failures.push({ rows: [name], reason: (error as Error).message });
+    }
+  }
+  const aims = aimsOf(measured, scale);
+  say(`\n${aimLines(aims)}`);
+  return {
+    ...{
+      environment,
+      date: new Date().toISOString(),
+      quick,
+      repeats,
+      seconds,
+      size,
+      serveOptions,
+      noSyscalls,
+    },
+    ...{ rows: measured, scale, aims, failures },
+    elapsedSeconds: Math.round((performance.now() - start) / 1000),
+  };
+}
+
+async function main(): Promise<void> {
+  const options = parse(process.argv.slice(2));
+  if (options.help) return console.log(USAGE);
+  const chosen = [...options.rows, ...options.scales];
+  if (chosen.length === 0) throw new UsageError("no row has all of these words: --list prints the names");
+  if (options.list) return console.log(chosen.map(({ name }) => name).join("\n"));
+  const say = (line: string): void => {
+    if (!options.json) console.log(line);
+  };
+  const scratch = mkdtempSync(join(realpathSync(options.directory), "xbdback-bench-"));
+  try {
+    if (isInMemory(scratch))
+      throw new UsageError(
+        `${options.directory} is on tmpfs, which has no O_DIRECT: name another with --directory`,
+      );
+    const report = await measure(options, scratch, say);
+    mkdirSync(options.output, { recursive: true });
+    writeFileSync(join(options.output, "bench.json"), `${JSON.stringify(report, null, 2)}\n`);
+    writeFileSync(join(options.output, "bench.svg"), plot(report));
+    if (options.json) console.log(JSON.stringify(report, null, 2));
+    for (const { rows: names, reason } of report.failures) {
+      console.error(`bench: ${names.join(", ")} not measured: ${reason}`);
+      process.exitCode = 1;
+    }
+    say(`${report.elapsedSeconds} s; written to ${join(options.output, "bench.json")} and bench.svg`);
+  } finally {
+    rmSync(scratch, { recursive: true, force: true });
+  }
+}
+
+try {
+  await main();
+} catch (error) {
+  console.error(`bench: ${(error as Error).message}`);
+  if (error instanceof UsageError) console.error(USAGE);
+  process.exitCode = error instanceof UsageError ? 2 : 1;
+}

@@ -1,0 +1,179 @@
+/** Measures rows: the contestants in turn, several times each, on the same file. */
+import { closeSync, createReadStream, fsyncSync, openSync } from "node:fs";
+import { cpus } from "node:os";
+import { FioUring } from "./fio.js";
+import { NbdPeer, objection } from "./peers.js";
+import { pin } from "./processes.js";
+import type { Row, Setup } from "./rows.js";
+import { type Contestant, PINNED_CPU, type Sample } from "./sample.js";
+import { countSyscalls, type Tool } from "./syscalls.js";
+import { Machine, Xbdback } from "./xbdback.js";
+
+export interface Plan {
+  readonly file: string;
+  readonly scratch: string;
+  readonly seconds: number;
+  readonly repeats: number;
+  /** Programs that are not installed, and what to say of it. */
+  readonly missing: ReadonlyMap<string, string>;
+  readonly syscallTool: Tool | null;
+  readonly serveOptions: readonly string[];
+  readonly say: (line: string) => void;
+}
+
+export interface SyscallsPerRequest {
+  readonly backend: number;
+  /** io_uring_enter(2) alone. */
+  readonly backendEnters: number;
+  readonly guest: number;
+}
+
+export interface RowSamples {
+  readonly row: Row;
+  /** By contestant, one a repeat. */
+  readonly samples: ReadonlyMap<string, readonly Sample[]>;
+  readonly syscalls: SyscallsPerRequest | null;
+  /** Contestants that are not there, and why. */
+  readonly left: Readonly<Record<string, string>>;
+}
+
+const GUEST_MEMORY = 512 << 20;
+/** So that a request of 1 MiB never waits for the guest's memory. */
+const IN_FLIGHT = 64 << 20;
+const RING_PAGE_ORDER = 2;
+const DOMID = 1;
+
+const sameSetup = (a: Setup, b: Setup): boolean =>
+  a.cache === b.cache && a.queues === b.queues && a.persistent === b.persistent;
+
+/** Rows that could not be measured. */
+export interface Failure {
+  readonly rows: readonly string[];
+  readonly reason: string;
+}
+
+/** `each` hears of every row as soon as it is measured. What fails fails for the rest of its set-up only. */
+export async function measureRows(
+  rows: readonly Row[],
+  plan: Plan,
+  each: (row: RowSamples) => void,
+): Promise<Failure[]> {
+  const failures: Failure[] = [];
+  for (let first = 0, next = 0; first < rows.length; first = next) {
+    while (next < rows.length && sameSetup(rows[first], rows[next])) next++;
+    const left = rows.slice(first, next).map(({ name }) => name);
+    try {
+      await measureSetup(rows.slice(first, next), plan, (samples) => {
+        left.shift();
+        each(samples);
+      });
+    } catch (error) {
+      failures.push({ rows: left, reason: (error as Error).message });
+    }
+  }
+  return failures;
+}
+
+/** Rows of one set-up, on the same processes. */
+async function measureSetup(
+  rows: readonly Row[],
+  plan: Plan,
+  each: (row: RowSamples) => void,
+): Promise<void> {
+  const [setup] = rows;
+  const { file, scratch } = plan;
+  if (setup.cache === "writeback") await preload(file);
+  const machine = await Machine.start(setup.cache, plan.serveOptions);
+  const servers = new Map<string, NbdPeer>();
+  try {
+    await machine.createGuest(DOMID, GUEST_MEMORY);
+    await machine.attach(DOMID, file, {
+      queues: setup.queues,
+      persistent: setup.persistent,
+      ringPageOrder: RING_PAGE_ORDER,
+      inFlightBytes: Math.floor(IN_FLIGHT / setup.queues),
+    });
+    const xbdback = new Xbdback(machine);
+    for (const row of rows) {
+      const left: Record<string, string> = {};
+      const contestants: Contestant[] = [xbdback];
+      if (plan.missing.has("fio")) left["fio"] = plan.missing.get("fio")!;
+      else contestants.unshift(new FioUring(file, scratch, true));
+      for (const peer of row.peers) {
+        const reason = objection(peer, setup, plan.missing);
+        if (reason) left[peer] = reason;
+        else if (peer === "fio-single") contestants.push(new FioUring(file, scratch, false));
+        else {
+          const server = servers.get(peer) ?? (await NbdPeer.start(peer, setup, file, scratch));
+          servers.set(peer, server);
+          contestants.push(server.contestant);
+        }
+      }
+      const samples = await measureRow(row, contestants, plan);
+      each({ row, samples, syscalls: await syscallsOf(row, xbdback, plan), left });
+    }
+  } finally {
+    for (const server of servers.values()) await server.stop();
+    await machine.stop();
+  }
+}
+
+async function measureRow(
+  row: Row,
+  contestants: readonly Contestant[],
+  { repeats, seconds, file }: Plan,
+): Promise<Map<string, Sample[]>> {
+  const pids = contestants.flatMap((contestant) => contestant.pids);
+  if (row.pinned) for (const pid of pids) pin(pid, PINNED_CPU);
+  try {
+    for (const contestant of contestants)
+      if (contestant.warmUpSeconds) await contestant.run(row, Math.min(contestant.warmUpSeconds, seconds));
+    const samples = new Map<string, Sample[]>(contestants.map(({ name }) => [name, []]));
+    for (let repeat = 0; repeat < repeats; repeat++) {
+      for (let i = 0; i < contestants.length; i++) {
+        // Nobody always comes after the same one.
+        const contestant = contestants[(i + repeat) % contestants.length];
+        if (row.readPercent < 100) settle(file);
+        samples.get(contestant.name)!.push(await contestant.run(row, seconds));
+      }
+    }
+    return samples;
+  } finally {
+    if (row.pinned) for (const pid of pids) pin(pid, ALL_CPUS);
+  }
+}
+
+const ALL_CPUS = `0-${cpus().length - 1}`;
+
+/** A run of its own: who counts system calls slows them down. */
+async function syscallsOf(
+  row: Row,
+  { machine }: Xbdback,
+  { syscallTool, seconds }: Plan,
+): Promise<SyscallsPerRequest | null> {
+  if (!syscallTool) return null;
+  const { blockSize, depth, readPercent, sequential } = row;
+  const job = { blockSize, depth, readPercent, sequential, seconds: Math.min(seconds, 0.5) };
+  const { counts, result } = await countSyscalls(syscallTool, [machine.backendPid, machine.guestsPid], () =>
+    machine.load(job),
+  );
+  const [backend, guest] = counts;
+  const { operations } = result;
+  return {
+    backend: backend.total / operations,
+    backendEnters: backend.enters / operations,
+    guest: guest.total / operations,
+  };
+}
+
+/** Reads the whole file, so that it is in the page cache. */
+async function preload(file: string): Promise<void> {
+  for await (const _ of createReadStream(file, { highWaterMark: 1 << 20 }));
+}
+
+/** What one contestant has left to be written is not another's to wait for. */
+function settle(file: string): void {
+  const fd = openSync(file, "r+");
+  fsyncSync(fd);
+  closeSync(fd);
+}

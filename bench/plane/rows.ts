@@ -1,0 +1,111 @@
+/** What is measured: each row is one kind of load on one kind of disk. */
+
+export type Cache = "none" | "writeback";
+export type Peer = "fio-single" | "qemu-nbd" | "nbdkit";
+
+/** How the disk is served; rows of one set-up are measured on the same processes. */
+export interface Setup {
+  /** none: O_DIRECT. writeback: through the page cache, which holds the whole file. */
+  readonly cache: Cache;
+  readonly queues: number;
+  readonly persistent: boolean;
+}
+
+export interface Row extends Setup {
+  readonly name: string;
+  /** Bytes. */
+  readonly blockSize: number;
+  readonly depth: number;
+  readonly readPercent: number;
+  readonly sequential: boolean;
+  /** Everything on one CPU. */
+  readonly pinned: boolean;
+  /** Beside fio and xbdback. */
+  readonly peers: readonly Peer[];
+  /** Measured by --quick. */
+  readonly quick: boolean;
+}
+
+const PATTERNS = {
+  randread: { readPercent: 100, sequential: false },
+  randwrite: { readPercent: 0, sequential: false },
+  randrw70: { readPercent: 70, sequential: false },
+  read: { readPercent: 100, sequential: true },
+  write: { readPercent: 0, sequential: true },
+} as const;
+
+const SIZES = { "4k": 4096, "128k": 131072, "1m": 1048576 } as const;
+
+function row(
+  cache: Cache,
+  pattern: keyof typeof PATTERNS,
+  size: keyof typeof SIZES,
+  depth: number,
+  more: Partial<Row> = {},
+): Row {
+  const { queues = 1, persistent = true } = more;
+  const words = [cache === "none" ? "direct" : "warm", pattern, size, `qd${depth}`];
+  if (queues > 1) words.push(`${queues}queues`);
+  if (!persistent) words.push("copy");
+  const peers: Peer[] = [];
+  // One I/O a system call, as fio has it without options; at depth 1 there is no difference.
+  if (size === "4k" && depth > 1) peers.push("fio-single");
+  const served = queues === 1 && persistent;
+  if (served && !(cache === "none" && PATTERNS[pattern].readPercent === 0 && depth !== 32)) {
+    peers.push("qemu-nbd");
+    if (cache === "writeback") peers.push("nbdkit");
+  }
+  return {
+    name: words.join("/"),
+    cache,
+    ...PATTERNS[pattern],
+    blockSize: SIZES[size],
+    depth,
+    pinned: depth === 1,
+    peers,
+    quick: false,
+    ...more,
+    queues,
+    persistent,
+  };
+}
+
+const quick = { quick: true };
+const queues = { queues: 4 };
+const copy = { persistent: false };
+
+/** Those of one set-up are neighbours. */
+export function rows(): Row[] {
+  return [
+    row("none", "randread", "4k", 1, quick),
+    row("none", "randread", "4k", 32, quick),
+    row("none", "randread", "4k", 128, quick),
+    row("none", "randwrite", "4k", 1),
+    row("none", "randwrite", "4k", 32, quick),
+    row("none", "randwrite", "4k", 128),
+    row("none", "randrw70", "4k", 32),
+    row("none", "read", "128k", 16, quick),
+    row("none", "write", "128k", 16),
+    row("none", "read", "1m", 4),
+    row("none", "write", "1m", 4),
+    row("none", "randread", "4k", 128, queues),
+    row("none", "randwrite", "4k", 128, queues),
+    row("none", "randread", "4k", 32, copy),
+    row("none", "randwrite", "4k", 32, copy),
+    row("none", "read", "1m", 4, copy),
+    row("writeback", "randread", "4k", 1),
+    row("writeback", "randread", "4k", 32, quick),
+    row("writeback", "randread", "4k", 128),
+    row("writeback", "randwrite", "4k", 32),
+    row("writeback", "randrw70", "4k", 32),
+    row("writeback", "read", "128k", 16),
+    row("writeback", "read", "1m", 4),
+    row("writeback", "randread", "4k", 128, queues),
+    row("writeback", "randread", "4k", 32, { ...copy, ...quick }),
+  ];
+}
+
+/** vbds of one daemon, at the name of each row of scale. */
+export function scaleRows(): { name: string; vbds: number; quick: boolean }[] {
+  return [1, 8, 64, 256].map((vbds) => ({ name: `scale/${vbds}`, vbds, quick: vbds <= 8 }));
+}

@@ -1,0 +1,103 @@
+/** The table on the terminal. */
+import type { Measured } from "../statistics.js";
+import type { Aim } from "./aims.js";
+import type { ContestantResult, RowResult, ScaleResult } from "./results.js";
+
+const MIB = 1 << 20;
+
+const COLUMNS = [
+  ["", 12],
+  ["IOPS", 10],
+  ["range", 18],
+  ["MB/s", 8],
+  ["of fio", 8],
+  ["range", 12],
+  ["p50 µs", 9],
+  ["p99", 8],
+  ["p99.9", 8],
+  ["client", 8],
+  ["server", 8],
+] as const;
+
+const whole = (value: number): string => Math.round(value).toLocaleString("en-US");
+const micro = (nanoseconds: number): string => {
+  const value = nanoseconds / 1000;
+  return value >= 1000 ? whole(value) : value.toFixed(1);
+};
+const range = ({ min, max }: Measured, format: (value: number) => string): string =>
+  `${format(min)}-${format(max)}`;
+const two = (value: number): string => value.toFixed(2);
+
+function line(cells: readonly string[]): string {
+  return cells
+    .map((cell, i) => (i === 0 ? cell.padEnd(COLUMNS[i][1]) : cell.padStart(COLUMNS[i][1])))
+    .join("");
+}
+
+function contestantLine(name: string, result: ContestantResult): string {
+  const { iops, megabytesPerSecond, ratioToFio, latency, clientCpu, serverCpu } = result;
+  return line([
+    `  ${name}`,
+    whole(iops.median),
+    range(iops, whole),
+    whole(megabytesPerSecond.median),
+    ratioToFio ? two(ratioToFio.median) : "-",
+    ratioToFio ? range(ratioToFio, two) : "-",
+    micro(latency.p50),
+    micro(latency.p99),
+    micro(latency.p999),
+    two(clientCpu.median),
+    serverCpu ? two(serverCpu.median) : "-",
+  ]);
+}
+
+export function head(): string {
+  return line(COLUMNS.map(([name]) => name));
+}
+
+export function rowLines({ name, contestants, left, syscalls }: RowResult): string {
+  const lines = [name, ...Object.entries(contestants).map(([who, result]) => contestantLine(who, result))];
+  const { notifications } = contestants["xbdback"];
+  const counts: string[] = [];
+  if (notifications)
+    counts.push(`notifications ${two(notifications.received)} in, ${two(notifications.sent)} out`);
+  if (syscalls)
+    counts.push(
+      `system calls ${two(syscalls.backend)} (io_uring_enter ${two(syscalls.backendEnters)}), guest ${two(syscalls.guest)}`,
+    );
+  if (counts.length > 0) lines.push(`  a request of xbdback: ${counts.join("; ")}`);
+  for (const [who, reason] of Object.entries(left)) lines.push(`  no ${who}: ${reason}`);
+  return lines.join("\n");
+}
+
+export function scaleLines(scale: ScaleResult): string {
+  const { name, memoryPerVbd, attach, iops, depth, serverCpu } = scale;
+  return [
+    name,
+    `  memory of an idle vbd ${two(memoryPerVbd.pss / MIB)} MiB PSS, ${two(memoryPerVbd.rss / MIB)} MiB RSS`,
+    `  attach ${attach.median.toFixed(1)} ms (median), ${attach.max.toFixed(1)} ms (longest)`,
+    `  all together ${whole(iops.median)} IOPS (${range(iops, whole)}) at depth ${depth} each; ` +
+      `server ${two(serverCpu.median)} CPU s for 100k`,
+  ].join("\n");
+}
+
+function aimLine({ row, what, unit, atLeast, atMost, value, min, max, reached }: Aim): string {
+  const limit = atLeast === undefined ? `≤ ${atMost}` : `≥ ${atLeast}`;
+  const spread = min === undefined || max === undefined ? "" : ` (${two(min)}-${two(max)})`;
+  const verdict = reached ? "reached    " : "not reached";
+  return `${verdict}  ${row.padEnd(28)} ${what}: ${two(value)}${spread}${unit && ` ${unit}`}, aim ${limit}`;
+}
+
+export function aimLines(aims: readonly Aim[]): string {
+  const reached = aims.filter((aim) => aim.reached).length;
+  return [...aims.map(aimLine), `${reached} of ${aims.length} aims reached`].join("\n");
+}
+
+export const EXPLANATION = `
+direct   O_DIRECT; warm: through the page cache, which holds the file; 4queues: rings; copy: no persistent grants
+fio      io_uring on the file itself, one job, up to the whole depth in a system call: the limit
+fio-single  the same, one I/O in a system call: fio without options
+qemu-nbd, nbdkit  on the same file, over a Unix socket, with fio's NBD client (C, libnbd)
+xbdback  a guest process and a backend process; qd1: everything on one CPU
+of fio   median and range of the repeats' ratios; client, server: CPU seconds for 100,000 I/Os
+`;

@@ -1,0 +1,204 @@
+/** A loopback machine with one daemon and one process for all guests. */
+import { type ChildProcess, spawn } from "node:child_process";
+import { once } from "node:events";
+import { createInterface } from "node:readline";
+import { setTimeout as sleep } from "node:timers/promises";
+import { fileURLToPath } from "node:url";
+import { Child } from "../../host/cli/child.js";
+import { control } from "../../host/daemon/control.js";
+import { controlSocket } from "../../host/daemon/serve.js";
+import type { BlkfrontOptions } from "../../host/guest/blkfront.js";
+import { LoopbackHost } from "../../host/platform/loopback/host.js";
+import { addVbd, removeVbd, type VbdSpec } from "../../host/toolstack/vbd.js";
+import type { VbdStatus } from "../../host/vbd/vbd.js";
+import type { GuestAnswer, GuestCommand } from "./guest.js";
+import type { LoadJob, LoadResult } from "./load.js";
+import { cpuSeconds } from "./processes.js";
+import type { Cache, Row } from "./rows.js";
+import { type Contestant, per100k, type Sample } from "./sample.js";
+
+/** xvda; a disk has sixteen minor numbers. */
+const FIRST_DEVID = 51712;
+const MINORS = 16;
+const START_MS = 20_000;
+
+/** The process that plays the guests. */
+class Guests {
+  readonly process: ChildProcess;
+  readonly #waiting: ((answer: GuestAnswer) => void)[] = [];
+
+  constructor(directory: string) {
+    const program = fileURLToPath(new URL("./guest.js", import.meta.url));
+    this.process = spawn(process.execPath, [...profiling(), program, directory], {
+      stdio: ["pipe", "pipe", "inherit"],
+    });
+    createInterface({ input: this.process.stdout! }).on("line", (line) =>
+      this.#waiting.shift()?.(JSON.parse(line) as GuestAnswer),
+    );
+    this.process.on("close", () => {
+      for (const settle of this.#waiting.splice(0)) settle({ ok: false, error: "the guests' process ended" });
+    });
+    this.process.stdin!.on("error", () => {});
+  }
+
+  async ask<T>(command: GuestCommand): Promise<T> {
+    if (this.process.exitCode !== null) throw new Error("the guests' process has ended");
+    const answered = new Promise<GuestAnswer>((resolve) => this.#waiting.push(resolve));
+    this.process.stdin!.write(`${JSON.stringify(command)}\n`);
+    const answer = await answered;
+    if (!answer.ok) throw new Error(`guest: ${answer.error}`);
+    return answer.result as T;
+  }
+
+  async stop(): Promise<void> {
+    if (this.process.exitCode !== null) return;
+    const closed = once(this.process, "close");
+    this.process.stdin!.end();
+    await closed;
+  }
+}
+
+/** `XBDBACK_CPU_PROF=DIRECTORY npm run bench` leaves a CPU profile of the guests there. */
+function profiling(): string[] {
+  const directory = process.env["XBDBACK_CPU_PROF"];
+  return directory ? ["--cpu-prof", "--cpu-prof-dir", directory] : [];
+}
+
+const cacheOption = (cache: Cache): string[] => (cache === "none" ? ["--cache", cache] : []);
+
+export class Machine {
+  readonly #host: LoopbackHost;
+  readonly #backend: Child;
+  readonly #guests: Guests;
+  readonly #vbds: VbdSpec[] = [];
+
+  private constructor(host: LoopbackHost, backend: Child, guests: Guests) {
+    this.#host = host;
+    this.#backend = backend;
+    this.#guests = guests;
+  }
+
+  static async start(cache: Cache, serveOptions: readonly string[]): Promise<Machine> {
+    const host = await LoopbackHost.start();
+    const args = ["serve", "--directory", host.directory, ...cacheOption(cache), ...serveOptions];
+    const backend = new Child("backend", args, () => {});
+    const machine = new Machine(host, backend, new Guests(host.directory));
+    try {
+      await machine.#answers();
+      return machine;
+    } catch (error) {
+      await machine.stop();
+      throw error;
+    }
+  }
+
+  get backendPid(): number {
+    return this.#backend.process.pid!;
+  }
+
+  get guestsPid(): number {
+    return this.#guests.process.pid!;
+  }
+
+  async createGuest(domid: number, memoryBytes: number): Promise<void> {
+    await this.#host.createGuest(domid, memoryBytes);
+  }
+
+  /** From the toolstack's first word to the guest's disk: resolves with the milliseconds that it took. */
+  async attach(domid: number, image: string, options: Partial<BlkfrontOptions>): Promise<number> {
+    const index = this.#vbds.filter((vbd) => vbd.domid === domid).length;
+    const devid = FIRST_DEVID + index * MINORS;
+    const spec: VbdSpec = { backendDomid: 0, domid, devid, path: image, mode: "w!", dev: `xvd${index}` };
+    const start = performance.now();
+    await this.#alive(addVbd(this.#host.xenstore, spec));
+    this.#vbds.push(spec);
+    await this.#alive(this.#guests.ask({ command: "connect", domid, devid, options }));
+    return performance.now() - start;
+  }
+
+  /** On all disks at once. */
+  load(job: LoadJob): Promise<LoadResult> {
+    return this.#alive(this.#guests.ask<LoadResult>({ command: "load", job }));
+  }
+
+  async status(): Promise<VbdStatus[]> {
+    const socket = controlSocket({ kind: "loopback", directory: this.#host.directory, domid: 0 }, "vbd");
+    return (await control<{ vbds: VbdStatus[] }>(socket, { command: "list" })).vbds;
+  }
+
+  async stop(): Promise<void> {
+    try {
+      if (!this.#backend.ended) {
+        await this.#guests.ask({ command: "close" }).catch(() => {});
+        await Promise.all(this.#vbds.map((vbd) => removeVbd(this.#host.xenstore, vbd)));
+      }
+    } finally {
+      await this.#guests.stop();
+      await this.#backend.stop();
+      await this.#host.close();
+    }
+  }
+
+  /** Resolves when the daemon is there. */
+  async #answers(): Promise<void> {
+    const end = Date.now() + START_MS;
+    for (;;) {
+      try {
+        await this.#alive(this.status());
+        return;
+      } catch (error) {
+        if (this.#backend.ended || Date.now() > end) throw error;
+        await sleep(20);
+      }
+    }
+  }
+
+  #alive<T>(work: Promise<T>): Promise<T> {
+    return Promise.race([work, this.#backend.failed]);
+  }
+}
+
+/** What the daemon has counted over all of its vbds. */
+async function countersOf(machine: Machine): Promise<{ requests: number; notifications: number }> {
+  let requests = 0;
+  let notifications = 0;
+  for (const { counters } of await machine.status()) {
+    requests += Number(counters.responses);
+    notifications += Number(counters.notifications);
+  }
+  return { requests, notifications };
+}
+
+export class Xbdback implements Contestant {
+  readonly name = "xbdback";
+  readonly warmUpSeconds = 0.5;
+  readonly machine: Machine;
+
+  constructor(machine: Machine) {
+    this.machine = machine;
+  }
+
+  get pids(): readonly number[] {
+    return [this.machine.backendPid, this.machine.guestsPid];
+  }
+
+  async run({ blockSize, depth, readPercent, sequential }: Row, seconds: number): Promise<Sample> {
+    const { machine } = this;
+    const before = await countersOf(machine);
+    const cpu = cpuSeconds(machine.backendPid);
+    const result = await machine.load({ blockSize, depth, readPercent, sequential, seconds });
+    const serverCpu = cpuSeconds(machine.backendPid) - cpu;
+    const after = await countersOf(machine);
+    const requests = after.requests - before.requests;
+    return {
+      iops: result.operations / result.seconds,
+      latency: result.latency,
+      clientCpu: per100k(result.cpuSeconds, result.operations),
+      serverCpu: per100k(serverCpu, result.operations),
+      notifications: {
+        sent: (after.notifications - before.notifications) / requests,
+        received: result.notificationsSent / requests,
+      },
+    };
+  }
+}

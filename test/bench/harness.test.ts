@@ -1,0 +1,82 @@
+import assert from "node:assert/strict";
+import { spawnSync } from "node:child_process";
+import { mkdtempSync, readdirSync, readFileSync, rmSync } from "node:fs";
+import { tmpdir } from "node:os";
+import { join } from "node:path";
+import { test } from "node:test";
+import { fileURLToPath } from "node:url";
+import type { Report } from "../../bench/plane/report.js";
+import { rows } from "../../bench/plane/rows.js";
+
+const program = fileURLToPath(new URL("../../bench/plane/main.js", import.meta.url));
+const documentation = readFileSync(new URL("../../../docs/bench.md", import.meta.url), "utf8");
+
+function bench(...args: string[]): { status: number | null; stdout: string; stderr: string } {
+  return spawnSync(process.execPath, [program, ...args], { encoding: "utf8", timeout: 120_000 });
+}
+
+/** Keys of the report whose objects are by name, not by words of the format. */
+const NAMED = ["contestants", "left", "programs"];
+
+function keysOf(value: unknown, into = new Set<string>()): Set<string> {
+  if (Array.isArray(value)) for (const entry of value) keysOf(entry, into);
+  else if (typeof value === "object" && value !== null)
+    for (const [key, inner] of Object.entries(value)) {
+      into.add(key);
+      for (const part of NAMED.includes(key) ? Object.values(inner as object) : [inner]) keysOf(part, into);
+    }
+  return into;
+}
+
+test("one tiny row gives a report as documented", { timeout: 150_000 }, (t) => {
+  const directory = mkdtempSync(join(tmpdir(), "xbdback-bench-test-"));
+  t.after(() => rmSync(directory, { recursive: true, force: true }));
+  const output = join(directory, "results");
+  const sizes = ["--seconds", "0.1", "--repeats", "2", "--size", "4M"];
+  const places = ["--directory", directory, "--output", output];
+  const { status, stdout, stderr } = bench("--json", ...sizes, ...places, "warm/randread/4k/qd32/copy");
+  assert.equal(status, 0, stderr);
+  const report = JSON.parse(stdout) as Report;
+  assert.deepEqual(JSON.parse(readFileSync(join(output, "bench.json"), "utf8")), report);
+  assert.deepEqual(readdirSync(directory), ["results"], "the file that was measured on is gone");
+  assert.deepEqual(
+    report.rows.map(({ name }) => name),
+    ["warm/randread/4k/qd32/copy"],
+  );
+  const [{ contestants, left }] = report.rows;
+  const { xbdback } = contestants;
+  assert.ok(xbdback.iops.max > 0 && xbdback.iops.min <= xbdback.iops.median);
+  assert.ok(xbdback.latency.p50 > 0 && xbdback.latency.p50 <= xbdback.latency.p999);
+  assert.ok(xbdback.serverCpu!.max > 0 && xbdback.clientCpu.max > 0);
+  assert.ok(xbdback.notifications!.sent > 0 && xbdback.notifications!.received > 0);
+  for (const name of ["fio", "fio-single"]) {
+    assert.ok(contestants[name] || /not installed \(Debian: fio\)/.test(left[name]), name);
+    if (contestants[name])
+      assert.ok(contestants[name].clientCpu.max > 0 && contestants[name].latency.p50 > 0);
+  }
+  for (const key of keysOf(report))
+    assert.ok(documentation.includes(`\`${key}\``), `${key} is not documented`);
+  assert.match(readFileSync(join(output, "bench.svg"), "utf8"), /^<svg .*<\/svg>\n$/s);
+});
+
+test("rows have names of their own, and neighbours share their set-up", () => {
+  const names = rows().map(({ name }) => name);
+  assert.equal(new Set(names).size, names.length);
+  const setups = rows().map(({ cache, queues, persistent }) => `${cache} ${queues} ${persistent}`);
+  const changes = setups.filter((setup, i) => setup !== setups[i - 1]);
+  assert.equal(new Set(changes).size, changes.length);
+});
+
+test("usage errors are told in one line", () => {
+  for (const [args, words] of [
+    [["no-such-row"], /^bench: no row has all of these words/],
+    [["--seconds", "x"], /^bench: --seconds is a number above 0/],
+    [["--size", "5"], /^bench: --size is a size in whole MiB/],
+    [["--fast"], /^bench: Unknown option '--fast'/],
+    [["--directory", "/dev/shm", "warm"], /^bench: \/dev\/shm is on tmpfs/],
+  ] as const) {
+    const { status, stderr } = bench(...args);
+    assert.equal(status, 2, stderr);
+    assert.match(stderr, words);
+  }
+});
