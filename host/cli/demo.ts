@@ -10,7 +10,7 @@ import type { WorkloadResult } from "../guest/workload.js";
 import { LoopbackHost } from "../platform/loopback/host.js";
 import { openDevice } from "../storage/open.js";
 import { addVbd, removeVbd, type VbdSpec } from "../toolstack/vbd.js";
-import type { VbdStatus } from "../vbd/vbd.js";
+import type { VbdStatus } from "../vbd/status.js";
 import { Child, GuestChild } from "./child.js";
 import { CliError, Exit } from "./errors.js";
 import type { GuestEvent, GuestOptions } from "./guest.js";

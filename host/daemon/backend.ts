@@ -1,18 +1,32 @@
-/** The backend as a whole: finds vbds in xenstore, gives each a {@link Vbd}, and forgets those that are gone. */
+/**
+ * The backend as a whole: finds vbds in xenstore, gives each a {@link Vbd}, and forgets those that are gone. It tells
+ * them of the death of their guests, and to look at their stores' sizes.
+ */
 import type { XenstoreWatch } from "../platform/ports.js";
+import { quote } from "../vbd/diagnostics.js";
 import { parseVbdPath, type VbdId, vbdName } from "../vbd/name.js";
-import { Vbd, type VbdHost, type VbdStatus } from "../vbd/vbd.js";
+import type { VbdStatus } from "../vbd/status.js";
+import { Vbd, type VbdHost } from "../vbd/vbd.js";
+import { Guests } from "./guests.js";
 
 export interface BackendOptions extends VbdHost {
   /** Directory below `backend/`: "vbd". */
   readonly kind: string;
 }
 
+/**
+ * How often stores are asked for their size. Asking is cheap, and the only way that works for every store: inotify
+ * tells nothing of block devices and network file systems.
+ */
+const STORE_CHECK_MS = 1000;
+
 export class Backend {
   readonly #host: VbdHost;
   readonly #kind: string;
   readonly #root: string;
   readonly #vbds = new Map<string, Vbd>();
+  readonly #guests: Guests;
+  readonly #timer: NodeJS.Timeout;
   #watch: XenstoreWatch | null = null;
   #stopped = false;
 
@@ -20,22 +34,40 @@ export class Backend {
     this.#host = host;
     this.#kind = kind;
     this.#root = `/local/domain/${host.domid}/backend/${kind}`;
+    const domids = () => new Set([...this.#vbds.values()].map(({ id }) => id.domid));
+    this.#guests = new Guests(host.xenstore, domids, (domid) => this.#died(domid));
+    this.#timer = setInterval(() => {
+      for (const vbd of this.#vbds.values()) void vbd.checkStore();
+    }, STORE_CHECK_MS).unref();
   }
 
   /** Takes up the vbds that are there, which the watch's first event leads to, and those to come. */
   async start(): Promise<void> {
     this.#watch = await this.#host.xenstore.watch(this.#root, (path) => this.#changed(path));
+    await this.#guests.start();
   }
 
   status(): VbdStatus[] {
     return [...this.#vbds.values()].map((vbd) => vbd.status());
   }
 
+  /** The store of a vbd was enlarged or cut: resolves with its size in bytes once the guest was told. */
+  async resize(name: string): Promise<number> {
+    const vbd = this.#vbds.get(name);
+    if (!vbd) throw new Error(`there is no vbd ${quote(name)}; names are as in the list: xbdback1i51712`);
+    return vbd.resize();
+  }
+
   /** Lets go of every vbd; xenstore stays as it is. */
   async stop(): Promise<void> {
     this.#stopped = true;
+    clearInterval(this.#timer);
     const vbds = [...this.#vbds.values()];
-    const outcomes = await Promise.allSettled([this.#watch?.remove(), ...vbds.map((vbd) => vbd.stop())]);
+    const outcomes = await Promise.allSettled([
+      this.#watch?.remove(),
+      this.#guests.stop(),
+      ...vbds.map((vbd) => vbd.stop()),
+    ]);
     this.#vbds.clear();
     for (const outcome of outcomes) if (outcome.status === "rejected") throw outcome.reason;
   }
@@ -66,7 +98,15 @@ export class Backend {
     if (!vbd) {
       vbd = new Vbd(this.#host, this.#kind, id, () => this.#vbds.delete(name));
       this.#vbds.set(name, vbd);
+      this.#guests.look();
     }
     vbd.look();
+  }
+
+  #died(domid: number): void {
+    const theirs = [...this.#vbds.values()].filter((vbd) => vbd.id.domid === domid);
+    if (theirs.length === 0) return;
+    this.#host.log(`xbdback: domain ${domid} is gone; its disks are let go`);
+    for (const vbd of theirs) vbd.domainDied();
   }
 }

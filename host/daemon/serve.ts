@@ -3,9 +3,9 @@ import { mkdirSync } from "node:fs";
 import { dirname, join } from "node:path";
 import { openDomain, openXenstore, type Platform } from "../platform/platform.js";
 import { LocalRingHost } from "../reactor/local.js";
-import { quote } from "../vbd/diagnostics.js";
 import type { VbdHost } from "../vbd/vbd.js";
 import { Backend } from "./backend.js";
+import { commands } from "./commands.js";
 import { ControlServer } from "./control.js";
 
 export interface ServeOptions extends Pick<VbdHost, "features" | "log" | "open"> {
@@ -51,13 +51,12 @@ export async function serve(options: ServeOptions, lost: (error: Error) => void)
     undo.push(() => domain.close());
     const reactor = new LocalRingHost(await domain.eventChannels(), await domain.grantTable());
     undo.push(() => reactor.close());
-    const backend = new Backend({ ...host, xenstore, reactor, domid: platform.domid, kind });
+    // A guest of loopback that does not name its layout has ours.
+    const assumedProtocol = platform.kind === "loopback" ? "native" : "x86_32-abi";
+    const backend = new Backend({ ...host, assumedProtocol, xenstore, reactor, domid: platform.domid, kind });
     const socket = controlSocket(platform, kind);
     if (platform.kind === "xen") mkdirSync(dirname(socket), { recursive: true, mode: 0o755 });
-    const control = await ControlServer.listen(socket, ({ command }) => {
-      if (command === "list") return { vbds: backend.status(), mappedPages: reactor.mappedPages };
-      throw new Error(`there is no command ${quote(command)}`);
-    });
+    const control = await ControlServer.listen(socket, commands(backend, reactor));
     undo.push(
       () => backend.stop(),
       () => control.close(),

@@ -1,6 +1,6 @@
 /** blkfront: a disk of the guest that a block backend serves (xen/include/public/io/blkif.h). */
 import { PAGE_SIZE } from "../core/memory.js";
-import { XenbusState } from "../platform/xenbus-state.js";
+import { stateName, XenbusState } from "../platform/xenbus-state.js";
 import {
   type BlkfrontOptions,
   type CloseReport,
@@ -22,7 +22,6 @@ import { type DiskDescription, readSectors } from "./negotiate.js";
 import type { Counters } from "./queue.js";
 import { Scheduler } from "./scheduler.js";
 import { DiskError, type RawRequest, Transfer } from "./transfer.js";
-import { stateName } from "./xenbus.js";
 
 export type { BlkfrontOptions, CloseReport, GuestPlatform, Negotiated } from "./connection.js";
 export type { Abi } from "./layout.js";

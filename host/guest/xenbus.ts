@@ -1,13 +1,6 @@
 /** The frontend's side of the xenbus state machine (xen/include/public/io/xenbus.h). */
 import type { Xenstore, XenstoreWatch } from "../platform/ports.js";
-import { parseState, XenbusState } from "../platform/xenbus-state.js";
-
-const NAMES = new Map(Object.entries(XenbusState).map(([name, value]) => [value as number, name]));
-
-/** "Connected (4)". */
-export function stateName(state: number): string {
-  return `${NAMES.get(state) ?? "no state"} (${state})`;
-}
+import { parseState, stateName, XenbusState } from "../platform/xenbus-state.js";
 
 export async function readState(xenstore: Xenstore, directory: string): Promise<number> {
   return parseState(await xenstore.read(`${directory}/state`));

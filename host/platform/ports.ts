@@ -142,6 +142,9 @@ export interface Xenstore extends XenstoreTransaction {
    */
   watch(path: string, changed: (path: string) => void): Promise<XenstoreWatch>;
 
+  /** Whether xenstored knows a domain, as it does until the domain has died. Null where we may not ask. */
+  isDomainIntroduced(domid: number): Promise<boolean | null>;
+
   /** Runs `body` in a transaction and again, a bounded number of times, while xenstored answers EAGAIN. */
   transaction<T>(body: (t: XenstoreTransaction) => Promise<T>): Promise<T>;
 

@@ -13,6 +13,13 @@ export const XenbusState = {
 } as const;
 export type XenbusState = number;
 
+const NAMES = new Map(Object.entries(XenbusState).map(([name, value]) => [value as number, name]));
+
+/** "Connected (4)". */
+export function stateName(state: XenbusState): string {
+  return `${NAMES.get(state) ?? "no state"} (${state})`;
+}
+
 /** A state node's value; anything that is not a single digit counts as Unknown. */
 export function parseState(value: string | null): XenbusState {
   return value !== null && /^[0-9]$/.test(value) ? Number(value) : XenbusState.Unknown;

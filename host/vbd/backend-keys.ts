@@ -31,13 +31,17 @@ export interface BackendKeys {
   readonly online: boolean;
   readonly frontend: string | null;
   readonly frontendId: string | null;
+  readonly params: string | null;
   readonly hotplugStatus: string | null;
-  /** The device or image, once the hotplug script has said so. */
-  readonly devicePath: string | null;
+  readonly hotplugError: string | null;
+  readonly physicalDevicePath: string | null;
+  readonly physicalDevice: string | null;
   readonly mode: string;
   readonly cdrom: boolean;
   readonly removable: boolean;
   readonly discardEnable: boolean;
+  /** xapi asks us to look at the store's size again. */
+  readonly resizeDevice: boolean;
 }
 
 /** In one transaction: a directory that is made anew meanwhile must not lend its path to the old one's mode. */
@@ -45,43 +49,41 @@ export function readBackendKeys(xenstore: Xenstore, directory: string): Promise<
   return xenstore.transaction((t) => readAll((key) => t.read(`${directory}/${key}`)));
 }
 
+const TOOLSTACK_KEYS = [
+  "state",
+  "online",
+  "frontend",
+  "frontend-id",
+  "params",
+  "hotplug-status",
+  "hotplug-error",
+  "physical-device-path",
+  "physical-device",
+  "mode",
+  "device-type",
+  "removable",
+  "discard-enable",
+  "resize-device",
+] as const;
+
 async function readAll(read: (key: string) => Promise<string | null>): Promise<BackendKeys> {
-  const [
-    state,
-    online,
-    frontend,
-    frontendId,
-    hotplugStatus,
-    physical,
-    params,
-    mode,
-    type,
-    removable,
-    discard,
-  ] = await Promise.all([
-    read("state"),
-    read("online"),
-    read("frontend"),
-    read("frontend-id"),
-    read("hotplug-status"),
-    read("physical-device-path"),
-    read("params"),
-    read("mode"),
-    read("device-type"),
-    read("removable"),
-    read("discard-enable"),
-  ]);
+  const values = await Promise.all(TOOLSTACK_KEYS.map(read));
+  const value = (key: (typeof TOOLSTACK_KEYS)[number]): string | null => values[TOOLSTACK_KEYS.indexOf(key)];
   return {
-    state: parseState(state),
-    online: online === "1",
-    frontend,
-    frontendId,
-    hotplugStatus,
-    devicePath: physical || params || null,
-    mode: mode ?? "r",
-    cdrom: type === "cdrom",
-    removable: removable === "1",
-    discardEnable: discard !== "0",
+    state: parseState(value("state")),
+    online: value("online") === "1",
+    frontend: value("frontend"),
+    frontendId: value("frontend-id"),
+    params: value("params"),
+    hotplugStatus: value("hotplug-status"),
+    hotplugError: value("hotplug-error"),
+    physicalDevicePath: value("physical-device-path"),
+    physicalDevice: value("physical-device"),
+    mode: value("mode") ?? "r",
+    cdrom: value("device-type") === "cdrom",
+    removable: value("removable") === "1",
+    discardEnable: value("discard-enable") !== "0",
+    resizeDevice: value("resize-device") !== null,
   };
 }
 

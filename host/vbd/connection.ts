@@ -47,6 +47,7 @@ export class Connection {
   readonly device: BlockDevice;
   readonly config: FrontendConfig;
   readonly #rings: AttachedRing[] = [];
+  #closing = false;
 
   private constructor({ device, config }: ConnectionOptions) {
     this.device = device;
@@ -83,14 +84,16 @@ export class Connection {
     for (const ring of this.#rings) addCounters(counters, ring.counters());
   }
 
-  /** Tells every ring that the device's size is another one. */
-  async resize(): Promise<void> {
+  /** Looks at the store's size again; the rings know of it when this resolves. */
+  async refreshSize(): Promise<void> {
+    if (!(await this.device.refreshSize()) || this.#closing) return;
     const sectors = Math.floor(this.device.size / 512);
     await Promise.all(this.#rings.map((ring) => ring.resize(sectors)));
   }
 
   /** Waits for what is in flight and lets go of everything, even where that goes wrong; rejects then, at the end. */
   async close(): Promise<void> {
+    this.#closing = true;
     const outcomes = await Promise.allSettled(this.#rings.map((ring) => ring.detach()));
     await this.device.close();
     for (const outcome of outcomes) if (outcome.status === "rejected") throw outcome.reason;

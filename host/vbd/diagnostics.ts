@@ -19,6 +19,11 @@ export function detachMessage(path: string, domid: number): string {
   return `xbd backend: detach device ${path} for domain ${domid}`;
 }
 
+/** Sizes in bytes. */
+export function resizeMessage(before: number, after: number): string {
+  return `the disk has ${after > before ? "grown" : "shrunk"} from ${before} to ${after} bytes`;
+}
+
 const QUOTED_LENGTH = 64;
 
 /** Text without anything that moves a terminal's cursor or breaks a log's lines. */

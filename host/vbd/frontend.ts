@@ -10,6 +10,8 @@ import { quote } from "./diagnostics.js";
 export interface FrontendConfig {
   /** As the `connected` diagnostic prints it. */
   readonly protocol: string;
+  /** There was no `protocol`. */
+  readonly assumed: boolean;
   /** ABI_X86_64 or ABI_X86_32. */
   readonly abi: number;
   readonly persistent: boolean;
@@ -18,10 +20,17 @@ export interface FrontendConfig {
   readonly queues: readonly { readonly ringRefs: Uint32Array; readonly eventChannel: number }[];
 }
 
-/** What we offered, which bounds what a frontend may ask for. */
-export interface Offer {
+/** The request layout of a frontend that says nothing. */
+export type AssumedProtocol = "native" | "x86_32-abi";
+
+/** What a frontend may say. */
+export interface Expectation {
+  /** What we offered, which bounds what it may ask for. */
   readonly maxQueues: number;
   readonly maxRingPageOrder: number;
+  /** Our directory. */
+  readonly backend: string;
+  readonly assumedProtocol: AssumedProtocol;
 }
 
 /** A frontend wrote something that cannot be: the message names the key and the value. */
@@ -45,21 +54,30 @@ function number(key: string, value: string | null, max: number): number {
   return unsigned;
 }
 
-/**
- * The request layout. Without a `protocol` key it is ours, as blkif.h says and NetBSD does: a frontend of another
- * width must say so, and all that are in use do.
- */
-function protocolOf(value: string | null): { protocol: string; abi: number } {
-  if (absent(value)) return { protocol: "native", abi: ABI_X86_64 };
+function protocolOf(value: string | null, assumed: AssumedProtocol): { protocol: string; abi: number } {
+  if (absent(value)) return { protocol: assumed, abi: assumed === "native" ? ABI_X86_64 : ABI_X86_32 };
   if (value === "x86_64-abi" || value === "arm-abi") return { protocol: value, abi: ABI_X86_64 };
   if (value === "x86_32-abi") return { protocol: value, abi: ABI_X86_32 };
   throw new FrontendError(`protocol ${quote(value)} is unknown (x86_64-abi, x86_32-abi, arm-abi)`);
 }
 
-/** Reads a frontend's directory. Rejects with a {@link FrontendError} for what the guest did wrong. */
-export async function readFrontend(xenstore: Xenstore, path: string, offer: Offer): Promise<FrontendConfig> {
+/**
+ * Reads a frontend's directory. Rejects with a {@link FrontendError} for what the guest did wrong. The guest owns its
+ * directory, `backend` included, so that key proves nothing; but a frontend that names another backend has granted
+ * its ring to that one, and what is left here is an older disk of the same number.
+ */
+export async function readFrontend(
+  xenstore: Xenstore,
+  path: string,
+  offer: Expectation,
+): Promise<FrontendConfig> {
   const read = (key: string): Promise<string | null> => xenstore.read(`${path}/${key}`);
-  const { protocol, abi } = protocolOf(await read("protocol"));
+  const backend = await read("backend");
+  if (backend !== null && backend !== offer.backend) {
+    throw new FrontendError(`backend is ${quote(backend)}, not ${offer.backend}`);
+  }
+  const protocolKey = await read("protocol");
+  const { protocol, abi } = protocolOf(protocolKey, offer.assumedProtocol);
   const persistent = (await read("feature-persistent")) === "1";
   const orderKey = await read("ring-page-order");
   const order = absent(orderKey) ? 0 : number("ring-page-order", orderKey, offer.maxRingPageOrder);
@@ -75,7 +93,7 @@ export async function readFrontend(xenstore: Xenstore, path: string, offer: Offe
       queueCount > 1 || (!absent(queuesKey) && absent(await read("event-channel"))) ? `queue-${q}/` : "";
     queues.push(await readQueue(read, prefix, order, !absent(orderKey)));
   }
-  return { protocol, abi, persistent, ringPages, queues };
+  return { protocol, assumed: absent(protocolKey), abi, persistent, ringPages, queues };
 }
 
 async function readQueue(

@@ -1,37 +1,39 @@
 /**
- * One virtual block device: its xenbus state machine.
+ * One virtual block device: its xenbus state machine (docs/xenbus.md has it as a table).
  *
  * Watches only say that something may have changed. What is to be done follows from a fresh look at all the keys, one
  * look at a time, so that a guest that toggles its state like mad costs one look, not one for every toggle
- * (XSA-349), and never has two connections (XSA-350).
+ * (XSA-349), and never has two connections (XSA-350). A look waits for xenstore and for I/O that is in flight, but not
+ * for a store to open.
  */
-import { addCounters, type Counters, noCounters } from "../core/blkif.js";
+import { setTimeout as sleep } from "node:timers/promises";
+import { addCounters, noCounters } from "../core/blkif.js";
 import { type Xenstore, XenstoreError, type XenstoreWatch } from "../platform/ports.js";
 import { parseState, XenbusState as State, type XenbusState } from "../platform/xenbus-state.js";
 import type { RingHost } from "../reactor/ring-host.js";
-import type { BlockDevice } from "../storage/device.js";
-import { DeviceError, type OpenOptions, openDevice } from "../storage/open.js";
-import {
-  type BackendKeys,
-  deviceKeys,
-  type Features,
-  offerKeys,
-  parseMode,
-  readBackendKeys,
-} from "./backend-keys.js";
-import { Connection, type ConnectionStatus, NOT_CONNECTED } from "./connection.js";
+import { DeviceError, openDevice } from "../storage/open.js";
+import { Announcement } from "./announcement.js";
+import { type BackendKeys, type Features, offerKeys, parseMode, readBackendKeys } from "./backend-keys.js";
+import { Connection, NOT_CONNECTED } from "./connection.js";
 import {
   attachMessage,
   connectMessage,
   detachMessage,
   openMessage,
   PacedLog,
-  printable,
   quote,
+  resizeMessage,
 } from "./diagnostics.js";
-import { readFrontend } from "./frontend.js";
+import { Failure } from "./failure.js";
+import { type AssumedProtocol, readFrontend } from "./frontend.js";
+import { storeOf, type Verdict } from "./hotplug.js";
+import { type Kind, kindOf } from "./kind.js";
+import { Looker } from "./looker.js";
 import { type VbdId, vbdName } from "./name.js";
-import { switchState } from "./xenbus.js";
+import { checkWriters } from "./ownership.js";
+import { type VbdStatus, waitsFor } from "./status.js";
+import { type Open, StoreOpener } from "./store-opener.js";
+import { writeInState } from "./xenbus.js";
 
 /** What a vbd needs of the daemon. */
 export interface VbdHost {
@@ -43,24 +45,13 @@ export interface VbdHost {
   /** A line for the operator. */
   readonly log: (line: string) => void;
   /** Opens a store; {@link openDevice} where it is left out. */
-  readonly open?: (path: string, options: OpenOptions) => Promise<BlockDevice>;
+  readonly open?: Open;
+  /** The layout of a frontend that does not say; where it is left out, x86_32-abi, as on every x86 Xen. */
+  readonly assumedProtocol?: AssumedProtocol;
 }
 
-/** What is worth knowing about a vbd at one moment. */
-export interface VbdStatus extends ConnectionStatus {
-  readonly name: string;
-  readonly domid: number;
-  readonly devid: number;
-  readonly state: XenbusState;
-  readonly frontendState: XenbusState;
-  readonly error: string | null;
-  readonly counters: Counters;
-}
-
-/** errno of a failure that is not a system call's. */
-const EINVAL = 22;
-/** After xenstore has refused something. */
-const RETRY_MS = 1000;
+/** How long stopping waits for a store that was given up while it opened. */
+const GIVEN_UP_MS = 1000;
 
 export class Vbd {
   readonly id: VbdId;
@@ -68,31 +59,31 @@ export class Vbd {
   /** Backend and frontend directories. */
   readonly directory: string;
   readonly #frontend: string;
+  readonly #kind: Kind;
   /** Our directory as xenbus calls it: "backend/vbd/1/51712". */
   readonly #node: string;
   readonly #host: VbdHost;
   readonly #gone: () => void;
   readonly #log: PacedLog;
+  readonly #failure: Failure;
+  readonly #looker: Looker;
+  readonly #opener = new StoreOpener(() => this.look());
   #watch: XenstoreWatch | null = null;
-  #dirty = false;
-  #looking: Promise<void> | null = null;
-  #retry: NodeJS.Timeout | null = null;
-  #stopped = false;
-  /** The backend directory is not there. */
-  #absent = false;
+  /** The guest has died; what is left of it in xenstore is not believed. */
+  #dead = false;
+  /** As of the last look. */
+  #keys: BackendKeys | null = null;
+  #state: XenbusState = State.Unknown;
+  #frontendState: XenbusState = State.Unknown;
+  #store: Verdict | null = null;
   /** The frontend's state was written since the last look. */
   #frontendWrote = false;
   /** Why what the frontend published leads nowhere, until it writes its state again. */
   #refusal: Error | null = null;
   #connection: Connection | null = null;
-  #state: XenbusState = State.Unknown;
-  #frontendState: XenbusState = State.Unknown;
-  /** Why there is no connection; it is in xenstore, too. */
-  #error: string | null = null;
-  /** Why xenstore cannot be read or written at the moment. */
-  #trouble: string | null = null;
+  #announcement: Announcement | null = null;
   /** Of connections that have ended. */
-  readonly #past = noCounters();
+  #past = noCounters();
 
   /**
    * `look` is to be called first, and for every change in the backend directory. `gone` is called when there is no
@@ -102,80 +93,100 @@ export class Vbd {
     this.#host = host;
     this.id = id;
     this.name = vbdName(id);
+    this.#kind = kindOf(kind);
     this.#node = `backend/${kind}/${id.domid}/${id.devid}`;
     this.directory = `/local/domain/${host.domid}/${this.#node}`;
     this.#frontend = `/local/domain/${id.domid}/device/vbd/${id.devid}`;
     this.#gone = gone;
     this.#log = new PacedLog(host.log);
+    this.#failure = new Failure(host.xenstore, host.domid, this.#node);
+    this.#looker = new Looker(
+      () => this.#reconcile(),
+      // xenstore would not let us read or say something. What is connected stays so.
+      (trouble) => this.#say("trouble", `${trouble}; trying again`),
+      () => this.#idle(),
+    );
   }
 
   status(): VbdStatus {
     const counters = noCounters();
     addCounters(counters, this.#past);
     this.#connection?.addCountersTo(counters);
-    return {
-      name: this.name,
-      ...this.id,
+    const standing = {
       state: this.#state,
       frontendState: this.#frontendState,
+      online: this.#keys?.online ?? false,
+      error: this.#looker.trouble ?? this.#failure.message,
+    };
+    return {
+      name: this.name,
+      kind: this.#kind.name,
+      ...this.id,
+      ...standing,
+      hotplugStatus: this.#keys?.hotplugStatus ?? null,
+      waitsFor: waitsFor({
+        ...standing,
+        connected: this.#connection !== null,
+        dead: this.#dead,
+        hotplug: this.#store && "waits" in this.#store ? this.#store.waits : null,
+        opening: this.#opener.path,
+      }),
       ...(this.#connection?.status ?? NOT_CONNECTED),
-      error: this.#trouble ?? this.#error,
       counters,
     };
   }
 
   /** Something may have changed. Returns at once. */
   look(): void {
-    if (this.#stopped) return;
-    this.#dirty = true;
-    this.#looking ??= this.#lookWhileDirty();
+    this.#looker.look();
+  }
+
+  /** The guest has died: its disk is let go without waiting for the toolstack. */
+  domainDied(): void {
+    this.#dead = true;
+    this.look();
+  }
+
+  /** Looks whether the store has another size or has lost a capability. */
+  async checkStore(): Promise<void> {
+    if (await this.#announcement?.check()) this.look();
+  }
+
+  /** As {@link checkStore}, but tells the frontend in any case. Resolves with the size in bytes; rejects with why not. */
+  async resize(): Promise<number> {
+    const announcement = this.#announcement;
+    if (!announcement)
+      throw new Error(`${this.name} is not connected; its size is looked at when it connects`);
+    await announcement.ask();
+    this.look();
+    await this.#looker.settled();
+    if (this.#looker.trouble !== null) throw new Error(`${this.name}: ${this.#looker.trouble}`);
+    return announcement.size;
   }
 
   /** Lets go of everything without a word to xenstore. */
   async stop(): Promise<void> {
-    this.#stopped = true;
-    await this.#looking;
+    this.#looker.stop();
+    await this.#looker.settled();
     await this.#leave();
+    const { givenUp } = this.#opener;
+    if (givenUp) await Promise.race([givenUp, sleep(GIVEN_UP_MS, undefined, { ref: false })]);
   }
 
-  async #lookWhileDirty(): Promise<void> {
-    while (this.#dirty && !this.#stopped) {
-      this.#dirty = false;
-      try {
-        await this.#reconcile();
-        this.#trouble = null;
-      } catch (error) {
-        // xenstore would not let us read or say something. What is connected stays so.
-        this.#trouble = (error as Error).message;
-        this.#say("trouble", `${this.#trouble}; trying again`);
-        this.#lookLater();
-      }
-    }
-    this.#looking = null;
-    if (!this.#absent || this.#stopped) return;
-    this.#stopped = true;
-    this.#dropRetry();
+  /** A store that is still to be let go could be in the way of this vbd's next life. */
+  #idle(): void {
+    const gone = this.#keys?.state === State.Unknown && this.#looker.trouble === null;
+    if (!gone || this.#opener.givenUp) return;
+    this.#looker.stop();
     this.#gone();
-  }
-
-  #lookLater(): void {
-    this.#retry ??= setTimeout(() => {
-      this.#retry = null;
-      this.look();
-    }, RETRY_MS).unref();
-  }
-
-  #dropRetry(): void {
-    if (this.#retry) clearTimeout(this.#retry);
-    this.#retry = null;
   }
 
   async #reconcile(): Promise<void> {
     const { xenstore } = this.#host;
     const keys = await readBackendKeys(xenstore, this.directory);
+    this.#keys = keys;
     this.#state = keys.state;
-    this.#absent = keys.state === State.Unknown;
-    if (this.#absent) return this.#forget();
+    if (keys.state === State.Unknown) return this.#forget();
     if (!this.#watch) {
       this.#watch = await xenstore.watch(`${this.#frontend}/state`, () => {
         this.#frontendWrote = true;
@@ -187,10 +198,12 @@ export class Vbd {
     if (this.#frontendWrote) this.#refusal = null;
     this.#frontendWrote = false;
     this.#frontendState = parseState(await xenstore.read(`${this.#frontend}/state`));
-    const stranger = this.#strangerIn(keys);
-    if (stranger) return this.#refuse(new Error(stranger));
+    const stranger = this.#strangerIn(keys) ?? this.#unservable(keys);
+    if (stranger) return this.#refuse(stranger);
     if (keys.state === State.Initialising) return this.#offer();
+    if (this.#dead) return this.#close();
     if (this.#refusal) return this.#refuse(this.#refusal);
+    await this.#announce(keys);
     return this.#follow(keys);
   }
 
@@ -217,17 +230,34 @@ export class Vbd {
   }
 
   /** What the directory says must agree with where it is (XSA-175): a mistake of the toolstack, or an attack. */
-  #strangerIn({ frontendId, frontend }: BackendKeys): string | null {
+  #strangerIn({ frontendId, frontend }: BackendKeys): Error | null {
     if (frontendId === String(this.id.domid) && frontend === this.#frontend) return null;
     const claim = `frontend-id ${quote(frontendId ?? "")} and frontend ${quote(frontend ?? "")}`;
-    return `${claim} do not belong to ${this.directory}`;
+    return new Error(`${claim} do not belong to ${this.directory}`);
+  }
+
+  /**
+   * Looks at what the toolstack and its script say of the store. An Error when it will never do; what a script refused
+   * is said once: libxl reads it for itself, and removes the disk.
+   */
+  #unservable(keys: BackendKeys): Error | null {
+    const before = this.#store;
+    const store = storeOf(this.#kind, keys);
+    this.#store = store;
+    if ("error" in store) return this.#connection ? null : store.error;
+    const same = before !== null && "waits" in before && "waits" in store && before.waits === store.waits;
+    if ("waits" in store && store.refused && !same) this.#say("hotplug", `waits for ${store.waits}`);
+    return null;
   }
 
   /** State 1: say what we can do, then wait for the frontend and for the hotplug script. */
   async #offer(): Promise<void> {
-    // Left over if the directory was removed and made anew between two looks.
+    // Left over if the directory was removed and made anew between two looks, perhaps for another guest.
     await this.#disconnect();
+    await this.#failure.clear();
     this.#refusal = null;
+    this.#dead = false;
+    this.#past = noCounters();
     await this.#switch(State.InitWait, offerKeys(this.#host.features));
   }
 
@@ -248,9 +278,7 @@ export class Vbd {
       return;
     }
     // State 2 is held until the toolstack's script has said that the device is there.
-    if (keys.hotplugStatus === "connected" && keys.devicePath !== null) {
-      await this.#connect(keys, keys.devicePath);
-    }
+    if (this.#store && "path" in this.#store) await this.#connect(keys, this.#store.path);
   }
 
   /**
@@ -269,62 +297,83 @@ export class Vbd {
 
   async #connect(keys: BackendKeys, path: string): Promise<void> {
     try {
-      this.#connection = await this.#openConnection(keys, path);
+      if (await this.#opened(keys, path)) this.#connection = await this.#openConnection(keys);
     } catch (error) {
       // A read that xenstore refused is tried again; all else is the guest's or the store's.
       if (error instanceof XenstoreError) throw error;
+      if (error instanceof DeviceError) {
+        this.#log.say("open", openMessage(this.#node, this.id.devid, error.errno));
+      }
       return this.#refuse(error as Error);
     }
-    if (this.#stopped) return;
-    const { device, config, ports } = this.#connection;
-    let told = false;
-    try {
-      told = await this.#switch(State.Connected, deviceKeys(device, keys, this.#host.features));
-    } finally {
-      // The toolstack has other plans, or xenstore did not let us: the frontend knows nothing of it yet.
-      if (!told) await this.#disconnect();
-    }
-    if (!told) return;
-    const { domid, devid } = this.id;
-    this.#log.say("attach", attachMessage(path, device.size, domid));
-    for (const [queue, port] of ports.entries()) {
-      this.#log.say(`connect ${queue}`, connectMessage(devid, domid, port, config.protocol));
-    }
-    await this.#clearError();
+    if (this.#connection && !this.#looker.stopped) await this.#tellConnected(keys, this.#connection);
   }
 
-  async #openConnection(keys: BackendKeys, path: string): Promise<Connection> {
-    const { xenstore, features, reactor } = this.#host;
-    const config = await readFrontend(xenstore, this.#frontend, features);
-    const device = await this.#open(keys, path);
+  /** True once the store is open; begins to open it first. The end of that leads to another look. */
+  async #opened(keys: BackendKeys, path: string): Promise<boolean> {
+    if (this.#opener.isFor(path, keys.mode)) return this.#opener.ready();
+    this.#opener.giveUp();
+    await checkWriters(this.#host.xenstore, this.directory, this.#host.domid);
+    const { open = openDevice } = this.#host;
+    const options = { ...parseMode(keys.mode), warn: (line: string) => this.#say("warning", line) };
+    this.#opener.begin(path, keys.mode, () => open(path, options));
+    return false;
+  }
+
+  async #openConnection(keys: BackendKeys): Promise<Connection> {
+    const { xenstore, features, reactor, assumedProtocol = "x86_32-abi" } = this.#host;
+    const expectation = { ...features, backend: this.directory, assumedProtocol };
+    const config = await readFrontend(xenstore, this.#frontend, expectation);
     return Connection.open({
       reactor,
       features,
       domid: this.id.domid,
       keys,
       config,
-      device,
+      device: this.#opener.take(),
       onHalt: (why) => this.#say("halt", `${why}; this ring takes no more`),
-      onError: (operation, error) =>
-        this.#say("error", `${operation} failed: ${error?.message ?? "unknown error"}`),
+      onError: (operation, error) => {
+        this.#say("error", `${operation} failed: ${error?.message ?? "unknown error"}`);
+        // Perhaps the store has just found out that it does not know how.
+        if (operation === "discard") void this.checkStore();
+      },
     });
   }
 
-  async #open(keys: BackendKeys, path: string): Promise<BlockDevice> {
-    const { open = openDevice } = this.#host;
-    const options = { ...parseMode(keys.mode), warn: (line: string) => this.#say("warning", line) };
+  async #tellConnected(keys: BackendKeys, connection: Connection): Promise<void> {
+    const { device, config, ports } = connection;
+    const announcement = new Announcement(connection, keys, this.#host.features);
+    let told = false;
     try {
-      return await open(path, options);
-    } catch (error) {
-      if (error instanceof DeviceError) {
-        this.#log.say("open", openMessage(this.#node, this.id.devid, error.errno));
-      }
-      throw error;
+      told = await this.#switch(State.Connected, announcement.keys);
+    } finally {
+      // The toolstack has other plans, or xenstore did not let us: the frontend knows nothing of it yet.
+      if (!told) await this.#disconnect();
     }
+    if (!told) return;
+    this.#announcement = announcement;
+    const { domid, devid } = this.id;
+    this.#log.say("attach", attachMessage(device.name, device.size, domid));
+    for (const [queue, port] of ports.entries()) {
+      this.#log.say(`connect ${queue}`, connectMessage(devid, domid, port, config.protocol));
+    }
+    await this.#failure.clear();
+  }
+
+  /** Tells a frontend at work what has changed of its disk. */
+  async #announce(keys: BackendKeys): Promise<void> {
+    const announcement = this.#announcement;
+    if (!announcement || keys.state !== State.Connected) return;
+    // xapi's way to ask. Nobody waits here for a store to answer.
+    if (keys.resizeDevice && !announcement.asked) void announcement.ask().then(() => this.look());
+    const before = announcement.size;
+    await announcement.tell(this.#host.xenstore, this.directory);
+    if (announcement.size !== before) this.#say("resize", resizeMessage(before, announcement.size));
   }
 
   /** Waits for what is in flight, then lets go of rings, event channels, grants and the store. */
   async #disconnect(): Promise<void> {
+    this.#opener.giveUp();
     const connection = this.#connection;
     if (!connection) return;
     try {
@@ -334,46 +383,34 @@ export class Vbd {
     }
     connection.addCountersTo(this.#past);
     this.#connection = null;
+    this.#announcement = null;
     this.#log.say("detach", detachMessage(connection.device.name, this.id.domid));
   }
 
   /**
-   * It cannot work like this: says why, to the operator and in xenstore (xenbus_dev_fatal), and closes. Nothing is
-   * tried again before the frontend writes its state, or the two would go round and round.
+   * It cannot work like this: says why, to the operator and in xenstore, and closes. Nothing is tried again before the
+   * frontend writes its state, or the two would go round and round.
    */
   async #refuse(error: Error): Promise<void> {
     this.#refusal = error;
     await this.#disconnect();
     if (this.#state === State.Closed) return;
     if (this.#state === State.Closing) return this.#close();
-    this.#error = error.message;
     this.#say("refusal", error.message);
-    const errno = error instanceof DeviceError ? error.errno : EINVAL;
-    await this.#host.xenstore
-      .write(`${this.#errorNode()}/error`, `${errno} ${printable(error.message)}`)
-      .catch((refusal: Error) => this.#say("trouble", refusal.message));
+    await this.#failure.report(error).catch((refusal: Error) => this.#say("trouble", refusal.message));
     await this.#switch(State.Closing);
-  }
-
-  #errorNode(): string {
-    return `/local/domain/${this.#host.domid}/error/${this.#node}`;
-  }
-
-  async #clearError(): Promise<void> {
-    if (this.#error === null) return;
-    await this.#host.xenstore.remove(this.#errorNode());
-    this.#error = null;
   }
 
   /** The directory is gone. It may come back before we have finished. */
   async #forget(): Promise<void> {
     await this.#leave();
     this.#refusal = null;
-    await this.#clearError();
+    this.#dead = false;
+    await this.#failure.clear();
   }
 
   async #leave(): Promise<void> {
-    this.#dropRetry();
+    this.#looker.dropRetry();
     await this.#disconnect();
     const watch = this.#watch;
     this.#watch = null;
@@ -382,9 +419,9 @@ export class Vbd {
   }
 
   /** Another look follows in any case: at what comes next, or at what came between. */
-  async #switch(state: XenbusState, keys: Record<string, string> = {}): Promise<boolean> {
-    const { xenstore } = this.#host;
-    const switched = await switchState(xenstore, this.directory, this.#state, state, keys);
+  async #switch(state: XenbusState, keys: Readonly<Record<string, string>> = {}): Promise<boolean> {
+    const all = { ...keys, state: String(state) };
+    const switched = await writeInState(this.#host.xenstore, this.directory, this.#state, all);
     if (switched) this.#state = state;
     this.look();
     return switched;

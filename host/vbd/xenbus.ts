@@ -3,22 +3,23 @@ import type { Xenstore } from "../platform/ports.js";
 import { parseState, type XenbusState } from "../platform/xenbus-state.js";
 
 /**
- * Changes a device's state and writes `keys` beside it, in one transaction. False, and nothing written, when the state
- * is not `from` any more: a toolstack that has deleted the device must not find it again, and one that has asked for
- * Closing meanwhile must get it.
+ * Writes keys of a device, in their order, in one transaction; null removes one. False, and nothing written, when its
+ * state is not `state` any more: a toolstack that has deleted the device must not find it again, and one that has asked
+ * for Closing meanwhile must get it.
  */
-export function switchState(
+export function writeInState(
   xenstore: Xenstore,
   directory: string,
-  from: XenbusState,
-  to: XenbusState,
-  keys: Record<string, string> = {},
+  state: XenbusState,
+  keys: Readonly<Record<string, string | null>>,
 ): Promise<boolean> {
   return xenstore.transaction(async (t) => {
     const value = await t.read(`${directory}/state`);
-    if (value === null || parseState(value) !== from) return false;
-    for (const [key, value] of Object.entries(keys)) await t.write(`${directory}/${key}`, value);
-    await t.write(`${directory}/state`, String(to));
+    if (value === null || parseState(value) !== state) return false;
+    for (const [key, value] of Object.entries(keys)) {
+      if (value === null) await t.remove(`${directory}/${key}`);
+      else await t.write(`${directory}/${key}`, value);
+    }
     return true;
   });
 }

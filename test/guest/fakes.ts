@@ -204,6 +204,10 @@ export class FakeXenstore implements Xenstore {
     return null;
   }
 
+  async isDomainIntroduced(): Promise<boolean | null> {
+    return null;
+  }
+
   async watch(path: string, changed: (path: string) => void): Promise<XenstoreWatch> {
     const watch = { path, changed };
     this.#watches.add(watch);

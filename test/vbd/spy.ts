@@ -58,7 +58,8 @@ export function spyOn(real: Xenstore): Spy {
   });
   spy.xenstore = {
     ...requests(real, note),
-    permissions: (path) => real.permissions(path),
+    permissions: (path) => ask("permissions", path).then(() => real.permissions(path)),
+    isDomainIntroduced: (domid) => ask("introduced", `${domid}`).then(() => real.isDomainIntroduced(domid)),
     watch: async (path, changed) => {
       await ask("watch", path);
       spy.watches.set(path, changed);

@@ -156,6 +156,16 @@ class Client extends Requests implements Xenstore {
     return { remove: () => this.#unwatch(path, token) };
   }
 
+  async isDomainIntroduced(domid: number): Promise<boolean | null> {
+    try {
+      const answer = await this.ask(MessageType.isDomainIntroduced, "ask for domain", [`${domid}`]);
+      return decodeStrings(answer)[0] === "T";
+    } catch (error) {
+      if (hasCode(error, "EACCES") || hasCode(error, "EPERM") || hasCode(error, "ENOSYS")) return null;
+      throw error;
+    }
+  }
+
   async transaction<T>(body: (t: XenstoreTransaction) => Promise<T>): Promise<T> {
     await this.#takeTransaction();
     try {

@@ -1,0 +1,73 @@
+/** Looks at something, one look at a time: however often one is asked for, one more follows the present one. */
+
+/** After a look that failed. */
+const RETRY_MS = 1000;
+
+export class Looker {
+  /** Why the last look failed; null when it did not. */
+  trouble: string | null = null;
+  readonly #once: () => Promise<void>;
+  readonly #failed: (trouble: string) => void;
+  readonly #idle: () => void;
+  #dirty = false;
+  #looking: Promise<void> | null = null;
+  #retry: NodeJS.Timeout | null = null;
+  #stopped = false;
+
+  /** `failed` is called after each look that rejected, `idle` when no look is wanted any more. */
+  constructor(once: () => Promise<void>, failed: (trouble: string) => void, idle: () => void) {
+    this.#once = once;
+    this.#failed = failed;
+    this.#idle = idle;
+  }
+
+  get stopped(): boolean {
+    return this.#stopped;
+  }
+
+  /** Something may have changed. Returns at once. */
+  look(): void {
+    if (this.#stopped) return;
+    this.#dirty = true;
+    this.#looking ??= this.#lookWhileDirty();
+  }
+
+  /** Resolves when no look is under way. */
+  async settled(): Promise<void> {
+    await this.#looking;
+  }
+
+  /** No look begins any more. */
+  stop(): void {
+    this.#stopped = true;
+    this.dropRetry();
+  }
+
+  dropRetry(): void {
+    if (this.#retry) clearTimeout(this.#retry);
+    this.#retry = null;
+  }
+
+  async #lookWhileDirty(): Promise<void> {
+    while (this.#dirty && !this.#stopped) {
+      this.#dirty = false;
+      try {
+        await this.#once();
+        this.trouble = null;
+      } catch (error) {
+        this.trouble = (error as Error).message;
+        this.#failed(this.trouble);
+        this.#lookLater();
+      }
+    }
+    this.#looking = null;
+    if (!this.#stopped) this.#idle();
+  }
+
+  #lookLater(): void {
+    this.#retry ??= setTimeout(() => {
+      this.#retry = null;
+      this.look();
+    }, RETRY_MS).unref();
+  }
+}
