@@ -128,7 +128,7 @@ class Demo {
     if (backend.ended) guest.process.kill("SIGKILL");
     if (guest.ended) await host.destroyGuest(DOMID);
     await guest.stop();
-    if (!backend.ended && !(await removeVbd(host.xenstore, this.#spec)))
+    if (!backend.ended && (await removeVbd(host.xenstore, this.#spec)) !== "closed")
       this.#say("the backend did not close the disk in time");
   }
 

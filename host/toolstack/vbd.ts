@@ -4,6 +4,7 @@
  */
 import type { Xenstore, XenstoreTransaction, XenstoreWatch } from "../platform/ports.js";
 import { parseState, XenbusState as State, type XenbusState } from "../platform/xenbus-state.js";
+import { kindOf } from "../vbd/kind.js";
 import type { VbdId } from "../vbd/name.js";
 
 export interface VbdSpec extends VbdId {
@@ -15,13 +16,26 @@ export interface VbdSpec extends VbdId {
   readonly mode: string;
   /** The guest's name for it: xvda. */
   readonly dev: string;
+  /** Directory below `backend/`. Default "vbd". */
+  readonly kind?: string;
 }
+
+/**
+ * How a vbd went: the backend closed it; or closed it when its frontend's directory had been taken away, which libxl
+ * calls a forced remove; or never did.
+ */
+export type Removal = "closed" | "forced" | "unanswered";
 
 /** libxl's LIBXL_INIT_TIMEOUT and LIBXL_DESTROY_TIMEOUT. */
 const TIMEOUT_MS = 10_000;
 
-function backendOf({ backendDomid, domid, devid }: VbdSpec): string {
-  return `/local/domain/${backendDomid}/backend/vbd/${domid}/${devid}`;
+function backendOf({ backendDomid, domid, devid, kind = "vbd" }: VbdSpec): string {
+  return `/local/domain/${backendDomid}/backend/${kind}/${domid}/${devid}`;
+}
+
+/** Where a backend says why it cannot serve. */
+function errorOf(spec: VbdSpec): string {
+  return backendOf(spec).replace(/^(\/local\/domain\/\d+)/, "$1/error");
 }
 
 function frontendOf({ domid, devid }: VbdId): string {
@@ -44,16 +58,17 @@ async function writeAll(
 
 /** The keys of a new vbd, as libxl writes them. */
 function backendKeys(spec: VbdSpec, frontend: string): Record<string, string> {
+  const { name, hotplug, formatted } = kindOf(spec.kind ?? "vbd");
   return {
     frontend,
-    params: spec.path,
+    params: formatted ? `raw:${spec.path}` : spec.path,
     "frontend-id": String(spec.domid),
     online: "1",
     removable: "0",
     bootable: "1",
     state: "1",
     dev: spec.dev,
-    type: "phy",
+    type: !hotplug ? name : formatted ? "tap" : "phy",
     mode: spec.mode,
     "device-type": "disk",
     "discard-enable": spec.mode.includes("w") ? "1" : "0",
@@ -62,8 +77,9 @@ function backendKeys(spec: VbdSpec, frontend: string): Record<string, string> {
 }
 
 /**
- * Adds a vbd and waits until the backend is at state 2; then says what a hotplug script says. Rejects when there is
- * such a vbd already, and when no backend takes it up in time; nothing is left in xenstore then.
+ * Adds a vbd. Where its kind has a hotplug script, waits until the backend is at state 2, and says what the script says
+ * then. Rejects when there is such a vbd already, and when no backend takes it up in time; nothing is left in xenstore
+ * then.
  */
 export async function addVbd(xenstore: Xenstore, spec: VbdSpec, timeoutMs = TIMEOUT_MS): Promise<void> {
   const backend = backendOf(spec);
@@ -83,8 +99,11 @@ export async function addVbd(xenstore: Xenstore, spec: VbdSpec, timeoutMs = TIME
     const permissions = [`n${spec.backendDomid}`, `r${spec.domid}`];
     await writeAll(t, backend, permissions, backendKeys(spec, frontend));
   });
+  if (!kindOf(spec.kind ?? "vbd").hotplug) return;
   if (!(await waitForState(xenstore, backend, (state) => state === State.InitWait, timeoutMs))) {
+    const why = await xenstore.read(`${errorOf(spec)}/error`);
     await removeNodes(xenstore, spec);
+    if (why !== null) throw new Error(`the backend refused ${backend}: ${why}`);
     throw new Error(`no backend took up ${backend} within ${timeoutMs / 1000} s: is xbdback running?`);
   }
   await xenstore.transaction(async (t) => {
@@ -93,19 +112,30 @@ export async function addVbd(xenstore: Xenstore, spec: VbdSpec, timeoutMs = TIME
   });
 }
 
-/** Asks the backend to close, waits until it has, and removes both directories. False when it did not in time. */
-export async function removeVbd(xenstore: Xenstore, spec: VbdSpec, timeoutMs = TIMEOUT_MS): Promise<boolean> {
+/** Asks the backend to close and waits until it has, with force if need be; removes both directories in any case. */
+export async function removeVbd(xenstore: Xenstore, spec: VbdSpec, timeoutMs = TIMEOUT_MS): Promise<Removal> {
+  const backend = backendOf(spec);
+  const gone = (state: XenbusState): boolean => state === State.Closed || state === State.Unknown;
+  let removal: Removal = "closed";
+  await askToClose(xenstore, spec, false);
+  if (!(await waitForState(xenstore, backend, gone, timeoutMs))) {
+    removal = "forced";
+    await askToClose(xenstore, spec, true);
+    if (!(await waitForState(xenstore, backend, gone, timeoutMs))) removal = "unanswered";
+  }
+  await removeNodes(xenstore, spec);
+  return removal;
+}
+
+async function askToClose(xenstore: Xenstore, spec: VbdSpec, force: boolean): Promise<void> {
   const backend = backendOf(spec);
   await xenstore.transaction(async (t) => {
+    if (force) await t.remove(frontendOf(spec));
     const state = await t.read(`${backend}/state`);
     if (state === null) return;
     await t.write(`${backend}/online`, "0");
     if (parseState(state) !== State.Closed) await t.write(`${backend}/state`, String(State.Closing));
   });
-  const gone = (state: XenbusState): boolean => state === State.Closed || state === State.Unknown;
-  const closed = await waitForState(xenstore, backend, gone, timeoutMs);
-  await removeNodes(xenstore, spec);
-  return closed;
 }
 
 async function removeNodes(xenstore: Xenstore, spec: VbdSpec): Promise<void> {

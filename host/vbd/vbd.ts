@@ -353,6 +353,9 @@ export class Vbd {
     if (!told) return;
     this.#announcement = announcement;
     const { domid, devid } = this.id;
+    if (config.assumed) {
+      this.#say("protocol", `the frontend says no protocol; ${config.protocol} is assumed`);
+    }
     this.#log.say("attach", attachMessage(device.name, device.size, domid));
     for (const [queue, port] of ports.entries()) {
       this.#log.say(`connect ${queue}`, connectMessage(devid, domid, port, config.protocol));

@@ -118,12 +118,12 @@ test(
     const disk = await machine.connect(guest);
     disk.onFailure = () => void disk.close();
     await disk.flush();
-    assert.equal(await removeVbd(machine.xenstore, spec), true);
+    assert.equal(await removeVbd(machine.xenstore, spec), "closed");
     assert.equal(await machine.xenstore.read(`${ROOT}/1/51712/state`), null);
     await addVbd(machine.xenstore, spec);
-    assert.equal(await removeVbd(machine.xenstore, spec), true);
+    assert.equal(await removeVbd(machine.xenstore, spec), "closed");
     // What is not there is removed, too.
-    assert.equal(await removeVbd(machine.xenstore, spec), true);
+    assert.equal(await removeVbd(machine.xenstore, spec), "closed");
   }),
 );
 
@@ -140,7 +140,7 @@ test(
     );
     assert.equal(await machine.xenstore.read(`${ROOT}/1/51712/state`), null);
     await machine.plug(spec);
-    assert.equal(await removeVbd(machine.xenstore, spec, 100), false);
+    assert.equal(await removeVbd(machine.xenstore, spec, 100), "unanswered");
     assert.equal(await machine.xenstore.read(`${ROOT}/1/51712/state`), null);
   }),
 );

@@ -119,7 +119,7 @@ test(
     await front.state(5);
     await pause(10);
     await front.state(6);
-    assert.equal(await removed, true);
+    assert.equal(await removed, "closed");
     await until("the vbd is gone", () => machine.status() === undefined);
     await machine.untilClean();
     assert.deepEqual(written(machine), [2, 4, 6]);
@@ -141,7 +141,7 @@ for (const state of [1, 2, 3, 6, null]) {
       await machine.untilState(2);
       if (state === null) await machine.xenstore.remove(frontendPath());
       else await front.state(state);
-      assert.equal(await removeVbd(machine.xenstore, spec(), 2000), true);
+      assert.equal(await removeVbd(machine.xenstore, spec(), 2000), "closed");
       await until("the vbd is gone", () => machine.status() === undefined);
     }),
   );
@@ -152,7 +152,7 @@ test(
   LIMIT,
   onMachine(async (machine) => {
     await connected(machine);
-    assert.equal(await removeVbd(machine.xenstore, spec(), 100), false);
+    assert.equal(await removeVbd(machine.xenstore, spec(), 100), "forced");
     await until("the vbd is gone", () => machine.status() === undefined);
     await machine.untilClean();
   }),

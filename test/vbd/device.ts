@@ -10,6 +10,7 @@ export class TestDevice implements BlockDevice {
   fault: ((operation: Operation, position: number) => Result | null) | null = null;
   /** Instead of the store's. */
   sectorSize: number;
+  canDiscard: boolean;
   holding = false;
   closed = false;
   readonly #held: (() => void)[] = [];
@@ -17,6 +18,7 @@ export class TestDevice implements BlockDevice {
   constructor(device: BlockDevice) {
     this.#device = device;
     this.sectorSize = device.sectorSize;
+    this.canDiscard = device.canDiscard;
   }
 
   /** Ends what was held. */
@@ -40,9 +42,6 @@ export class TestDevice implements BlockDevice {
   }
   get readOnly() {
     return this.#device.readOnly;
-  }
-  get canDiscard() {
-    return this.#device.canDiscard;
   }
   get canSecureDiscard() {
     return this.#device.canSecureDiscard;

@@ -11,6 +11,7 @@ import { LocalRingHost } from "../../host/reactor/local.js";
 import type { RingHost } from "../../host/reactor/ring-host.js";
 import { openDevice } from "../../host/storage/open.js";
 import { DEFAULT_FEATURES, type Features } from "../../host/vbd/backend-keys.js";
+import type { AssumedProtocol } from "../../host/vbd/frontend.js";
 import type { VbdStatus } from "../../host/vbd/status.js";
 import type { VbdHost } from "../../host/vbd/vbd.js";
 import { Front } from "./front.js";
@@ -43,6 +44,8 @@ export interface MachineOptions {
   readonly open?: NonNullable<VbdHost["open"]>;
   readonly events?: (events: EventChannels) => EventChannels;
   readonly grants?: (grants: GrantTable) => GrantTable;
+  readonly kind?: string;
+  readonly assumedProtocol?: AssumedProtocol;
 }
 
 /** A guest's domain and what it is connected to. */
@@ -95,7 +98,8 @@ export class Machine {
       reactor,
       features: { ...DEFAULT_FEATURES, ...options.features },
       domid: 0,
-      kind: "vbd",
+      kind: options.kind ?? "vbd",
+      ...(options.assumedProtocol && { assumedProtocol: options.assumedProtocol }),
       log: (line) => void this.log.push(line),
       open: options.open ?? openDevice,
     });

@@ -226,6 +226,38 @@ for (const { name, keys } of ODD_BUT_FINE) {
   );
 }
 
+for (const [assumedProtocol, abi] of [
+  ["x86_32-abi", "x86_32"],
+  ["native", "x86_64"],
+] as const) {
+  test(
+    `a frontend without protocol, where ${assumedProtocol} is assumed`,
+    LIMIT,
+    onMachine(
+      async (machine) => {
+        const guest = await machine.guest();
+        await machine.plug({ path: machine.image() });
+        for (const protocol of [null, ""]) {
+          const disk = await machine.connect(guest, { abi, protocol });
+          const bytes = new Uint8Array(8192).fill(0x5a);
+          await disk.write(4096, bytes);
+          const back = new Uint8Array(8192);
+          await disk.read(4096, back);
+          assert.deepEqual(back, bytes);
+          assert.equal(machine.status()?.protocol, assumedProtocol);
+          await disk.close();
+          await machine.untilState(6);
+        }
+        const said = machine.log.filter((line) => line.includes("says no protocol"));
+        assert.deepEqual(said, [
+          `xbdback1i51712: the frontend says no protocol; ${assumedProtocol} is assumed`,
+        ]);
+      },
+      { assumedProtocol },
+    ),
+  );
+}
+
 test(
   "a refused frontend that says 3 again is looked at again",
   LIMIT,
@@ -276,6 +308,75 @@ for (const [name, keys] of Object.entries({
     }),
   );
 }
+
+for (const [name, where, permissions, who] of [
+  ["the directory is the guest's", "", ["n1", "r0"], "domain 1"],
+  ["the directory is everybody's", "", ["w0", "r1"], "every domain"],
+  ["the guest may write the directory", "", ["n0", "b1"], "domain 1"],
+  ["the guest may write mode", "/mode", ["n0", "w1"], "domain 1"],
+  ["params is another guest's", "/params", ["n9"], "domain 9"],
+  ["another domain may write physical-device-path", "/physical-device-path", ["r0", "r1", "b9"], "domain 9"],
+] as const) {
+  test(
+    `whose word counts (XSA-178): ${name}`,
+    LIMIT,
+    onMachine(async (machine) => {
+      const guest = await machine.guest();
+      const path = machine.image();
+      await machine.plug({ path });
+      await machine.xenstore.setPermissions(`${backendPath()}${where}`, permissions);
+      const front = machine.front(guest);
+      await front.write(await front.ring());
+      await front.state(3);
+      await machine.untilState(6);
+      assert.equal(
+        await machine.error(),
+        `22 ${backendPath()}${where} may be written by ${who}: the toolstack must make it ours`,
+      );
+      assert.equal(machine.reactor.mappedPages, 0);
+      await machine.xenstore.setPermissions(`${backendPath()}${where}`, ["n0", "r1"]);
+      await front.state(1);
+      await (await machine.connect(guest)).close();
+    }),
+  );
+}
+
+for (const lie of [
+  { backend: "/local/domain/2/backend/vbd/1/51712" },
+  { backend: "/local/domain/0/backend/qdisk/1/51712" },
+  { backend: "" },
+]) {
+  test(
+    `a frontend that names another backend is not connected: ${JSON.stringify(lie.backend)}`,
+    LIMIT,
+    onMachine(async (machine) => {
+      const guest = await machine.guest();
+      await machine.plug({ path: machine.image() });
+      const front = machine.front(guest);
+      await front.write({ ...(await front.ring()), ...lie });
+      await front.state(3);
+      await machine.untilState(6);
+      assert.match((await machine.error()) ?? "", /^22 backend is ".*", not .*\/backend\/vbd\/1\/51712$/);
+      assert.equal(machine.reactor.mappedPages, 0);
+      await front.write({ backend: backendPath(), state: "1" });
+      await (await machine.connect(guest)).close();
+    }),
+  );
+}
+
+test(
+  "backend-id is the guest's word, and nothing",
+  LIMIT,
+  onMachine(async (machine) => {
+    const guest = await machine.guest();
+    await machine.plug({ path: machine.image() });
+    const front = machine.front(guest);
+    await front.write({ ...(await front.ring()), "backend-id": "7", "virtual-device": "1" });
+    await front.state(3);
+    await machine.untilState(4);
+    assert.equal(await machine.xenstore.directory("/local/domain/7"), null);
+  }),
+);
 
 test(
   "keys of the frontend that look like the backend's are nothing (XSA-178)",

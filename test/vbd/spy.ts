@@ -17,6 +17,8 @@ export interface Spy {
   /** Requests so far. */
   requests: number;
   hook: Hook | null;
+  /** Null answers as to a domain that may not ask. */
+  introduced: null | undefined;
   /** Watches that were registered: what each calls. */
   readonly watches: Map<string, (path: string) => void>;
 }
@@ -28,6 +30,7 @@ export function spyOn(real: Xenstore): Spy {
     states: [],
     requests: 0,
     hook: null,
+    introduced: undefined,
     watches: new Map(),
   };
   const ask = async (verb: string, path: string): Promise<void> => {
@@ -59,7 +62,10 @@ export function spyOn(real: Xenstore): Spy {
   spy.xenstore = {
     ...requests(real, note),
     permissions: (path) => ask("permissions", path).then(() => real.permissions(path)),
-    isDomainIntroduced: (domid) => ask("introduced", `${domid}`).then(() => real.isDomainIntroduced(domid)),
+    isDomainIntroduced: async (domid) => {
+      await ask("introduced", `${domid}`);
+      return spy.introduced === null ? null : real.isDomainIntroduced(domid);
+    },
     watch: async (path, changed) => {
       await ask("watch", path);
       spy.watches.set(path, changed);

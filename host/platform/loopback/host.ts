@@ -60,10 +60,16 @@ export class LoopbackHost {
     this.#server.introduce(domid);
   }
 
-  async destroyGuest(domid: number): Promise<void> {
+  /** A guest's death, as Xen and xenstored tell of it (`@releaseDomain`); the toolstack has not tidied up yet. */
+  async killGuest(domid: number): Promise<void> {
     await this.hypervisor.destroyDomain(domid);
-    await this.xenstore.remove(`/local/domain/${domid}`);
     this.#server.release(domid);
+  }
+
+  /** {@link killGuest}, and the toolstack removes the guest's place in xenstore. */
+  async destroyGuest(domid: number): Promise<void> {
+    await this.killGuest(domid);
+    await this.xenstore.remove(`/local/domain/${domid}`);
   }
 
   async close(): Promise<void> {
