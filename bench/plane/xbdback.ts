@@ -10,7 +10,7 @@ import { controlSocket } from "../../host/daemon/serve.js";
 import type { BlkfrontOptions } from "../../host/guest/blkfront.js";
 import { LoopbackHost } from "../../host/platform/loopback/host.js";
 import { addVbd, removeVbd, type VbdSpec } from "../../host/toolstack/vbd.js";
-import type { VbdStatus } from "../../host/vbd/vbd.js";
+import type { VbdStatus } from "../../host/vbd/status.js";
 import type { GuestAnswer, GuestCommand } from "./guest.js";
 import type { LoadJob, LoadResult } from "./load.js";
 import { cpuSeconds } from "./processes.js";
