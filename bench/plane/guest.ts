@@ -3,15 +3,8 @@
  * each. It ends when stdin does.
  */
 import { createInterface } from "node:readline";
-import {
-  type Blkfront,
-  type BlkfrontOptions,
-  connectBlkfront,
-  type GuestPlatform,
-} from "../../host/guest/blkfront.js";
-import { xenstoreSocket } from "../../host/platform/loopback/host.js";
-import { openDomain } from "../../host/platform/loopback/index.js";
-import { connectXenstore } from "../../host/platform/xenstore/client.js";
+import { type Blkfront, type BlkfrontOptions, connectBlkfront } from "../../host/guest/blkfront.js";
+import { type GuestDomain, joinDomain } from "../../host/guest/process.js";
 import { type LoadJob, runLoad } from "./load.js";
 
 export type GuestCommand =
@@ -24,21 +17,13 @@ export type GuestAnswer = { ok: true; result: unknown } | { ok: false; error: st
 
 const directory = process.argv[2];
 const disks: Blkfront[] = [];
-const domains = new Map<number, GuestPlatform>();
+const domains = new Map<number, GuestDomain>();
 
 /** A domain is joined once, for all of its disks. */
-async function platformOf(domid: number): Promise<GuestPlatform> {
-  const known = domains.get(domid);
-  if (known) return known;
-  const domain = await openDomain(directory, domid);
-  const [pages, events, xenstore] = await Promise.all([
-    domain.pages(),
-    domain.eventChannels(),
-    connectXenstore(xenstoreSocket(directory, domid)),
-  ]);
-  const platform = { pages, events, xenstore };
-  domains.set(domid, platform);
-  return platform;
+async function domainOf(domid: number): Promise<GuestDomain> {
+  const domain = domains.get(domid) ?? (await joinDomain(directory, domid));
+  domains.set(domid, domain);
+  return domain;
 }
 
 async function obey(command: GuestCommand): Promise<unknown> {
@@ -47,7 +32,7 @@ async function obey(command: GuestCommand): Promise<unknown> {
     for (const disk of disks.splice(0)) await disk.close();
     return null;
   }
-  const disk = await connectBlkfront(await platformOf(command.domid), command.devid, command.options);
+  const disk = await connectBlkfront(await domainOf(command.domid), command.devid, command.options);
   disks.push(disk);
   return disk.negotiated;
 }

@@ -3,12 +3,36 @@
 import { xenstoreSocket } from "../platform/loopback/host.js";
 import { openDomain } from "../platform/loopback/index.js";
 import { connectXenstore } from "../platform/xenstore/client.js";
-import { type Blkfront, type BlkfrontOptions, connectBlkfront } from "./blkfront.js";
+import { type Blkfront, type BlkfrontOptions, connectBlkfront, type GuestPlatform } from "./blkfront.js";
 
 export interface GuestProcess {
   readonly disk: Blkfront;
   /** Closes the disk as a guest that shuts down does, and leaves the domain. Tells how many grants leaked. */
   stop(): Promise<{ grantsInUse: number }>;
+}
+
+export interface GuestDomain extends GuestPlatform {
+  /** After the last disk is closed. */
+  leave(): Promise<void>;
+}
+
+/** Becomes a guest of the machine in `directory`. */
+export async function joinDomain(directory: string, domid: number): Promise<GuestDomain> {
+  const domain = await openDomain(directory, domid);
+  const [pages, events, xenstore] = await Promise.all([
+    domain.pages(),
+    domain.eventChannels(),
+    connectXenstore(xenstoreSocket(directory, domid)),
+  ]);
+  return {
+    ...{ pages, events, xenstore },
+    async leave() {
+      await events.close();
+      await pages.close();
+      xenstore.close();
+      await domain.close();
+    },
+  };
 }
 
 export async function joinGuest(
@@ -17,21 +41,13 @@ export async function joinGuest(
   devid: number,
   options: Partial<BlkfrontOptions>,
 ): Promise<GuestProcess> {
-  const domain = await openDomain(directory, domid);
-  const [pages, events, xenstore] = await Promise.all([
-    domain.pages(),
-    domain.eventChannels(),
-    connectXenstore(xenstoreSocket(directory, domid)),
-  ]);
-  const disk = await connectBlkfront({ pages, events, xenstore }, devid, options);
+  const domain = await joinDomain(directory, domid);
+  const disk = await connectBlkfront(domain, devid, options);
   return {
     disk,
     async stop() {
       const report = await disk.close();
-      await events.close();
-      await pages.close();
-      xenstore.close();
-      await domain.close();
+      await domain.leave();
       return report;
     },
   };
