@@ -1,6 +1,7 @@
 /** The command tree of `xbdback`. Each command's own file does the work; here are its words. */
 import { readFileSync } from "node:fs";
 import { Command, CommanderError, InvalidArgumentError, Option } from "commander";
+import { DEFAULT_PLANE } from "../daemon/serve.js";
 import { demo } from "./demo.js";
 import { CliError, Exit, exitCodeOf } from "./errors.js";
 import { type GuestOptions, guest } from "./guest.js";
@@ -96,6 +97,23 @@ function serve(): Command {
     .option("--max-ring-page-order <n>", "rings of up to 2^n pages, 0 to 4", integer(0, 4), 4)
     .option("--max-indirect-segments <n>", "segments of an indirect request, 0 to 256", integer(0, 256), 256)
     .option("--no-persistent", "do not offer persistent grants")
+    .option(
+      "--reactors <n>",
+      "threads that serve rings, at most; one a core",
+      integer(1, 64),
+      DEFAULT_PLANE.reactors,
+    )
+    .addOption(
+      new Option("--engine <name>", "how I/O gets to the kernel; auto: io_uring where that is to be had")
+        .choices(["auto", "io_uring", "libuv"])
+        .default("auto"),
+    )
+    .option(
+      "--poll-us <n>",
+      "microseconds that a reactor looks for work before it sleeps",
+      integer(0, 1e6),
+      0,
+    )
     .option("--exit-with-parent", "stop when standard input ends, and leave SIGINT to the parent", false)
     .addHelpText("after", "\nExamples:\n  xbdback serve\n  xbdback serve --directory /dev/shm/machine")
     .action(async (options) => {

@@ -1,11 +1,11 @@
 /** `xbdback serve`. */
-import { serve } from "../daemon/serve.js";
+import { type PlaneOptions, serve } from "../daemon/serve.js";
 import { findXen, type Platform } from "../platform/platform.js";
 import { kernelBackendOf, NoXenError } from "../platform/xen/find.js";
 import { CliError, Exit } from "./errors.js";
 import { untilStopped } from "./lifetime.js";
 
-export interface ServeCommandOptions {
+export interface ServeCommandOptions extends PlaneOptions {
   directory?: string;
   kind: string;
   maxQueues: number;
@@ -16,7 +16,7 @@ export interface ServeCommandOptions {
 }
 
 export async function serveCommand(options: ServeCommandOptions): Promise<void> {
-  const { directory, kind, exitWithParent, ...features } = options;
+  const { directory, kind, exitWithParent, reactors, engine, pollUs, ...features } = options;
   const platform: Platform =
     directory === undefined ? await xen(kind) : { kind: "loopback", directory, domid: 0 };
   const stopped = untilStopped(exitWithParent);
@@ -25,7 +25,7 @@ export async function serveCommand(options: ServeCommandOptions): Promise<void> 
   const lost = new Promise<never>((_, reject) => {
     lose = reject;
   });
-  const daemon = await serve({ platform, kind, features, log }, lose);
+  const daemon = await serve({ platform, kind, features, plane: { reactors, engine, pollUs }, log }, lose);
   if (platform.kind === "xen") log(`xbdback: serving backend/${kind} of domain ${platform.domid}`);
   await Promise.race([stopped, lost]);
   await daemon.stop();

@@ -1,8 +1,9 @@
 /** The daemon: everything that `xbdback serve` is, from start to stop. */
 import { mkdirSync } from "node:fs";
+import { availableParallelism } from "node:os";
 import { dirname, join } from "node:path";
-import { openDomain, openXenstore, type Platform } from "../platform/platform.js";
-import { LocalRingHost } from "../reactor/local.js";
+import { openXenstore, type Platform } from "../platform/platform.js";
+import { type PoolOptions, ReactorPool } from "../reactor/pool.js";
 import type { VbdHost } from "../vbd/vbd.js";
 import { Backend } from "./backend.js";
 import { commands } from "./commands.js";
@@ -12,7 +13,12 @@ export interface ServeOptions extends Pick<VbdHost, "features" | "log" | "open">
   readonly platform: Platform;
   /** Directory below `backend/` in xenstore. */
   readonly kind: string;
+  /** Default: {@link DEFAULT_PLANE}. */
+  readonly plane?: PlaneOptions;
 }
+
+export type PlaneOptions = Pick<PoolOptions, "reactors" | "engine" | "pollUs">;
+export const DEFAULT_PLANE: PlaneOptions = { reactors: availableParallelism(), engine: "auto", pollUs: 0 };
 
 export interface Daemon {
   /** Lets go of everything and leaves xenstore as it is. */
@@ -30,7 +36,7 @@ export function controlSocket(platform: Platform, kind: string): string {
  * left open, when there is no such machine or it has a daemon.
  */
 export async function serve(options: ServeOptions, lost: (error: Error) => void): Promise<Daemon> {
-  const { platform, kind, ...host } = options;
+  const { platform, kind, plane = DEFAULT_PLANE, ...host } = options;
   /** What undoes what was done, last thing first. */
   const undo: (() => unknown)[] = [];
   const stop = async (): Promise<void> => {
@@ -47,9 +53,7 @@ export async function serve(options: ServeOptions, lost: (error: Error) => void)
   try {
     const xenstore = await openXenstore(platform);
     undo.push(() => xenstore.close());
-    const domain = await openDomain(platform);
-    undo.push(() => domain.close());
-    const reactor = new LocalRingHost(await domain.eventChannels(), await domain.grantTable());
+    const reactor = await ReactorPool.start({ ...plane, platform, log: options.log, onFailure: lost });
     undo.push(() => reactor.close());
     // A guest of loopback that does not name its layout has ours.
     const assumedProtocol = platform.kind === "loopback" ? "native" : "x86_32-abi";

@@ -10,6 +10,7 @@ const libc = koffi.load("libc.so.6");
 
 const c = {
   mmap: libc.func("int64 mmap(int64 addr, size_t len, int prot, int flags, int fd, int64 offset)"),
+  munmap: libc.func("int munmap(int64 addr, size_t len)"),
   flock: libc.func("int flock(int fd, int operation)"),
   mkfifo: libc.func("int mkfifo(const char *path, uint32 mode)"),
   fallocate: libc.func("int fallocate(int fd, int mode, int64 offset, int64 len)"),
@@ -19,6 +20,14 @@ const c = {
   memmove: libc.func("void memmove(int64 to, int64 from, size_t length)"),
   read: libc.func("long read(int fd, void *buffer, size_t count)"),
   write: libc.func("long write(int fd, const void *buffer, size_t count)"),
+  eventfd: libc.func("int eventfd(uint32 initial, int flags)"),
+  ioUringSetup: libc.func("long syscall(long number, uint32 entries, void *parameters)"),
+  ioUringEnter: libc.func(
+    "long syscall(long number, int fd, uint32 submit, uint32 complete, uint32 flags, int64 argument, size_t size)",
+  ),
+  ioUringRegister: libc.func(
+    "long syscall(long number, int fd, uint32 operation, void *argument, uint32 count)",
+  ),
 };
 
 // Of two names for one number the first counts, as with node:fs: EAGAIN, not EWOULDBLOCK.
@@ -59,6 +68,7 @@ export const MAP_SHARED = 0x01;
 export const MAP_PRIVATE = 0x02;
 export const MAP_FIXED = 0x10;
 export const MAP_ANONYMOUS = 0x20;
+const MAP_POPULATE = 0x8000;
 
 /** Maps `length` bytes of `fd` from `offset` over whatever is at the native address `address`. */
 export function mapFixed(
@@ -198,6 +208,76 @@ export function writeNonBlocking(fd: number, buffer: Uint8Array): boolean {
   if (c.write(fd, buffer, buffer.byteLength) >= 0) return true;
   if (koffi.errno() === constants.errno.EAGAIN) return false;
   throw new SystemError("write", koffi.errno());
+}
+
+const EFD_NONBLOCK = 0x800;
+const EFD_CLOEXEC = 0x80000;
+
+/** A counter that wakes whoever polls it: eventfd(2), non-blocking. To be closed with node:fs. */
+export function eventFd(): number {
+  return check(c.eventfd(0, EFD_NONBLOCK | EFD_CLOEXEC), "eventfd");
+}
+
+const one = new Uint8Array(new BigUint64Array([1n]).buffer);
+
+/** Makes an eventfd readable. */
+export function signalEventFd(fd: number): void {
+  writeNonBlocking(fd, one);
+}
+
+/** Numbers of the three calls on x86-64 (and everywhere else: they are newer than the tables' divergence). */
+const SYS_io_uring_setup = 425;
+const SYS_io_uring_enter = 426;
+const SYS_io_uring_register = 427;
+
+/** io_uring_setup(2): the ring's descriptor. `parameters` is a struct io_uring_params, which the kernel completes. */
+export function ioUringSetup(entries: number, parameters: Uint8Array): number {
+  return check(c.ioUringSetup(SYS_io_uring_setup, entries, parameters), "io_uring_setup");
+}
+
+/**
+ * io_uring_enter(2). `argument` is the native address of a struct io_uring_getevents_arg of `size` bytes. Returns what
+ * the kernel does, or the errno as a negative number: the caller meets EINTR, ETIME and EBUSY in the course of its work.
+ */
+export function ioUringEnter(
+  fd: number,
+  submit: number,
+  complete: number,
+  flags: number,
+  argument: number,
+  size: number,
+): number {
+  const result = c.ioUringEnter(SYS_io_uring_enter, fd, submit, complete, flags, argument, size);
+  return result < 0 ? -koffi.errno() : result;
+}
+
+/** io_uring_register(2). */
+export function ioUringRegister(
+  fd: number,
+  operation: number,
+  argument: Uint8Array | null,
+  count: number,
+): number {
+  const result = c.ioUringRegister(SYS_io_uring_register, fd, operation, argument, count);
+  return check(result, "io_uring_register");
+}
+
+/**
+ * Maps `length` bytes of `fd` from `offset` where the kernel likes, for good: the bytes as an ArrayBuffer, which must
+ * not be used after {@link unmapBuffer}.
+ */
+export function mapBuffer(
+  fd: number,
+  offset: number,
+  length: number,
+): { address: number; bytes: ArrayBuffer } {
+  const flags = MAP_SHARED | MAP_POPULATE;
+  const address = check(c.mmap(0, length, PROT_READ | PROT_WRITE, flags, fd, offset), "mmap");
+  return { address, bytes: koffi.view(address, length) };
+}
+
+export function unmapBuffer(address: number, length: number): void {
+  check(c.munmap(address, length), "munmap");
 }
 
 export interface Poll {

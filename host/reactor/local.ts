@@ -16,6 +16,10 @@ export class LocalRingHost implements RingHost {
     this.#driver = new EventLoopDriver(this.#reactor);
   }
 
+  get threads(): [] {
+    return [];
+  }
+
   get mappedPages(): number {
     return this.#reactor.mappedPages;
   }

@@ -1,6 +1,7 @@
 /** What a vbd's connection needs of whoever serves its rings: this thread (local.ts), or reactor threads (pool.ts). */
 import type { Counters, RingConfig } from "../core/blkif.js";
 import type { BlockDevice } from "../storage/device.js";
+import type { EngineName, Statistics } from "./messages.js";
 import type { RingOptions } from "./ring.js";
 
 export interface AttachOptions extends Pick<RingOptions, "ringRefs" | "onHalt" | "onError"> {
@@ -25,9 +26,16 @@ export interface AttachedRing {
   detach(): Promise<void>;
 }
 
+export interface ReactorStatus extends Statistics {
+  readonly engine: EngineName;
+  readonly rings: number;
+}
+
 export interface RingHost {
   /** Pages of guests that are mapped now. */
   readonly mappedPages: number;
+  /** Its reactor threads. */
+  readonly threads: ReactorStatus[];
   /** Maps a ring, binds its event channel and serves it. Rejects with what went wrong; nothing is held then. */
   attach(options: AttachOptions): Promise<AttachedRing>;
   /** To be called when all rings are detached. */

@@ -6,7 +6,7 @@ import type { ErrnoDone, TransferDone } from "./engine.js";
 /** How often in a row a call may end with EINTR or EAGAIN before that counts as its result. */
 export const MAX_RETRIES = 16;
 
-function isTransient(errno: number): boolean {
+export function isTransient(errno: number): boolean {
   return errno === constants.errno.EINTR || errno === constants.errno.EAGAIN;
 }
 

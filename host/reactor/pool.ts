@@ -1,0 +1,103 @@
+/** Serves rings in reactor threads, each ring in the one that has the fewest; other disks' rings in this thread. */
+import { openDomain, type Platform } from "../platform/platform.js";
+import { LocalRingHost } from "./local.js";
+import type { EngineName, ReactorSettings } from "./messages.js";
+import type { AttachedRing, AttachOptions, ReactorStatus, RingHost } from "./ring-host.js";
+import { ReactorThread } from "./thread.js";
+
+export interface PoolOptions extends Pick<ReactorSettings, "engine" | "pollUs"> {
+  readonly platform: Platform;
+  /** Threads at most; they are started as rings come. */
+  readonly reactors: number;
+  /** A line for the operator. */
+  readonly log: (line: string) => void;
+  /** A thread ended by itself, and its rings with it. */
+  readonly onFailure: (error: Error) => void;
+}
+
+interface Member {
+  readonly thread: ReactorThread;
+  engine: EngineName;
+}
+
+export class ReactorPool implements RingHost {
+  readonly #options: PoolOptions;
+  readonly #members: Member[] = [];
+  #local: Promise<{ host: LocalRingHost; close: () => Promise<void> }> | null = null;
+  #localPages = (): number => 0;
+  #told = false;
+
+  private constructor(options: PoolOptions) {
+    this.#options = options;
+  }
+
+  /** Starts the first thread. Rejects when that cannot be. */
+  static async start(options: PoolOptions): Promise<ReactorPool> {
+    const pool = new ReactorPool(options);
+    await pool.#add();
+    return pool;
+  }
+
+  get mappedPages(): number {
+    const pages = this.#members.reduce((sum, { thread }) => sum + thread.statistics.mappedPages, 0);
+    return pages + this.#localPages();
+  }
+
+  get threads(): ReactorStatus[] {
+    return this.#members.map(({ thread, engine }) => ({ engine, rings: thread.rings, ...thread.statistics }));
+  }
+
+  async attach(options: AttachOptions): Promise<AttachedRing> {
+    const { device } = options;
+    if (device.store === undefined) return (await this.#here()).attach(options);
+    const thread = await this.#choose();
+    return thread.attach(options, {
+      store: device.store,
+      get size() {
+        return device.size;
+      },
+    });
+  }
+
+  async close(): Promise<void> {
+    await Promise.all(this.#members.map(({ thread }) => thread.close()));
+    if (this.#local) await (await this.#local).close();
+  }
+
+  async #choose(): Promise<ReactorThread> {
+    const threads = this.#members.map(({ thread }) => thread);
+    const least = threads.reduce((a, b) => (b.rings < a.rings ? b : a));
+    if (least.rings === 0 || threads.length >= this.#options.reactors) return least;
+    return this.#add();
+  }
+
+  async #add(): Promise<ReactorThread> {
+    const { platform, engine, pollUs, onFailure, log } = this.#options;
+    const thread = new ReactorThread({ platform, engine, pollUs }, onFailure);
+    const member: Member = { thread, engine: "libuv" };
+    this.#members.push(member);
+    const started = await thread.started;
+    member.engine = started.engine;
+    if (started.missing !== null && !this.#told) {
+      this.#told = true;
+      log(`xbdback: no io_uring here (${started.missing}): I/O goes through libuv's thread pool`);
+    }
+    return thread;
+  }
+
+  async #here(): Promise<LocalRingHost> {
+    this.#local ??= (async () => {
+      const domain = await openDomain(this.#options.platform);
+      const host = new LocalRingHost(await domain.eventChannels(), await domain.grantTable());
+      this.#localPages = () => host.mappedPages;
+      return {
+        host,
+        async close() {
+          await host.close();
+          await domain.close();
+        },
+      };
+    })();
+    return (await this.#local).host;
+  }
+}

@@ -1,0 +1,172 @@
+/** The main thread's end of a reactor thread. */
+import { closeSync } from "node:fs";
+import { Worker } from "node:worker_threads";
+import type { Counters } from "../core/blkif.js";
+import { readCounters, readInflight } from "../core/blkif.js";
+import { eventFd, signalEventFd } from "../platform/libc.js";
+import type { RawDevice, Store } from "../storage/raw.js";
+import { returnMemory, takeMemory } from "./memory-pool.js";
+import {
+  type EngineName,
+  type ReactorSettings,
+  type Request,
+  type Said,
+  SharedState,
+  type Statistics,
+} from "./messages.js";
+import type { AttachedRing, AttachOptions } from "./ring-host.js";
+
+type Waiting = { resolve: (result: number) => void; reject: (error: Error) => void };
+type Listener = Pick<AttachOptions, "onHalt" | "onError">;
+
+export class ReactorThread {
+  /** Rings that are attached, or about to be. */
+  rings = 0;
+  /** Rejects when the thread cannot start. */
+  readonly started: Promise<{ engine: EngineName; missing: string | null }>;
+  readonly #worker: Worker;
+  readonly #wakeFd = eventFd();
+  readonly #shared: SharedState;
+  readonly #waiting = new Map<number, Waiting>();
+  readonly #listeners = new Map<number, Listener>();
+  readonly #exited: Promise<void>;
+  readonly #onFailure: (error: Error) => void;
+  #nextId = 1;
+  #nextRing = 1;
+  #closing = false;
+  #ended = false;
+  /** A thread that waits in the kernel would keep process.exit() waiting for it. */
+  readonly #atExit = (): void => this.#wakeToStop();
+
+  /** `onFailure` is called once if the thread ends by itself; every ring of it is lost then. */
+  constructor(settings: Omit<ReactorSettings, "wakeFd" | "shared">, onFailure: (error: Error) => void) {
+    const shared = new SharedArrayBuffer(SharedState.BYTES);
+    this.#shared = new SharedState(shared);
+    this.#onFailure = onFailure;
+    const workerData: ReactorSettings = { ...settings, wakeFd: this.#wakeFd, shared };
+    // It opens descriptors behind Node's back, and closes them itself.
+    const options = { workerData, trackUnmanagedFds: false };
+    this.#worker = new Worker(new URL("./worker.js", import.meta.url), options);
+    // What keeps the process alive is what the rings are for.
+    this.#worker.unref();
+    process.on("exit", this.#atExit);
+    this.started = new Promise((resolve, reject) => {
+      this.#worker.on("message", (said: Said) => {
+        if (said.event === "started") resolve(said);
+        else this.#heard(said);
+      });
+      this.#worker.on("error", (error) => {
+        reject(error);
+        this.#fail(error);
+      });
+    });
+    this.started.catch(() => {});
+    this.#exited = new Promise((resolve) => {
+      this.#worker.once("exit", (code) => {
+        this.#ended = true;
+        process.off("exit", this.#atExit);
+        closeSync(this.#wakeFd);
+        this.#fail(new Error(`a reactor thread ended with status ${code}`));
+        resolve();
+      });
+    });
+  }
+
+  get statistics(): Statistics {
+    return this.#shared.statistics;
+  }
+
+  async attach(
+    options: AttachOptions,
+    device: Pick<RawDevice, "size"> & { store: Store },
+  ): Promise<AttachedRing> {
+    const { config, ringRefs, remotePort, onHalt, onError } = options;
+    const number = this.#nextRing++;
+    const memory = takeMemory();
+    this.rings++;
+    this.#listeners.set(number, { onHalt, onError });
+    try {
+      const port = await this.#ask({
+        op: "attach",
+        ring: number,
+        config,
+        ringRefs,
+        remotePort,
+        memory: memory.memory,
+        base: memory.base,
+        store: { ...device.store, bytes: device.size },
+      });
+      let final: Counters | null = null;
+      return {
+        port,
+        get inflight() {
+          return final ? 0 : readInflight(memory);
+        },
+        counters: () => final ?? readCounters(memory),
+        resize: async (sectors) => {
+          await this.#ask({ op: "resize", ring: number, bytes: device.size, sectors });
+        },
+        detach: async () => {
+          await this.#ask({ op: "detach", ring: number });
+          // Only now: the thread has said that nothing is under way into this memory any more.
+          final = readCounters(memory);
+          this.#forget(number);
+          returnMemory(memory);
+        },
+      };
+    } catch (error) {
+      this.#forget(number);
+      if (!this.#ended) returnMemory(memory);
+      throw error;
+    }
+  }
+
+  /** To be called when all rings are detached. */
+  async close(): Promise<void> {
+    this.#closing = true;
+    this.#worker.ref();
+    this.#wakeToStop();
+    await this.#exited;
+  }
+
+  #forget(ring: number): void {
+    this.rings--;
+    this.#listeners.delete(ring);
+  }
+
+  #ask(request: Request): Promise<number> {
+    if (this.#ended) return Promise.reject(new Error("the reactor thread of this ring has ended"));
+    const id = this.#nextId++;
+    return new Promise((resolve, reject) => {
+      this.#waiting.set(id, { resolve, reject });
+      this.#worker.postMessage({ ...request, id });
+      signalEventFd(this.#wakeFd);
+    });
+  }
+
+  #heard(said: Exclude<Said, { event: "started" }>): void {
+    if (said.event === "answer") {
+      const waiting = this.#waiting.get(said.id);
+      this.#waiting.delete(said.id);
+      if (said.error === null) waiting?.resolve(said.result);
+      else waiting?.reject(new Error(said.error));
+    } else if (said.event === "halt") this.#listeners.get(said.ring)?.onHalt(said.why);
+    else this.#listeners.get(said.ring)?.onError(said.operation, new Error(said.message));
+  }
+
+  /** Works in the midst of process.exit(), too. */
+  #wakeToStop(): void {
+    if (this.#ended) return;
+    this.#shared.stop();
+    this.#worker.postMessage(null);
+    signalEventFd(this.#wakeFd);
+  }
+
+  #fail(error: Error): void {
+    for (const { reject } of this.#waiting.values()) reject(error);
+    this.#waiting.clear();
+    if (this.#closing) return;
+    this.#closing = true;
+    this.#onFailure(error);
+  }
+}

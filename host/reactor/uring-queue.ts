@@ -1,0 +1,132 @@
+/**
+ * I/Os of a ring straight from the core's table into an io_uring: plain reads and writes, that is nearly all, without
+ * an object for any of them. What is not plain, or ends oddly, goes the way of {@link DeviceQueue}, which has patience.
+ */
+import * as abi from "../../assembly/abi.js";
+import type { BlkifCore } from "../core/blkif.js";
+import { Result } from "../storage/device.js";
+import type { RawDevice } from "../storage/raw.js";
+import { isTransient } from "../storage/transfer.js";
+import { Op } from "../storage/uring/abi.js";
+import {
+  type CompletionQueue,
+  QUEUE_KIND,
+  queueUserData,
+  type UringEngine,
+} from "../storage/uring/engine.js";
+import type { Uring } from "../storage/uring/ring.js";
+import { DeviceQueue } from "./device-queue.js";
+import type { IoOwner, IoQueue } from "./io-queue.js";
+
+const TWO_TO_32 = 4294967296;
+const SECTOR_SHIFT = 9;
+
+export class UringQueue implements IoQueue, CompletionQueue {
+  readonly #engine: UringEngine;
+  readonly #ring: Uring;
+  readonly #device: RawDevice;
+  readonly #owner: IoOwner;
+  readonly #others: DeviceQueue;
+  readonly #number: number;
+  readonly #base: number;
+  readonly #u8: Uint8Array;
+  readonly #u16: Uint16Array;
+  readonly #u32: Uint32Array;
+  readonly #fileFlags: number;
+  readonly #fd: number;
+
+  /** The device must have been made with this engine; both stay the caller's. */
+  constructor(engine: UringEngine, device: RawDevice, core: BlkifCore, owner: IoOwner) {
+    this.#engine = engine;
+    this.#ring = engine.ring;
+    this.#device = device;
+    this.#owner = owner;
+    this.#others = new DeviceQueue(device, core, owner);
+    this.#base = core.memory.base;
+    this.#u8 = core.memory.u8;
+    this.#u16 = new Uint16Array(core.memory.memory.buffer);
+    this.#u32 = core.memory.u32;
+    const { flags, fd } = engine.fileOf(device.store.fd);
+    this.#fileFlags = flags;
+    this.#fd = fd;
+    this.#number = engine.addQueue(this);
+  }
+
+  start(slot: number): void {
+    const u32 = this.#u32;
+    const at = abi.IOS + slot * abi.IO_BYTES;
+    const operation = this.#u8[at + abi.IO_OPERATION];
+    const length = u32[(at + abi.IO_LENGTH) >> 2];
+    const sectorLow = u32[(at + abi.IO_SECTOR) >> 2];
+    const sectorHigh = u32[(at + abi.IO_SECTOR + 4) >> 2];
+    const write = operation === abi.IO_WRITE;
+    const plain = (write || operation === abi.IO_READ) && this.#u8[at + abi.IO_FLAGS] === 0;
+    const end = (sectorLow + sectorHigh * TWO_TO_32) * 512 + length;
+    if (!plain || !this.#device.admits(write, end)) {
+      this.#others.start(slot);
+      return;
+    }
+    const count = this.#u16[(at + abi.IO_IOVECS) >> 1];
+    const table = abi.IOVECS + slot * (abi.IOVECS_PER_SLOT * abi.IOVEC_BYTES);
+    const positionLow = sectorLow << SECTOR_SHIFT;
+    const positionHigh = (sectorHigh << SECTOR_SHIFT) | (sectorLow >>> (32 - SECTOR_SHIFT));
+    const user = queueUserData(this.#number, slot);
+    if (count === 1) {
+      const operationCode = (write ? Op.write : Op.read) | this.#fileFlags;
+      const low = u32[table >> 2];
+      const high = u32[(table >> 2) + 1];
+      this.#ring.prepare(
+        operationCode,
+        this.#fd,
+        positionLow,
+        positionHigh,
+        low,
+        high,
+        length,
+        0,
+        user,
+        QUEUE_KIND,
+      );
+      return;
+    }
+    const address = this.#base + table;
+    const high = Math.floor(address / TWO_TO_32);
+    const low = address - high * TWO_TO_32;
+    const operationCode = (write ? Op.writev : Op.readv) | this.#fileFlags;
+    this.#ring.prepare(
+      operationCode,
+      this.#fd,
+      positionLow,
+      positionHigh,
+      low,
+      high,
+      count,
+      0,
+      user,
+      QUEUE_KIND,
+    );
+  }
+
+  completed(slot: number, result: number): void {
+    const at = abi.IOS + slot * abi.IO_BYTES;
+    const length = this.#u32[(at + abi.IO_LENGTH) >> 2];
+    if (result === length) {
+      this.#owner.ended(slot, Result.Success);
+      return;
+    }
+    if (result >= 0 || isTransient(-result)) {
+      // Cut short, or put off: all of it again, as it may be done in parts.
+      this.#others.start(slot);
+      return;
+    }
+    const write = this.#u8[at + abi.IO_OPERATION] === abi.IO_WRITE;
+    const sector =
+      this.#u32[(at + abi.IO_SECTOR) >> 2] + this.#u32[(at + abi.IO_SECTOR + 4) >> 2] * TWO_TO_32;
+    const outcome = this.#device.failure(write, sector * 512, length, -result);
+    this.#owner.ended(slot, outcome.result, outcome.error);
+  }
+
+  close(): void {
+    this.#engine.removeQueue(this.#number);
+  }
+}

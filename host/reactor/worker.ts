@@ -1,0 +1,172 @@
+/** A reactor thread: rings that the main thread hands over, and nothing of the control plane. */
+import { parentPort, receiveMessageOnPort, workerData } from "node:worker_threads";
+import { viewMemory } from "../core/memory.js";
+import { readNonBlocking } from "../platform/libc.js";
+import { openDomain } from "../platform/platform.js";
+import type { IoEngine } from "../storage/engine.js";
+import { libuvEngine } from "../storage/libuv.js";
+import type { RawDevice } from "../storage/raw.js";
+import { UringEngine } from "../storage/uring/engine.js";
+import { DeviceQueue } from "./device-queue.js";
+import { Disks } from "./disks.js";
+import { EventLoopDriver } from "./event-loop.js";
+import { type Ask, type ReactorSettings, type Request, type Said, SharedState } from "./messages.js";
+import { Reactor } from "./reactor.js";
+import type { Ring } from "./ring.js";
+import { UringLoop } from "./uring-loop.js";
+import { UringQueue } from "./uring-queue.js";
+
+interface Served {
+  readonly ring: Ring;
+  readonly device: RawDevice;
+}
+
+/** The main thread says no more than a line a second of each kind; it need not hear of each failed I/O. */
+const ERROR_INTERVAL_MS = 100;
+
+const port = parentPort as NonNullable<typeof parentPort>;
+const settings = workerData as ReactorSettings;
+const shared = new SharedState(settings.shared);
+const say = (said: Said): void => port.postMessage(said);
+
+class ReactorThread {
+  readonly #reactor: Reactor;
+  readonly #engine: IoEngine;
+  readonly #disks: Disks;
+  readonly #rings = new Map<number, Served>();
+
+  constructor(reactor: Reactor, engine: IoEngine) {
+    this.#reactor = reactor;
+    this.#engine = engine;
+    this.#disks = new Disks(engine);
+  }
+
+  async answer(ask: Ask): Promise<void> {
+    const { id } = ask;
+    try {
+      say({ event: "answer", id, result: await this.#carryOut(ask), error: null });
+    } catch (error) {
+      say({ event: "answer", id, result: 0, error: (error as Error).message });
+    }
+    this.publish();
+  }
+
+  publish(): void {
+    const { mappedPages, passes, eventReads } = this.#reactor;
+    const engine = this.#engine;
+    const uring = engine instanceof UringEngine ? engine.ring : null;
+    shared.write(mappedPages, passes, eventReads, uring?.enters ?? 0, uring?.submitted ?? 0);
+  }
+
+  async #carryOut(ask: Request): Promise<number> {
+    if (ask.op === "attach") return this.#attach(ask);
+    const served = this.#rings.get(ask.ring);
+    if (served === undefined) throw new Error(`there is no ring ${ask.ring} here`);
+    if (ask.op === "detach") {
+      this.#rings.delete(ask.ring);
+      await this.#reactor.detach(served.ring).finally(() => this.#disks.release(served.device));
+    } else {
+      served.device.noteSize(ask.bytes);
+      served.ring.resize(ask.sectors);
+    }
+    return 0;
+  }
+
+  async #attach(ask: Extract<Request, { op: "attach" }>): Promise<number> {
+    const { ring: number, config, ringRefs, remotePort, store } = ask;
+    const memory = viewMemory(ask.memory, ask.base);
+    const device = this.#disks.take(store);
+    const engine = this.#engine;
+    let told = Number.NEGATIVE_INFINITY;
+    try {
+      const ring = await this.#reactor.attach(
+        {
+          config,
+          ringRefs,
+          memory,
+          makeQueue: (core, owner) =>
+            engine instanceof UringEngine
+              ? new UringQueue(engine, device, core, owner)
+              : new DeviceQueue(device, core, owner),
+          onHalt: (why) => say({ event: "halt", ring: number, why }),
+          onError: (operation, error) => {
+            const now = performance.now();
+            if (now - told < ERROR_INTERVAL_MS) return;
+            told = now;
+            say({ event: "error", ring: number, operation, message: error?.message ?? "unknown error" });
+          },
+        },
+        remotePort,
+      );
+      this.#rings.set(number, { ring, device });
+      return ring.port;
+    } catch (error) {
+      await this.#disks.release(device);
+      throw error;
+    }
+  }
+}
+
+/** The engine, and why it is not io_uring where that was wanted. */
+function makeEngine(): { engine: IoEngine; missing: string | null } {
+  if (settings.engine === "libuv") return { engine: libuvEngine, missing: null };
+  try {
+    return { engine: new UringEngine(), missing: null };
+  } catch (error) {
+    if (settings.engine === "io_uring") throw error;
+    return { engine: libuvEngine, missing: (error as Error).message };
+  }
+}
+
+/** Empties the eventfd: every signal so far is answered by one look. */
+const signals = new Uint8Array(8);
+function takeSignals(): void {
+  readNonBlocking(settings.wakeFd, signals);
+}
+
+async function serveBlocking(thread: ReactorThread, reactor: Reactor, engine: UringEngine): Promise<void> {
+  const loop: UringLoop = new UringLoop({
+    reactor,
+    engine,
+    wakeFd: settings.wakeFd,
+    pollUs: settings.pollUs,
+    onTurn: () => thread.publish(),
+    onWake() {
+      takeSignals();
+      if (shared.stopping) loop.stop();
+      for (let got = receiveMessageOnPort(port); got; got = receiveMessageOnPort(port)) {
+        if (got.message !== null) void loop.alongside(thread.answer(got.message as Ask));
+      }
+    },
+  });
+  await loop.run();
+}
+
+async function serveOnEventLoop(thread: ReactorThread, reactor: Reactor): Promise<void> {
+  const driver = new EventLoopDriver(reactor);
+  await new Promise<void>((resolve) => {
+    const statistics = setInterval(() => thread.publish(), 100);
+    port.on("message", (message: Ask | null) => {
+      // Null: there is none, but the thread is to end.
+      if (message !== null) {
+        void thread.answer(message);
+        return;
+      }
+      clearInterval(statistics);
+      port.close();
+      resolve();
+    });
+  });
+  driver.close();
+}
+
+const domain = await openDomain(settings.platform);
+const reactor = new Reactor(await domain.eventChannels(), await domain.grantTable());
+const { engine, missing } = makeEngine();
+const thread = new ReactorThread(reactor, engine);
+say({ event: "started", engine: engine instanceof UringEngine ? "io_uring" : "libuv", missing });
+if (engine instanceof UringEngine) await serveBlocking(thread, reactor, engine);
+else await serveOnEventLoop(thread, reactor);
+await reactor.close();
+engine.close();
+await domain.close();

@@ -1,0 +1,65 @@
+/** Constants and layouts of linux/include/uapi/linux/io_uring.h. Offsets are bytes unless a name says words. */
+
+/** Operations. */
+export const Op = {
+  readv: 1,
+  writev: 2,
+  fsync: 3,
+  pollAdd: 6,
+  fallocate: 17,
+  read: 22,
+  write: 23,
+} as const;
+
+/** io_uring_setup: 6.1 knows all of these. */
+export const Setup = {
+  cqSize: 1 << 3,
+  clamp: 1 << 4,
+  submitAll: 1 << 7,
+  singleIssuer: 1 << 12,
+  deferTaskrun: 1 << 13,
+} as const;
+
+export const Feature = { singleMmap: 1 << 0, noDrop: 1 << 1, extArg: 1 << 8, minTimeout: 1 << 15 } as const;
+
+export const Enter = { getEvents: 1 << 0, extArg: 1 << 3, registeredRing: 1 << 4 } as const;
+
+export const Register = { filesUpdate: 6, files2: 13, ringFds: 20 } as const;
+/** io_uring_rsrc_register.flags: a table of empty slots. */
+export const RSRC_REGISTER_SPARSE = 1;
+
+/** mmap offsets. */
+export const OFF_SQ_RING = 0;
+export const OFF_CQ_RING = 0x8000000;
+export const OFF_SQES = 0x10000000;
+
+/** struct io_uring_params, in words. */
+export const PARAMS_BYTES = 120;
+export const Params = { sqEntries: 0, cqEntries: 1, flags: 2, features: 5, sqOff: 10, cqOff: 20 } as const;
+/** struct io_sqring_offsets and io_cqring_offsets, in words from sqOff and cqOff. */
+export const SqOff = { head: 0, tail: 1, mask: 2, entries: 3, flags: 4, dropped: 5, array: 6 } as const;
+export const CqOff = { head: 0, tail: 1, mask: 2, entries: 3, overflow: 4, cqes: 5 } as const;
+
+/** struct io_uring_sqe, 64 bytes, in words. */
+export const SQE_WORDS = 16;
+export const Sqe = {
+  /** u8 opcode, u8 flags, u16 ioprio. */
+  opcode: 0,
+  fd: 1,
+  offset: 2,
+  address: 4,
+  length: 6,
+  /** rw_flags, fsync_flags, poll32_events … */
+  operationFlags: 7,
+  userData: 8,
+} as const;
+/** IOSQE_FIXED_FILE, where it stands in the first word. */
+export const FIXED_FILE = 1 << 8;
+export const FSYNC_DATASYNC = 1;
+export const POLLIN = 1;
+
+/** struct io_uring_cqe, 16 bytes, in words: u64 user_data, s32 res, u32 flags. */
+export const CQE_WORDS = 4;
+
+/** struct io_uring_getevents_arg: u64 sigmask @0, u32 sigmask_sz @8, u32 min_wait_usec @12, u64 timespec @16. */
+export const GETEVENTS_ARG_BYTES = 24;

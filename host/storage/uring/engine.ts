@@ -1,0 +1,170 @@
+/** The io_uring engine: system calls of one thread as entries of its ring. */
+import { blockDiscardAsync } from "../../platform/libc.js";
+import type { IoVector } from "../device.js";
+import type { ErrnoDone, IoEngine, TransferDone } from "../engine.js";
+import { FIXED_FILE, FSYNC_DATASYNC, Op, POLLIN } from "./abi.js";
+import { Uring, type UringSizes } from "./ring.js";
+
+const TWO_TO_32 = 4294967296;
+
+/** The upper word of user_data: whose completion it is. */
+const Kind = { call: 0, queue: 1, poll: 2 } as const;
+
+/** Takes the completions of operations that name a place rather than a function: see {@link UringEngine.addQueue}. */
+export interface CompletionQueue {
+  /** `place` (0 to 65535) is what the operation was started with; `result` as the system call's, or -errno. */
+  completed(place: number, result: number): void;
+}
+
+type Call = (result: number) => void;
+
+/**
+ * Nothing happens before {@link enter} is called, and `done` functions are called by {@link reap}: both are for the
+ * loop that owns the thread.
+ */
+export class UringEngine implements IoEngine {
+  readonly name = "io_uring";
+  readonly ring: Uring;
+  /** Operations on libuv's thread pool, which end on the event loop only. */
+  foreign = 0;
+  readonly #calls: (Call | null)[] = [];
+  readonly #freeCalls: number[] = [];
+  readonly #queues: (CompletionQueue | null)[] = [];
+  readonly #polls: (() => void)[] = [];
+  /** Slots of registered descriptors. */
+  readonly #files = new Map<number, number>();
+
+  /** Throws a SystemError where io_uring is missing, forbidden, or too old. */
+  constructor(sizes: Partial<UringSizes> = {}) {
+    this.ring = new Uring(sizes);
+  }
+
+  readv(fd: number, position: number, to: IoVector, done: TransferDone): void {
+    this.#vector(Op.readv, fd, position, to, done);
+  }
+
+  writev(fd: number, position: number, from: IoVector, done: TransferDone): void {
+    this.#vector(Op.writev, fd, position, from, done);
+  }
+
+  fdatasync(fd: number, done: ErrnoDone): void {
+    this.#call(Op.fsync, fd, 0, 0, 0, FSYNC_DATASYNC, errnoOf(done));
+  }
+
+  fallocate(fd: number, mode: number, position: number, length: number, done: ErrnoDone): void {
+    this.#call(Op.fallocate, fd, position, length, mode, 0, errnoOf(done));
+  }
+
+  /** The ring has no such command before Linux 6.12, and no secure one. */
+  blockDiscard(fd: number, secure: boolean, position: number, length: number, done: ErrnoDone): void {
+    this.foreign++;
+    blockDiscardAsync(fd, secure, position, length, (errno) => {
+      this.foreign--;
+      done(errno);
+    });
+  }
+
+  /** A number for a queue, which {@link queueUserData} turns into the lower word of user_data. */
+  addQueue(queue: CompletionQueue): number {
+    const free = this.#queues.indexOf(null);
+    const index = free < 0 ? this.#queues.length : free;
+    this.#queues[index] = queue;
+    return index;
+  }
+
+  /** Nothing of the queue's may be under way. */
+  removeQueue(index: number): void {
+    this.#queues[index] = null;
+  }
+
+  /** Calls `ready` once when `fd` is readable, or is so already. */
+  poll(fd: number, ready: () => void): void {
+    let index = this.#polls.indexOf(ready);
+    if (index < 0) index = this.#polls.push(ready) - 1;
+    this.ring.prepare(Op.pollAdd, fd, 0, 0, 0, 0, 0, POLLIN, index, Kind.poll);
+  }
+
+  /** Registers a descriptor, so that the kernel need not look it up for each operation. */
+  register(fd: number): void {
+    const slot = this.ring.addFile(fd);
+    if (slot !== null) this.#files.set(fd, slot);
+  }
+
+  /** To be called before the descriptor is closed, when nothing on it is under way. */
+  unregister(fd: number): void {
+    const slot = this.#files.get(fd);
+    if (slot !== undefined) this.ring.removeFile(slot);
+    this.#files.delete(fd);
+  }
+
+  /** What an operation's entry has in its first word besides the operation, and as its descriptor. */
+  fileOf(fd: number): { flags: number; fd: number } {
+    const slot = this.#files.get(fd);
+    return slot === undefined ? { flags: 0, fd } : { flags: FIXED_FILE, fd: slot };
+  }
+
+  /** Hands out the completions that are there; returns how many. */
+  reap(): number {
+    return this.ring.reap(this);
+  }
+
+  completed(low: number, high: number, result: number): void {
+    if (high === Kind.queue) this.#queues[low >>> 16]?.completed(low & 0xffff, result);
+    else if (high === Kind.poll) this.#polls[low]();
+    else {
+      const call = this.#calls[low] as Call;
+      this.#calls[low] = null;
+      this.#freeCalls.push(low);
+      call(result);
+    }
+  }
+
+  /** All operations must have ended; polls may be under way. */
+  close(): void {
+    this.ring.close();
+  }
+
+  #vector(op: number, fd: number, position: number, io: IoVector, done: TransferDone): void {
+    const address = io.memory.base + io.table;
+    this.#call(op, fd, position, address, io.count, 0, (result) => {
+      if (result < 0) done(-result, 0);
+      else done(0, result);
+    });
+  }
+
+  #call(
+    op: number,
+    fd: number,
+    offset: number,
+    address: number,
+    length: number,
+    flags: number,
+    call: Call,
+  ): void {
+    const index = this.#freeCalls.pop() ?? this.#calls.length;
+    this.#calls[index] = call;
+    const file = this.fileOf(fd);
+    this.ring.prepare(
+      op | file.flags,
+      file.fd,
+      offset % TWO_TO_32,
+      Math.floor(offset / TWO_TO_32),
+      address % TWO_TO_32,
+      Math.floor(address / TWO_TO_32),
+      length,
+      flags,
+      index,
+      Kind.call,
+    );
+  }
+}
+
+/** user_data of an operation at a place of a queue: its lower and upper word. */
+export function queueUserData(queue: number, place: number): number {
+  return (queue << 16) | place;
+}
+export const QUEUE_KIND = Kind.queue;
+
+function errnoOf(done: ErrnoDone): Call {
+  return (result) => done(result < 0 ? -result : 0);
+}
