@@ -20,7 +20,7 @@ import { measureScale } from "./scale.js";
 import { findTool } from "./syscalls.js";
 import { aimLines, EXPLANATION, head, rowLines, scaleLines } from "./table.js";
 
-const USAGE = `npm run bench -- [options] [words]     measures the rows whose name has every word
+const USAGE = `npm run bench -- [options] [words]     measures the rows whose name has all words
   --quick            fewer rows, repeats and a smaller file: under two minutes
   --json             print the report as JSON, and nothing else on stdout
   --list             print the names of the rows
@@ -64,7 +64,7 @@ function parse(args: string[]) {
     const { quick } = values;
     const chosen = <T extends { name: string; quick: boolean }>(all: T[]): T[] =>
       positionals.length > 0
-        ? all.filter(({ name }) => positionals.every((word) => name.includes(word)))
+        ? all.filter(({ name }) => positionals.every((word) => `/${name}/`.includes(`/${word}/`)))
         : all.filter((row) => row.quick || !quick);
     return {
       ...values,

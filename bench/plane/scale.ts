@@ -30,6 +30,7 @@ const IMAGE_BYTES = 4 << 20;
 /** I/Os under way at once over all vbds, if there are not more vbds than that. */
 const TOTAL_DEPTH = 128;
 const SETTLE_MS = 1000;
+const WARM_UP_SECONDS = 2;
 
 export async function measureScale(
   vbds: number,
@@ -82,7 +83,8 @@ async function throughput(
   repeats: number,
 ): Promise<{ iops: number[]; serverCpu: number[] }> {
   const job = { blockSize: 4096, depth, readPercent: 100, sequential: false, seconds };
-  await machine.load(job);
+  // Every ring maps its pages in its first requests, and V8 compiles.
+  await machine.load({ ...job, seconds: WARM_UP_SECONDS });
   const iops: number[] = [];
   const serverCpu: number[] = [];
   for (let repeat = 0; repeat < repeats; repeat++) {
