@@ -78,8 +78,8 @@ export class Machine {
   readonly #domain: LoopbackDomain;
   readonly #guests: Guest[] = [];
   readonly #disks: Blkfront[] = [];
-  /** A second client of xenstored: the toolstack is the host's. */
-  readonly #own: Xenstore;
+  /** The backend's client of xenstored; the toolstack is the host's. */
+  readonly own: Xenstore;
 
   private constructor(
     host: LoopbackHost,
@@ -89,7 +89,7 @@ export class Machine {
     options: MachineOptions,
   ) {
     this.host = host;
-    this.#own = own;
+    this.own = own;
     this.#domain = domain;
     this.reactor = reactor;
     this.spy = spyOn(own);
@@ -122,7 +122,7 @@ export class Machine {
     await this.backend.stop();
     await this.reactor.close();
     await this.#domain.close();
-    this.#own.close();
+    this.own.close();
     for (const guest of this.#guests) await leave(guest);
     await this.host.close();
   }

@@ -3,6 +3,7 @@ import { setTimeout as sleep } from "node:timers/promises";
 import { type Xenstore, XenstoreError, type XenstoreTransaction, type XenstoreWatch } from "../ports.js";
 import { EventQueue, type Receiver } from "./events.js";
 import { Exchange } from "./exchange.js";
+import { Gate } from "./gate.js";
 import { type ByteStream, connectSocket } from "./stream.js";
 import { decodeStrings, encodeStrings, MessageType } from "./wire.js";
 
@@ -10,6 +11,8 @@ const ATTEMPTS = 32;
 /** Milliseconds: the bound of the first pause between attempts, and of any. */
 const FIRST_PAUSE = 1;
 const LONGEST_PAUSE = 32;
+/** Attempts beside other transactions of this client; the later ones are made alone. */
+const PATIENCE = 4;
 /** Transactions open at once; xenstored gives a driver domain 10. */
 const OPEN_TRANSACTIONS = 8;
 
@@ -26,7 +29,8 @@ export async function connectXenstore(socketPath: string): Promise<Xenstore> {
  *   process warning says so, and nothing else is disturbed.
  * - When more than 4096 paths wait for delivery, a watch gets one call with the path that it watches in place of
  *   those that wait for it: look at all below.
- * - At most 8 transactions are open at once; others wait. The body of one must not start another.
+ * - At most 8 transactions are open at once; others wait. The body of one must not start another. One that meets conflict
+ *   after conflict is alone in the end: some xenstoreds let a transaction fail for any other that was committed.
  * - Values are UTF-8 text; a path or permission with a NUL in it is refused with EINVAL.
  * - `remove` of a missing node is fine, even if its parent is missing too.
  * - Once the connection has ended, all that is pending or asked later rejects; removing a watch still resolves.
@@ -125,8 +129,7 @@ class Client extends Requests implements Xenstore {
   #events = new EventQueue();
   #watches = new Map<string, Receiver>();
   #lastToken = 0;
-  #openTransactions = 0;
-  #waitingTransactions: (() => void)[] = [];
+  readonly #transactions = new Gate(OPEN_TRANSACTIONS);
 
   constructor(exchange: Exchange) {
     super(exchange, 0);
@@ -167,21 +170,19 @@ class Client extends Requests implements Xenstore {
   }
 
   async transaction<T>(body: (t: XenstoreTransaction) => Promise<T>): Promise<T> {
-    await this.#takeTransaction();
-    try {
-      for (let attempt = 1; ; attempt++) {
-        try {
-          return await this.#attempt(body);
-        } catch (error) {
-          if (!hasCode(error, "EAGAIN")) throw error;
-          if (attempt === ATTEMPTS) {
-            throw new XenstoreError("EAGAIN", `transaction: others interfered with all ${ATTEMPTS} attempts`);
-          }
+    for (let attempt = 1; ; attempt++) {
+      await this.#transactions.enter(attempt > PATIENCE);
+      try {
+        return await this.#attempt(body);
+      } catch (error) {
+        if (!hasCode(error, "EAGAIN")) throw error;
+        if (attempt === ATTEMPTS) {
+          throw new XenstoreError("EAGAIN", `transaction: others interfered with all ${ATTEMPTS} attempts`);
         }
-        await sleep(Math.random() * Math.min(LONGEST_PAUSE, FIRST_PAUSE * 2 ** attempt));
+      } finally {
+        this.#transactions.leave();
       }
-    } finally {
-      this.#giveTransaction();
+      await sleep(Math.random() * Math.min(LONGEST_PAUSE, FIRST_PAUSE * 2 ** attempt));
     }
   }
 
@@ -204,18 +205,6 @@ class Client extends Requests implements Xenstore {
     }
     await requests.end(true);
     return result;
-  }
-
-  async #takeTransaction(): Promise<void> {
-    if (this.#openTransactions < OPEN_TRANSACTIONS) this.#openTransactions++;
-    else await new Promise<void>((resolve) => this.#waitingTransactions.push(resolve));
-  }
-
-  /** Hands the place on to the one that has waited longest. */
-  #giveTransaction(): void {
-    const next = this.#waitingTransactions.shift();
-    if (next) next();
-    else this.#openTransactions--;
   }
 
   async #unwatch(path: string, token: string): Promise<void> {
