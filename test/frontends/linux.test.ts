@@ -96,7 +96,7 @@ test(
   onMachine(async (machine) => {
     const peer = await Peer.start(machine);
     await boot(peer);
-    const removed = peer.remove(300);
+    const removed = peer.remove(2000);
     await peer.backIs(5);
     await peer.state(5);
     assert.equal(await removed, "forced");
@@ -111,10 +111,8 @@ test(
   onMachine(async (machine) => {
     const peer = await Peer.start(machine);
     await boot(peer);
-    const before = performance.now();
-    // The guest does nothing at all.
-    assert.equal(await peer.remove(1000), "forced");
-    assert.ok(performance.now() - before < 2000, "the backend took the second second, too");
+    // The guest does nothing at all. "forced" is that the backend answered in the second time of two.
+    assert.equal(await peer.remove(2000), "forced");
     await peer.dropRing();
   }),
 );

@@ -141,7 +141,7 @@ for (const state of [1, 2, 3, 6, null]) {
       await machine.untilState(2);
       if (state === null) await machine.xenstore.remove(frontendPath());
       else await front.state(state);
-      assert.equal(await removeVbd(machine.xenstore, spec(), 2000), "closed");
+      assert.equal(await removeVbd(machine.xenstore, spec()), "closed");
       await until("the vbd is gone", () => machine.status() === undefined);
     }),
   );

@@ -22,8 +22,8 @@ async function guestWithDisks(machine: Machine) {
   const guest = await machine.guest();
   await machine.plug({ path: machine.image() });
   await machine.plug({ path: machine.image("other.img"), devid: OTHER });
-  const disks = [await machine.connect(guest, { timeoutMs: 300 })];
-  disks.push(await machine.connect(guest, { timeoutMs: 300 }, OTHER));
+  const disks = [await machine.connect(guest)];
+  disks.push(await machine.connect(guest, {}, OTHER));
   return { guest, disks };
 }
 
@@ -46,7 +46,7 @@ test(
     await disk.write(0, new Uint8Array(512));
     assert.equal(machine.host.hypervisor.portsInUse(0), 1);
     // The toolstack finds its work done.
-    assert.equal(await removeVbd(machine.xenstore, SPEC, 2000), "closed");
+    assert.equal(await removeVbd(machine.xenstore, SPEC), "closed");
     await until("the vbd is gone", () => machine.status() === undefined);
   }),
 );
@@ -113,7 +113,7 @@ test(
       const guest = await machine.guest();
       const path = machine.image();
       await machine.plug({ path });
-      const disk = await machine.connect(guest, { timeoutMs: 300 });
+      const disk = await machine.connect(guest);
       await disk.write(0, new Uint8Array(512).fill(round));
       await machine.host.destroyGuest(DOMID);
     }
@@ -150,7 +150,7 @@ test(
         const guest = await machine.guest();
         const path = machine.image();
         await machine.plug({ path });
-        const disk = await machine.connect(guest, { timeoutMs: 300 });
+        const disk = await machine.connect(guest);
         const device = devices.get(path)!;
         device.holding = true;
         void disk.write(0, new Uint8Array(4096)).catch(() => {});
@@ -175,7 +175,7 @@ test(
     machine.spy.introduced = null;
     const guest = await machine.guest();
     await machine.plug({ path: machine.image() });
-    await machine.connect(guest, { timeoutMs: 300 });
+    await machine.connect(guest);
     await machine.host.killGuest(DOMID);
     await pause(50);
     assert.equal(await machine.state(), 4);

@@ -121,7 +121,7 @@ for (const status of ["error", "busy"]) {
       const { path } = await waiting(machine);
       await publish(machine, { "hotplug-status": status });
       const spec = { backendDomid: 0, domid: DOMID, devid: DEVID, path, mode: "w", dev: "xvda" };
-      assert.equal(await removeVbd(machine.xenstore, spec, 2000), "closed");
+      assert.equal(await removeVbd(machine.xenstore, spec), "closed");
     }),
   );
 }

@@ -71,7 +71,7 @@ const SPEC = { backendDomid: 0, domid: DOMID, devid: DEVID, path: "", mode: "w",
     LIMIT,
     onMachine(async (machine) => {
       const { guest } = await opening(machine, slow);
-      assert.equal(await removeVbd(machine.xenstore, SPEC, 2000), "closed");
+      assert.equal(await removeVbd(machine.xenstore, SPEC), "closed");
       const other = machine.image("other.img");
       await machine.plug({ path: other });
       const front = machine.front(guest);

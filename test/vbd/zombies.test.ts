@@ -34,7 +34,7 @@ for (const [name, remove] of Object.entries(HALVES)) {
       await pause(30);
       assert.equal(await machine.state(), 2);
       assert.equal(machine.status()?.waitsFor, "the frontend; it is not there");
-      assert.equal(await removeVbd(machine.xenstore, { ...SPEC, path: "" }, 2000), "closed");
+      assert.equal(await removeVbd(machine.xenstore, { ...SPEC, path: "" }), "closed");
       await until("the vbd is gone", () => machine.status() === undefined);
     }),
   );
@@ -58,7 +58,7 @@ for (const [name, remove] of Object.entries(HALVES)) {
         await remove(machine);
         if (step > 3) await machine.untilState(6);
         await machine.untilClean();
-        assert.equal(await removeVbd(machine.xenstore, { ...SPEC, path: "" }, 2000), "closed");
+        assert.equal(await removeVbd(machine.xenstore, { ...SPEC, path: "" }), "closed");
         await until("the vbd is gone", () => machine.status() === undefined);
         assert.equal(await machine.xenstore.directory("/local/domain/0/error"), null);
       }),
@@ -159,7 +159,7 @@ test(
       assert.ok(machine.host.hypervisor.portsInUse(0) <= 1);
     }
     for (const { state } of machine.spy.states) assert.ok([2, 4, 5, 6].includes(state), `${state}`);
-    await removeVbd(machine.xenstore, { ...SPEC, path }, 2000);
+    await removeVbd(machine.xenstore, { ...SPEC, path });
     await until("the vbd is gone", () => machine.status() === undefined);
     await machine.untilClean();
     await machine.plug({ path });
