@@ -20,7 +20,7 @@ import { measureScale } from "./scale.js";
 import { findTool } from "./syscalls.js";
 import { aimLines, EXPLANATION, head, rowLines, scaleLines } from "./table.js";
 
-const USAGE = `npm run bench -- [options] [words]     measures the rows whose name has all words
+const USAGE = `npm run bench -- [options] [parts]     measures the rows whose name has all parts
   --quick            fewer rows, repeats and a smaller file: under two minutes
   --json             print the report as JSON, and nothing else on stdout
   --list             print the names of the rows
@@ -58,14 +58,24 @@ function bytes(text: string): number {
   return size;
 }
 
+interface Named {
+  readonly name: string;
+  readonly quick: boolean;
+}
+
+/** Those whose names have all of these parts; or the one that is named in full. */
+function select<T extends Named>(all: T[], parts: readonly string[]): T[] {
+  const named = all.filter(({ name }) => name === parts[0]);
+  if (parts.length === 1 && named.length > 0) return named;
+  return all.filter(({ name }) => parts.every((part) => `/${name}/`.includes(`/${part}/`)));
+}
+
 function parse(args: string[]) {
   try {
     const { values, positionals } = parseArgs({ args, options: OPTIONS, allowPositionals: true });
     const { quick } = values;
-    const chosen = <T extends { name: string; quick: boolean }>(all: T[]): T[] =>
-      positionals.length > 0
-        ? all.filter(({ name }) => positionals.every((word) => `/${name}/`.includes(`/${word}/`)))
-        : all.filter((row) => row.quick || !quick);
+    const chosen = <T extends Named>(all: T[]): T[] =>
+      positionals.length > 0 ? select(all, positionals) : all.filter((row) => row.quick || !quick);
     return {
       ...values,
       size: bytes(values.size ?? (quick ? "64M" : "1G")),
@@ -146,7 +156,7 @@ async function main(): Promise<void> {
   const options = parse(process.argv.slice(2));
   if (options.help) return console.log(USAGE);
   const chosen = [...options.rows, ...options.scales];
-  if (chosen.length === 0) throw new UsageError("no row has all of these words: --list prints the names");
+  if (chosen.length === 0) throw new UsageError("no row has all of these parts: --list prints the names");
   if (options.list) return console.log(chosen.map(({ name }) => name).join("\n"));
   const say = (line: string): void => {
     if (!options.json) console.log(line);

@@ -100,7 +100,7 @@ async function measureSetup(
       if (plan.missing.has("fio")) left["fio"] = plan.missing.get("fio")!;
       else contestants.unshift(new FioUring(file, scratch, true));
       for (const peer of row.peers) {
-        const reason = objection(peer, setup, plan.missing);
+        const reason = objection(peer, plan.missing);
         if (reason) left[peer] = reason;
         else if (peer === "fio-single") contestants.push(new FioUring(file, scratch, false));
         else {
@@ -158,7 +158,7 @@ async function syscallsOf(
     machine.load(job),
   );
   const [backend, guest] = counts;
-  const { operations } = result;
+  const operations = Math.max(1, result.operations);
   return {
     backend: backend.total / operations,
     backendEnters: backend.enters / operations,

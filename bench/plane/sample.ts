@@ -31,7 +31,9 @@ export interface Contestant {
   readonly warmUpSeconds?: number;
 }
 
-export const per100k = (cpuSeconds: number, operations: number): number => (cpuSeconds / operations) * 1e5;
+/** A run in which nothing ended has no figures, but it is no error either. */
+export const per100k = (cpuSeconds: number, operations: number): number =>
+  operations === 0 ? 0 : (cpuSeconds / operations) * 1e5;
 
 /** The CPU of pinned rows. */
 export const PINNED_CPU = "0";

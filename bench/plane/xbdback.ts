@@ -189,7 +189,7 @@ export class Xbdback implements Contestant {
     const result = await machine.load({ blockSize, depth, readPercent, sequential, seconds });
     const serverCpu = cpuSeconds(machine.backendPid) - cpu;
     const after = await countersOf(machine);
-    const requests = after.requests - before.requests;
+    const requests = Math.max(1, after.requests - before.requests);
     return {
       iops: result.operations / result.seconds,
       latency: result.latency,

@@ -34,25 +34,25 @@ test("one tiny row gives a report as documented", { timeout: 150_000 }, (t) => {
   const output = join(directory, "results");
   const sizes = ["--seconds", "0.1", "--repeats", "2", "--size", "4M"];
   const places = ["--directory", directory, "--output", output];
-  const { status, stdout, stderr } = bench("--json", ...sizes, ...places, "warm/randread/4k/qd32/copy");
+  const { status, stdout, stderr } = bench("--json", ...sizes, ...places, "warm/randread/4k/qd32");
   assert.equal(status, 0, stderr);
   const report = JSON.parse(stdout) as Report;
   assert.deepEqual(JSON.parse(readFileSync(join(output, "bench.json"), "utf8")), report);
   assert.deepEqual(readdirSync(directory), ["results"], "the file that was measured on is gone");
   assert.deepEqual(
     report.rows.map(({ name }) => name),
-    ["warm/randread/4k/qd32/copy"],
+    ["warm/randread/4k/qd32"],
   );
   const [{ contestants, left }] = report.rows;
   const { xbdback } = contestants;
-  assert.ok(xbdback.iops.max > 0 && xbdback.iops.min <= xbdback.iops.median);
-  assert.ok(xbdback.latency.p50 > 0 && xbdback.latency.p50 <= xbdback.latency.p999);
-  assert.ok(xbdback.serverCpu!.max > 0 && xbdback.clientCpu.max > 0);
-  assert.ok(xbdback.notifications!.sent > 0 && xbdback.notifications!.received > 0);
-  for (const name of ["fio", "fio-single"]) {
-    assert.ok(contestants[name] || /not installed \(Debian: fio\)/.test(left[name]), name);
-    if (contestants[name])
-      assert.ok(contestants[name].clientCpu.max > 0 && contestants[name].latency.p50 > 0);
+  assert.ok(xbdback.iops.min <= xbdback.iops.median && xbdback.iops.median <= xbdback.iops.max);
+  assert.ok(xbdback.latency.p50 <= xbdback.latency.p999);
+  const { sent, received } = xbdback.notifications!;
+  for (const value of [xbdback.serverCpu!.max, xbdback.clientCpu.max, sent, received])
+    assert.ok(Number.isFinite(value));
+  for (const name of ["fio", "fio-single", "qemu-nbd", "nbdkit"]) {
+    assert.ok(contestants[name] || / is not installed \(Debian: /.test(left[name]), name);
+    if (contestants[name]) assert.ok(Number.isFinite(contestants[name].clientCpu.max));
   }
   for (const key of keysOf(report))
     assert.ok(documentation.includes(`\`${key}\``), `${key} is not documented`);
@@ -69,7 +69,7 @@ test("rows have names of their own, and neighbours share their set-up", () => {
 
 test("usage errors are told in one line", () => {
   for (const [args, words] of [
-    [["no-such-row"], /^bench: no row has all of these words/],
+    [["no-such-row"], /^bench: no row has all of these parts/],
     [["--seconds", "x"], /^bench: --seconds is a number above 0/],
     [["--size", "5"], /^bench: --size is a size in whole MiB/],
     [["--fast"], /^bench: Unknown option '--fast'/],
