@@ -9,6 +9,7 @@ import { fileURLToPath } from "node:url";
 import { parseArgs } from "node:util";
 import { parseSize } from "../../host/cli/size.js";
 import { aimsOf } from "./aims.js";
+import { atExit, exitOnSignals } from "./cleanup.js";
 import { type Environment, examine, isInMemory } from "./environment.js";
 import { writeImage } from "./image.js";
 import { type Failure, measureRows, type Plan } from "./measure.js";
@@ -161,7 +162,9 @@ async function main(): Promise<void> {
   const say = (line: string): void => {
     if (!options.json) console.log(line);
   };
+  exitOnSignals();
   const scratch = mkdtempSync(join(realpathSync(options.directory), "xbdback-bench-"));
+  atExit(() => rmSync(scratch, { recursive: true, force: true }));
   try {
     if (isInMemory(scratch))
       throw new UsageError(

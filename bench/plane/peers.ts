@@ -4,6 +4,7 @@ import { once } from "node:events";
 import { existsSync, rmSync } from "node:fs";
 import { join } from "node:path";
 import { setTimeout as sleep } from "node:timers/promises";
+import { atExit } from "./cleanup.js";
 import { FioNbd } from "./fio.js";
 import type { Peer, Setup } from "./rows.js";
 
@@ -40,6 +41,8 @@ export class NbdPeer {
     rmSync(socket, { force: true });
     const [program, ...args] = commandOf(peer, setup, file, socket);
     const child = spawn(program, args, { stdio: ["ignore", "ignore", "pipe"] });
+    const kept = atExit(() => child.kill("SIGKILL"));
+    child.on("close", kept);
     let said = "";
     child.stderr.setEncoding("utf8").on("data", (text: string) => {
       said += text;

@@ -1,6 +1,7 @@
 /** A loopback machine with one daemon and one process for all guests. */
 import { type ChildProcess, spawn } from "node:child_process";
 import { once } from "node:events";
+import { rmSync } from "node:fs";
 import { createInterface } from "node:readline";
 import { setTimeout as sleep } from "node:timers/promises";
 import { fileURLToPath } from "node:url";
@@ -11,6 +12,7 @@ import type { BlkfrontOptions } from "../../host/guest/blkfront.js";
 import { LoopbackHost } from "../../host/platform/loopback/host.js";
 import { addVbd, removeVbd, type VbdSpec } from "../../host/toolstack/vbd.js";
 import type { VbdStatus } from "../../host/vbd/status.js";
+import { atExit } from "./cleanup.js";
 import type { GuestAnswer, GuestCommand } from "./guest.js";
 import type { LoadJob, LoadResult } from "./load.js";
 import { cpuSeconds } from "./processes.js";
@@ -71,18 +73,22 @@ export class Machine {
   readonly #backend: Child;
   readonly #guests: Guests;
   readonly #vbds: VbdSpec[] = [];
+  /** There is nothing to clear up any more. */
+  readonly #closed: () => void;
 
-  private constructor(host: LoopbackHost, backend: Child, guests: Guests) {
+  private constructor(host: LoopbackHost, backend: Child, guests: Guests, closed: () => void) {
     this.#host = host;
+    this.#closed = closed;
     this.#backend = backend;
     this.#guests = guests;
   }
 
   static async start(cache: Cache, serveOptions: readonly string[]): Promise<Machine> {
     const host = await LoopbackHost.start();
+    const closed = atExit(() => rmSync(host.directory, { recursive: true, force: true }));
     const args = ["serve", "--directory", host.directory, ...cacheOption(cache), ...serveOptions];
     const backend = new Child("backend", args, () => {});
-    const machine = new Machine(host, backend, new Guests(host.directory));
+    const machine = new Machine(host, backend, new Guests(host.directory), closed);
     try {
       await machine.#answers();
       return machine;
@@ -136,6 +142,7 @@ export class Machine {
       await this.#guests.stop();
       await this.#backend.stop();
       await this.#host.close();
+      this.#closed();
     }
   }
 

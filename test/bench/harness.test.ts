@@ -1,5 +1,6 @@
 import assert from "node:assert/strict";
-import { spawnSync } from "node:child_process";
+import { spawn, spawnSync } from "node:child_process";
+import { once } from "node:events";
 import { mkdtempSync, readdirSync, readFileSync, rmSync } from "node:fs";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
@@ -57,6 +58,19 @@ test("one tiny row gives a report as documented", { timeout: 150_000 }, (t) => {
   for (const key of keysOf(report))
     assert.ok(documentation.includes(`\`${key}\``), `${key} is not documented`);
   assert.match(readFileSync(join(output, "bench.svg"), "utf8"), /^<svg .*<\/svg>\n$/s);
+});
+
+test("an interrupted run leaves nothing in its directory", { timeout: 60_000 }, async (t) => {
+  const directory = mkdtempSync(join(tmpdir(), "xbdback-bench-test-"));
+  t.after(() => rmSync(directory, { recursive: true, force: true }));
+  const args = [program, "--size", "4M", "--directory", directory, "warm/randread/4k/qd32"];
+  const child = spawn(process.execPath, args, { stdio: ["ignore", "pipe", "inherit"] });
+  // What is said first is said when the directory is there.
+  await once(child.stdout, "data");
+  assert.equal(readdirSync(directory).length, 1);
+  child.kill("SIGINT");
+  assert.deepEqual(await once(child, "close"), [130, null]);
+  assert.deepEqual(readdirSync(directory), []);
 });
 
 test("rows have names of their own, and neighbours share their set-up", () => {
