@@ -30,6 +30,8 @@ import {
   PAGE,
   PERSISTENT,
   SEGMENT_BYTES,
+  SEGMENT_FIRST,
+  SEGMENT_LAST,
   SEGMENT_PAGE,
 } from "./abi";
 import { count } from "./counters";
@@ -136,6 +138,14 @@ function join(lead: u32, slot: u32, request: Request): bool {
   return true;
 }
 
+/** Where a request's memory begins if it is one piece, as it mostly is; else 0. */
+function runOf(slot: u32, request: Request): u64 {
+  if (!(request.flags & MAPPED)) return base + dataOf(slot, request);
+  const segments = segmentsOf(slot);
+  if (!areWhole(request) || !areNeighbours(segments, request.segments)) return 0;
+  return base + PERSISTENT + <u32>load<u16>(segments, SEGMENT_PAGE) * PAGE;
+}
+
 /** Appends a request's memory to the iovecs of an I/O that has `used` of them; returns how many it has then. */
 function addIovecs(lead: u32, used: u32, slot: u32, request: Request): u32 {
   const table = IOVECS + lead * (IOVECS_PER_SLOT * IOVEC_BYTES);
@@ -147,30 +157,19 @@ function addIovecs(lead: u32, used: u32, slot: u32, request: Request): u32 {
     start = load<u64>(last);
     end = start + load<u64>(last, 8);
   }
-  if (!(request.flags & MAPPED)) {
-    const address = base + dataOf(slot, request);
-    if (address != end) {
+  const run = runOf(slot, request);
+  if (run != 0) {
+    if (run != end) {
       last += IOVEC_BYTES;
-      start = end = address;
+      start = end = run;
     }
     end += request.sectors << 9;
   } else {
     const pages = base + PERSISTENT;
     const past = segmentsEnd(slot, request);
-    let at = segmentsOf(slot);
-    if (areWhole(request) && areNeighbours(at, request.segments)) {
-      const address = pages + <u32>load<u16>(at, SEGMENT_PAGE) * PAGE;
-      if (address != end) {
-        if (end != 0) writeIovec(last, start, end);
-        last += IOVEC_BYTES;
-        start = end = address;
-      }
-      end += request.sectors << 9;
-      at = past;
-    }
-    for (; at < past; at += SEGMENT_BYTES) {
-      const first = <u32>load<u8>(at, 4);
-      const bytes = (<u32>load<u8>(at, 5) - first + 1) << 9;
+    for (let at = segmentsOf(slot); at < past; at += SEGMENT_BYTES) {
+      const first = <u32>load<u8>(at, SEGMENT_FIRST);
+      const bytes = (<u32>load<u8>(at, SEGMENT_LAST) - first + 1) << 9;
       const address = pages + (<u32>load<u16>(at, SEGMENT_PAGE) * PAGE + (first << 9));
       if (address != end) {
         if (end != 0) writeIovec(last, start, end);

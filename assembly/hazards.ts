@@ -61,16 +61,18 @@ function isFlush(request: Request): bool {
   return request.operation == BLKIF_OP_FLUSH_DISKCACHE;
 }
 
-/** Both have been checked against the size of the disk, so the sums cannot wrap. */
+/**
+ * `a` has sectors. Both have been checked against the size of the disk, so the sums cannot wrap; one without sectors may
+ * hold any number.
+ */
 function overlap(a: Request, b: Request): bool {
-  return (
-    a.sectors != 0 && b.sectors != 0 && a.sector < b.sector + b.sectors && b.sector < a.sector + a.sectors
-  );
+  return b.sectors != 0 && a.sector < b.sector + b.sectors && b.sector < a.sector + a.sectors;
 }
 
 function mustFollow(later: Request, earlier: Request): bool {
   if (isBarrier(later) || isBarrier(earlier)) return true;
   if (isFlush(later) && changes(earlier)) return true;
+  // If `later` has no sectors it is a flush, and `earlier` changes nothing.
   return (changes(later) || changes(earlier)) && overlap(later, earlier);
 }
 

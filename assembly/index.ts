@@ -230,7 +230,8 @@ function advance(slot: u32, request: Request, behindFetch: bool): void {
       else if (!behindFetch) enter(slot, request);
       return;
     case FETCHING:
-      if (!behindFetch && !failed(slot, request)) enter(slot, request);
+      // Never behind one that is still being fetched: all that are FETCHING have been fetched together.
+      if (!failed(slot, request)) enter(slot, request);
       return;
     case ADMITTED:
       placeData(slot, request);

@@ -88,13 +88,14 @@ function firstProbe(gref: u32): u32 {
   return (load<u32>(entryAt(bucketOf(gref)), 4) - 1) & (MAX_PERSISTENT - 1);
 }
 
+function entryBehind(at: u32): u32 {
+  return PERSISTENT_HASH + ((at - PERSISTENT_HASH + 8) & (PERSISTENT_HASH_ENTRIES * 8 - 1));
+}
+
 /** Takes an entry out and closes the gap in the probe sequence behind it. */
 function unlink(gref: u32): void {
   let hole = find(gref);
-  let at = hole;
-  for (;;) {
-    at = PERSISTENT_HASH + ((at - PERSISTENT_HASH + 8) & (PERSISTENT_HASH_ENTRIES * 8 - 1));
-    if (load<u32>(at, 4) == 0) break;
+  for (let at = entryBehind(hole); load<u32>(at, 4) != 0; at = entryBehind(at)) {
     const home = bucketOf(load<u32>(at)) & (PERSISTENT_HASH_ENTRIES - 1);
     const index = (at - PERSISTENT_HASH) >> 3;
     const gap = (hole - PERSISTENT_HASH) >> 3;

@@ -1,5 +1,5 @@
 // Passes over a request's segments, in their private copy: four at a time where there is SIMD, one at a time elsewhere.
-import { PAGE, SEGMENT_BYTES } from "./abi";
+import { PAGE, SEGMENT_BYTES, SEGMENT_FIRST, SEGMENT_LAST, SEGMENT_PAGE } from "./abi";
 import { Request, segmentsEnd, segmentsOf } from "./request";
 
 /** Sectors of a page; first_sect and last_sect are below it. */
@@ -48,8 +48,8 @@ export function sumSegments(slot: u32, request: Request, alignment: u32): u32 {
   let negative: i32 = 0;
   let unaligned: u32 = 0;
   for (let segment = at; segment < end; segment += SEGMENT_BYTES) {
-    const first = <i32>load<u8>(segment, 4);
-    const last = <i32>load<u8>(segment, 5);
+    const first = <i32>load<u8>(segment, SEGMENT_FIRST);
+    const last = <i32>load<u8>(segment, SEGMENT_LAST);
     negative |= (PAGE_SECTORS - 1 - last) | (last - first);
     unaligned |= first | (last + 1);
     total += last - first + 1;
@@ -102,7 +102,13 @@ export function areWhole(request: Request): bool {
 
 /** Whether whole segments lie on pages of the persistent window that are neighbours, in their order. */
 export function areNeighbours(at: u32, segments: u32): bool {
-  if (!ASC_FEATURE_SIMD || segments < 4) return false;
+  if (!ASC_FEATURE_SIMD || segments < 4) {
+    const past = at + segments * SEGMENT_BYTES;
+    for (; at + SEGMENT_BYTES < past; at += SEGMENT_BYTES) {
+      if (load<u16>(at, SEGMENT_PAGE) + 1 != load<u16>(at + SEGMENT_BYTES, SEGMENT_PAGE)) return false;
+    }
+    return true;
+  }
   // Where four pages are neighbours, the halves that hold their numbers differ by 1, 2 and 3 from the first.
   const from = i32x4.splat(load<u32>(at, 4));
   const last = segments - 4;

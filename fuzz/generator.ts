@@ -3,6 +3,7 @@
  * here is mostly valid and rarely not; and requests often touch the same few sectors, so that they meet.
  */
 import * as abi from "../assembly/abi.js";
+import { FORGOTTEN, SPOILT_KINDS } from "../assembly/session/format.js";
 import { encodeSession, type SessionHeader, type SessionRecord } from "../host/session/index.js";
 import type { Random } from "./random.js";
 
@@ -28,6 +29,7 @@ function header(random: Random): SessionHeader {
     ringPages: random.pick([1, 1, 1, 1, 2, random.oneIn(3) ? 16 : 4]),
     features: optional,
     sectorSize: random.pick([512, 512, 512, 1024, 2048, 4096]),
+    spoilt: random.oneIn(200) ? random.below(SPOILT_KINDS) : 0,
     maxIndirect: random.pick([0, 1, 16, 32, 256, 256]),
     maxPersistent: random.pick([0, 1, 5, 64, 1056, 2048]),
     batch: random.pick([1, 2, 3, 64, 512]),
@@ -234,19 +236,27 @@ class Guest {
     const roll = random.below(100);
     if (roll < 30) this.records.push({ kind: "push" }, { kind: "step" });
     else if (roll < 40) this.records.push({ kind: "push" });
-    else if (roll < 55) this.records.push({ kind: "step" });
+    else if (roll < 52) this.records.push({ kind: "step" });
+    else if (roll < 55) this.records.push({ kind: "once" });
     else if (roll < 88) {
       const result = random.oneIn(10) ? 1 + random.below(3) : 0;
       this.records.push({ kind: "complete", which: random.below(32), result });
     } else if (roll < 92) this.trim();
     else if (roll < 96) {
-      const status = random.pick([-1, -3, -9, -11]);
+      const status = random.pick([-1, -3, -9, -11, FORGOTTEN]);
+      if (random.oneIn(6)) this.records.push({ kind: "grant", gref: this.#gref(), status });
       this.records.push({ kind: "fault", distance: random.below(24), status });
       // Reads copy when they have ended.
       if (random.oneIn(2)) this.records.push({ kind: "complete", which: 0, result: 0 }, { kind: "step" });
     } else if (roll < 98)
       this.records.push({ kind: "resize", sectors: this.#header.sectors - random.below(300) });
     else if (roll < 99) this.records.push({ kind: "batch", batch: random.pick([0, 1, 64]) });
+    else if (random.oneIn(3))
+      this.records.push({
+        kind: "ended",
+        slot: random.oneIn(4) ? random.below(65536) : random.below(8),
+        result: random.below(4),
+      });
     else this.hostile();
   }
 }

@@ -7,7 +7,7 @@
 
 /** "XBDS". Tools that are asked to play a file insist on it; fuzzers do not. */
 export const MAGIC = 0x53444258;
-export const FORMAT_VERSION = 1;
+export const FORMAT_VERSION = 2;
 
 // ---- Header ---------------------------------------------------------------------------------------------------
 
@@ -21,6 +21,8 @@ export const HEADER_RING_ORDER = 7;
 export const HEADER_FEATURES = 8;
 /** u8, bits 0-1: the logical sector size is 512 * 2^n bytes. */
 export const HEADER_SECTOR_ORDER = 10;
+/** u8 mod SPOILT_KINDS: 0, or which field of the configuration the host writes a wrong value to (see `SPOILT_*`). */
+export const HEADER_SPOILT = 11;
 /** u16 mod 257: feature-max-indirect-segments. */
 export const HEADER_MAX_INDIRECT = 12;
 /** u16 mod 2049: persistently mapped pages. */
@@ -39,6 +41,24 @@ export const HEADER_START = 32;
 export const HEADER_AHEAD = 36;
 export const HEADER_BYTES = 40;
 
+// What the host has spoilt: the field of CONFIG gets the value, and attach() must answer ATTACH_BAD_CONFIG.
+
+/** CONFIG_ABI: -1, 2. */
+export const SPOILT_ABI = 1;
+/** CONFIG_ENTRIES: 16, 48, 1024. */
+export const SPOILT_ENTRIES = 3;
+/** CONFIG_SECTOR_UNITS: 0, 3, 16. */
+export const SPOILT_SECTOR_UNITS = 6;
+/** CONFIG_MAX_INDIRECT: -1, MAX_SEGMENTS + 1. */
+export const SPOILT_MAX_INDIRECT = 9;
+/** CONFIG_MAX_IO: PAGE - 1, MAX_IO + 1. */
+export const SPOILT_MAX_IO = 11;
+/** CONFIG_MAX_PERSISTENT: -1, MAX_PERSISTENT + 1. */
+export const SPOILT_MAX_PERSISTENT = 13;
+/** CONFIG_BATCH: -1, MAX_SLOTS + 1. */
+export const SPOILT_BATCH = 15;
+export const SPOILT_KINDS = 17;
+
 // ---- Records: a type byte (mod RECORD_TYPES), then -----------------------------------------------------------------
 
 /** u8 n (mod 113), n bytes of the guest's next ring entry; those beyond its size are dropped, the rest stay. */
@@ -49,11 +69,14 @@ export const RECORD_PUSH = 1;
 export const RECORD_INDEX = 2;
 /** u32 gref, u16 offset (bits 0-11), u16 n (at most to the page's end), n bytes: content of a granted page. */
 export const RECORD_PAGE = 3;
-/** The host calls step() with the completions since the last, and until no grant operations are asked for. */
+/** The host calls step() with the completions since the last call, and until no grant operations are asked for. */
 export const RECORD_STEP = 4;
 /** u16 (mod I/Os under way, oldest first), u8 (bits 0-1: IO_RESULT_*): an I/O ends. Nothing if none is under way. */
 export const RECORD_COMPLETE = 5;
-/** u16 n, i16 status (0 means -1): the grant operation n from the next one fails. Dropped when MAX_FAULTS wait. */
+/**
+ * u16 n, i16 status (0 means -1, FORGOTTEN that the host writes none): the grant operation n from the next one fails.
+ * Dropped when MAX_FAULTS wait.
+ */
 export const RECORD_FAULT = 6;
 /** u32 now, in tenths of a second: trim(). */
 export const RECORD_TRIM = 7;
@@ -61,12 +84,22 @@ export const RECORD_TRIM = 7;
 export const RECORD_RESIZE = 8;
 /** u16 (mod 513): requests that a pass takes from now on. */
 export const RECORD_BATCH = 9;
-export const RECORD_TYPES = 10;
+/** As RECORD_STEP, but only one call, and the grant operations that it asks for: the rest of the pass comes later. */
+export const RECORD_ONCE = 10;
+/** u16 slot, u8 (bits 0-1: IO_RESULT_*): the host says that the I/O of this slot has ended, whether there is one or not. */
+export const RECORD_ENDED = 11;
+/** u32 gref, i16 status: grant operations of it end so from now on. Dropped when MAX_GRANTS are remembered. */
+export const RECORD_GRANT = 12;
+export const RECORD_TYPES = 13;
+
+/** A status: the host writes none. */
+export const FORGOTTEN = 0x7fff;
 
 export const MAX_ENTRY_BYTES = 112;
 /** Bits of a size or number in sectors: a position in bytes then fits a double. */
 export const SECTOR_BITS = 44;
 export const MAX_FAULTS = 512;
+export const MAX_GRANTS = 64;
 /** Pages whose content is remembered; one more forgets the one that was first written the longest time ago. */
 export const MAX_CONTENTS = 1024;
 

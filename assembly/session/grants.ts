@@ -27,10 +27,20 @@ import {
   UNMAPS,
 } from "../abi";
 import { dataOf, FREE, LARGE, Request, requestAt, segmentsOf } from "../request";
-import { BAD_COPY, BAD_COPY_MEMORY, BAD_MAP, BAD_UNMAP, BASE_HIGH, MAX_CONTENTS, MAX_FAULTS } from "./format";
+import {
+  BAD_COPY,
+  BAD_COPY_MEMORY,
+  BAD_MAP,
+  BAD_UNMAP,
+  BASE_HIGH,
+  FORGOTTEN,
+  MAX_CONTENTS,
+  MAX_FAULTS,
+  MAX_GRANTS,
+} from "./format";
 import { readU8, readU16, readU32 } from "./input";
 import { endLine, field, line, signedField } from "./log";
-import { CONTENT_GREFS, CONTENTS, FAULTS, MAPPED_GREFS, MAPPED_PAGES } from "./memory";
+import { CONTENT_GREFS, CONTENTS, FAULTS, GRANTS, MAPPED_GREFS, MAPPED_PAGES } from "./memory";
 import { check } from "./violation";
 
 export const BASE: u64 = (<u64>BASE_HIGH) << 32;
@@ -41,11 +51,13 @@ export let mapped: u32 = 0;
 let highest: u32 = 0;
 let operations: u32 = 0;
 let faults: u32 = 0;
+/** Grants with a status of their own. */
+let grants: u32 = 0;
 /** Pages ever given content. */
 let contents: u32 = 0;
 
 export function beginGrants(): void {
-  operations = faults = contents = 0;
+  operations = faults = grants = contents = 0;
   if (mapped != 0) memory.fill(MAPPED_PAGES, 0, MAX_PERSISTENT);
   mapped = highest = 0;
 }
@@ -59,6 +71,26 @@ export function playFault(): void {
   const at = FAULTS + (faults++ << 3);
   store<u32>(at, operations + distance);
   store<i32>(at, status != 0 ? status : -1, 4);
+}
+
+/** Address of what is remembered of a grant's status, or 0. */
+function grantOf(gref: u32): u32 {
+  for (let i: u32 = 0; i < grants; i++) {
+    if (load<u32>(GRANTS + (i << 3)) == gref) return GRANTS + (i << 3);
+  }
+  return 0;
+}
+
+export function playGrant(): void {
+  const gref = readU32();
+  const status = <i32>(<i16>readU16());
+  let at = grantOf(gref);
+  if (at == 0) {
+    if (grants == MAX_GRANTS) return;
+    at = GRANTS + (grants++ << 3);
+  }
+  store<u32>(at, gref);
+  store<i32>(at, status, 4);
 }
 
 /** Address of a page's content, or 0. */
@@ -86,7 +118,7 @@ export function playPage(): void {
 
 // ---- Operations ----
 
-function nextStatus(): i32 {
+function nextStatus(gref: u32): i32 {
   const number = operations++;
   for (let i: u32 = 0; i < faults; i++) {
     const at = FAULTS + (i << 3);
@@ -95,7 +127,8 @@ function nextStatus(): i32 {
     store<u64>(at, load<u64>(FAULTS + (--faults << 3)));
     return status;
   }
-  return 0;
+  const grant = grantOf(gref);
+  return grant != 0 ? load<i32>(grant, 4) : 0;
 }
 
 export function performGrants(): void {
@@ -108,14 +141,14 @@ export function performGrants(): void {
 
 function map(at: u32): void {
   const page = <u32>load<u16>(at, MAP_PAGE);
-  const status = nextStatus();
+  const status = nextStatus(load<u32>(at, MAP_GREF));
   line("map");
   field(load<u32>(at, MAP_GREF));
   field(page);
   signedField(status);
   endLine();
   check(page < <u32>MAX_PERSISTENT && load<u8>(MAPPED_PAGES + page) == 0, BAD_MAP);
-  store<i16>(at, status, MAP_STATUS);
+  if (status != FORGOTTEN) store<i16>(at, status, MAP_STATUS);
   if (status != 0) return;
   const gref = load<u32>(at, MAP_GREF);
   for (let other: u32 = 0; other < highest; other++) {
@@ -137,7 +170,7 @@ function copy(at: u32, owner: u32): void {
   const address = load<u64>(at + (out ? COPY_SOURCE : COPY_DEST)) - BASE;
   const length = <u32>load<u16>(at, COPY_LENGTH);
   const offset = <u32>(grant >> 32) & 0xffff;
-  const status = nextStatus();
+  const status = nextStatus(<u32>grant);
   line(out ? "copy-out" : "copy-in");
   field(grant & 0xffffffff);
   field(offset);
@@ -149,7 +182,7 @@ function copy(at: u32, owner: u32): void {
   check(length != 0 && offset + length <= <u32>PAGE, BAD_COPY);
   const request = requestAt(owner);
   check(request.state != FREE, BAD_COPY);
-  store<i16>(at, status, COPY_STATUS);
+  if (status != FORGOTTEN) store<i16>(at, status, COPY_STATUS);
   const segments = <u64>segmentsOf(owner);
   if (!out && address == segments) {
     check(offset == 0 && length == <u32>request.segments * SEGMENT_BYTES, BAD_COPY_MEMORY);

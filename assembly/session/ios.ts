@@ -20,6 +20,7 @@ import {
   JOURNAL_ENTRY_BYTES,
   JOURNAL_INDEX,
   JOURNAL_REQUEST,
+  MAX_SLOTS,
   OUT_IOS,
   PAGE,
   PERSISTENT,
@@ -73,6 +74,19 @@ export function playComplete(): void {
   const which = readU16();
   const result = readU8() & 3;
   if (underway != 0) completeIo(which % underway, result);
+}
+
+/** The core must take no notice where there is no such I/O. As many completions fit as there can be I/Os. */
+export function playEnded(): void {
+  const slot = readU16();
+  const result = readU8() & 3;
+  for (let i: u32 = 0; i < underway; i++) {
+    if (load<u16>(UNDERWAY + (i << 1)) != slot) continue;
+    completeIo(i, result);
+    return;
+  }
+  if (completions + underway < <u32>MAX_SLOTS)
+    store<u32>(COMPLETIONS + (completions++ << 2), slot | (result << 16));
 }
 
 export function completeIo(position: u32, result: u32): void {

@@ -1,6 +1,6 @@
 // Where a player of sessions keeps what is its own: above everything that the core and its host share.
 import { MAX_PERSISTENT, MAX_RING_PAGES, MAX_SLOTS, MEMORY_BYTES, PAGE } from "../abi";
-import { MAX_CONTENTS, MAX_FAULTS } from "./format";
+import { MAX_CONTENTS, MAX_FAULTS, MAX_GRANTS } from "./format";
 
 /** The shared ring as it was before the call. */
 export const SHADOW = MEMORY_BYTES;
@@ -11,8 +11,10 @@ export const ASKED_BYTES = 16;
 export const UNDERWAY = ASKED + MAX_SLOTS * ASKED_BYTES;
 /** u32 number of the grant operation @0, i32 status @4. */
 export const FAULTS = UNDERWAY + MAX_SLOTS * 2;
+/** u32 gref @0, i32 status @4. */
+export const GRANTS = FAULTS + MAX_FAULTS * 8;
 /** u8 by page of the persistent window: whether it is mapped. */
-export const MAPPED_PAGES = FAULTS + MAX_FAULTS * 8;
+export const MAPPED_PAGES = GRANTS + MAX_GRANTS * 8;
 /** u32 gref by page of the persistent window. */
 export const MAPPED_GREFS = MAPPED_PAGES + MAX_PERSISTENT;
 /** Pages with content: u32 gref by position, then the pages. */

@@ -1,5 +1,6 @@
 // Plays a session: guest and host around the core, which runs in the same memory, and a check after every call.
 import {
+  ATTACH_BAD_CONFIG,
   ATTACH_BAD_RING,
   ATTACH_OK,
   CONFIG_ABI,
@@ -38,8 +39,11 @@ import {
   MAX_ROUNDS,
   RECORD_BATCH,
   RECORD_COMPLETE,
+  RECORD_ENDED,
   RECORD_FAULT,
+  RECORD_GRANT,
   RECORD_INDEX,
+  RECORD_ONCE,
   RECORD_PAGE,
   RECORD_PUSH,
   RECORD_REQUEST,
@@ -48,8 +52,16 @@ import {
   RECORD_TRIM,
   RECORD_TYPES,
   SECTOR_BITS,
+  SPOILT_ABI,
+  SPOILT_BATCH,
+  SPOILT_ENTRIES,
+  SPOILT_KINDS,
+  SPOILT_MAX_INDIRECT,
+  SPOILT_MAX_IO,
+  SPOILT_MAX_PERSISTENT,
+  SPOILT_SECTOR_UNITS,
 } from "./format";
-import { BASE, beginGrants, mapped, performGrants, playFault, playPage, unmap } from "./grants";
+import { BASE, beginGrants, mapped, performGrants, playFault, playGrant, playPage, unmap } from "./grants";
 import { atEnd, beginInput, readU8, readU16, readU32, readU64 } from "./input";
 import {
   beginIos,
@@ -58,6 +70,7 @@ import {
   isIdle,
   noteSize,
   playComplete,
+  playEnded,
   startIos,
   takeCompletions,
 } from "./ios";
@@ -80,6 +93,8 @@ import { check, clearViolation } from "./violation";
 
 let attached: bool = false;
 let more: bool = false;
+/** A pass has begun and not ended. */
+let inPass: bool = false;
 let lastTime: u32 = 0;
 
 function readSectors(): u64 {
@@ -91,7 +106,7 @@ export function begin(length: u32): void {
   clearViolation();
   clearLog();
   beginInput(length);
-  more = false;
+  more = inPass = false;
   lastTime = 0;
   readU32();
   readU16();
@@ -100,7 +115,7 @@ export function begin(length: u32): void {
   store<u32>(CONFIG_ENTRIES, pages * 32);
   store<u32>(CONFIG_FEATURES, readU16() & 63);
   store<u32>(CONFIG_SECTOR_UNITS, 1 << (readU8() & 3));
-  readU8();
+  const spoilt = <i32>(readU8() % SPOILT_KINDS);
   store<u32>(CONFIG_MAX_INDIRECT, readU16() % (MAX_SEGMENTS + 1));
   store<u32>(CONFIG_MAX_PERSISTENT, readU16() % (MAX_PERSISTENT + 1));
   store<u32>(CONFIG_BATCH, readU16() % (MAX_SLOTS + 1));
@@ -113,12 +128,33 @@ export function begin(length: u32): void {
   beginRing(pages, start, readU32());
   beginGrants();
   beginIos(sectors);
+  spoil(spoilt);
   const code = attach();
   line("attach");
   signedField(code);
   endLine();
-  check(code == (isOverfull() ? ATTACH_BAD_RING : ATTACH_OK), BAD_ANSWER);
+  const expected = spoilt != 0 ? ATTACH_BAD_CONFIG : isOverfull() ? ATTACH_BAD_RING : ATTACH_OK;
+  check(code == expected, BAD_ANSWER);
   attached = code == ATTACH_OK;
+}
+
+/** Writes one of the values that SPOILT_* lists to its field. */
+function spoil(kind: i32): void {
+  if (kind == 0) return;
+  if (kind < SPOILT_ENTRIES) store<i32>(CONFIG_ABI, kind == SPOILT_ABI ? -1 : 2);
+  else if (kind < SPOILT_SECTOR_UNITS) spoilTo(CONFIG_ENTRIES, kind - SPOILT_ENTRIES, 16, 48, 1024);
+  else if (kind < SPOILT_MAX_INDIRECT) spoilTo(CONFIG_SECTOR_UNITS, kind - SPOILT_SECTOR_UNITS, 0, 3, 16);
+  else if (kind < SPOILT_MAX_IO)
+    store<i32>(CONFIG_MAX_INDIRECT, kind == SPOILT_MAX_INDIRECT ? -1 : MAX_SEGMENTS + 1);
+  else if (kind < SPOILT_MAX_PERSISTENT)
+    store<i32>(CONFIG_MAX_IO, kind == SPOILT_MAX_IO ? PAGE - 1 : MAX_IO + 1);
+  else if (kind < SPOILT_BATCH)
+    store<i32>(CONFIG_MAX_PERSISTENT, kind == SPOILT_MAX_PERSISTENT ? -1 : MAX_PERSISTENT + 1);
+  else store<i32>(CONFIG_BATCH, kind == SPOILT_BATCH ? -1 : MAX_SLOTS + 1);
+}
+
+function spoilTo(field: u32, choice: i32, a: u32, b: u32, c: u32): void {
+  store<u32>(field, choice == 0 ? a : choice == 1 ? b : c);
 }
 
 /** Plays the next record. False when there is none. */
@@ -130,13 +166,22 @@ export function next(): bool {
   else if (type == RECORD_PUSH) playPush();
   else if (type == RECORD_INDEX) playIndex();
   else if (type == RECORD_PAGE) playPage();
-  else if (type == RECORD_STEP) playStep();
+  else if (type == RECORD_STEP) playStep(false);
+  else if (type == RECORD_ONCE) playStep(true);
   else if (type == RECORD_COMPLETE) playComplete();
   else if (type == RECORD_FAULT) playFault();
-  else if (type == RECORD_TRIM) drop(readU32());
+  else if (type == RECORD_ENDED) playEnded();
+  else if (type == RECORD_GRANT) playGrant();
+  else playBetweenPasses(type);
+  return true;
+}
+
+/** What a host does between passes: one that has begun goes on to its end. */
+function playBetweenPasses(type: u32): void {
+  if (inPass) pass(false);
+  if (type == RECORD_TRIM) drop(readU32());
   else if (type == RECORD_RESIZE) resize(readSectors());
   else if (type == RECORD_BATCH) store<u32>(CONFIG_BATCH, readU16() % (MAX_SLOTS + 1));
-  return true;
 }
 
 function resize(sectors: u64): void {
@@ -148,44 +193,46 @@ function resize(sectors: u64): void {
  * A frontend whose req_prod is strange may be right once the completions are answered, and its newest requests then
  * lie under responses that it has not seen. Two passes keep apart what was taken from what was written.
  */
-function playStep(): void {
-  if (hasCompletions() && isStrange()) {
+function playStep(once: bool): void {
+  if (!inPass && hasCompletions() && isStrange()) {
     const batch = load<u32>(CONFIG_BATCH);
     store<u32>(CONFIG_BATCH, 0);
-    pass();
+    pass(false);
     store<u32>(CONFIG_BATCH, batch);
   }
-  pass();
+  pass(once);
 }
 
-/** A pass: one call of the core, and more as long as it asks for grant operations. */
-function pass(): void {
+/** Begins a pass or goes on with it: one call of the core, and more as long as it asks for grant operations. */
+function pass(once: bool): void {
   const completions = takeCompletions();
   line("step");
   field(completions);
   endLine();
-  shadowRing();
-  let flags = step(completions);
-  observeTaking();
-  observeRing((flags & STEP_NOTIFY) != 0);
-  logFlags(flags);
+  let flags = call(completions);
   for (let rounds = 0; flags & (STEP_COPY | STEP_MAP); rounds++) {
     check(rounds < MAX_ROUNDS && !(flags & (STEP_IO | STEP_MORE | STEP_HALTED)), BAD_HANG);
     performGrants();
-    shadowRing();
-    flags = step(0);
-    observeRing((flags & STEP_NOTIFY) != 0);
-    logFlags(flags);
+    if (once) return;
+    flags = call(0);
   }
+  inPass = false;
   check(mayHalt((flags & STEP_HALTED) != 0), BAD_ANSWER);
   more = (flags & STEP_MORE) != 0;
   if (flags & STEP_IO) startIos();
 }
 
-function logFlags(flags: u32): void {
+/** One call of the core, and what it did to the ring. */
+function call(completions: u32): u32 {
+  shadowRing();
+  const flags = step(completions);
+  if (!inPass) observeTaking();
+  inPass = true;
+  observeRing((flags & STEP_NOTIFY) != 0);
   line("flags");
   field(flags);
   endLine();
+  return flags;
 }
 
 function drop(now: u32): void {
@@ -203,7 +250,7 @@ export function finish(): void {
   for (let passes = 0; ; passes++) {
     check(passes < MAX_PASSES, BAD_HANG);
     while (!isIdle()) completeIo(0, 0);
-    playStep();
+    playStep(false);
     if (isIdle() && !more) break;
   }
   check(inFlight() == 0, BAD_LEAK);

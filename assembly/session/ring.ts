@@ -40,6 +40,8 @@ let rspProd: u32 = 0;
 /** Requests taken and not answered. */
 let asked: u32 = 0;
 let ringHalted: bool = false;
+/** Whether req_prod was strange when requests were last taken. */
+let wasStrange: bool = false;
 /** Whether what was taken cannot be told any more: see `isStrange`. */
 let confused: bool = false;
 
@@ -51,7 +53,7 @@ export function beginRing(pages: u32, start: u32, ahead: u32): void {
   memory.fill(SRING, 0, ringBytes);
   next = reqCons = rspProd = start;
   asked = 0;
-  ringHalted = confused = false;
+  ringHalted = wasStrange = confused = false;
   store<u32>(SRING_REQ_PROD, start + ahead);
   store<u32>(SRING_REQ_EVENT, start + 1);
   store<u32>(SRING_RSP_PROD, start);
@@ -101,7 +103,7 @@ export function isDrained(): bool {
 
 /** At the end of a pass: whether the backend may say that the ring is (not) halted. */
 export function mayHalt(halted: bool): bool {
-  if (halted && !ringHalted && load<u32>(CONFIG_BATCH) != 0 && isStrange()) ringHalted = true;
+  if (halted && wasStrange) ringHalted = true;
   return halted == ringHalted;
 }
 
@@ -113,6 +115,7 @@ export function inFlight(): u32 {
 export function observeTaking(): void {
   const taken = load<u32>(OUT_REQ_CONS) - reqCons;
   const batch = load<u32>(CONFIG_BATCH);
+  wasStrange = batch != 0 && isStrange();
   if (batch != 0 && isOverfull()) ringHalted = true;
   check(taken <= batch && (!ringHalted || taken == 0), BAD_TAKE);
   if (taken != 0 && isStrange()) confused = true;

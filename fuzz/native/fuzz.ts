@@ -1,8 +1,9 @@
-/** Runs the libFuzzer program on a corpus of generated sessions. */
+/** Runs the libFuzzer program on a corpus that begins with the vectors and with generated sessions. */
 import { spawn } from "node:child_process";
 import { mkdirSync, writeFileSync } from "node:fs";
 import { join } from "node:path";
 import { sessionOf } from "../run.js";
+import { vectorSessions } from "../vectors.js";
 
 export interface NativeReport {
   readonly executions: number;
@@ -15,9 +16,10 @@ const SEEDS = 600;
 /** Longest input in bytes: enough for a hundred requests. */
 const MAX_LENGTH = 12000;
 
-/** Puts generated sessions into `directory`, beside what earlier runs have found there. */
+/** Puts the vectors and generated sessions into `directory`, beside what earlier runs have found there. */
 export function seedCorpus(directory: string, seed: number): void {
   mkdirSync(directory, { recursive: true });
+  for (const { name, bytes } of vectorSessions()) writeFileSync(join(directory, `vector-${name}`), bytes);
   for (let i = 0; i < SEEDS; i++) writeFileSync(join(directory, `generated-${i}`), sessionOf(seed, i));
 }
 

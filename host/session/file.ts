@@ -11,6 +11,8 @@ export interface SessionHeader {
   readonly features: number;
   /** Bytes: 512, 1024, 2048 or 4096. */
   readonly sectorSize: number;
+  /** 0, or what the host has spoilt: SPOILT_* and the numbers behind each. */
+  readonly spoilt: number;
   readonly maxIndirect: number;
   readonly maxPersistent: number;
   readonly batch: number;
@@ -35,7 +37,10 @@ export type SessionRecord =
   | { readonly kind: "fault"; readonly distance: number; readonly status: number }
   | { readonly kind: "trim"; readonly now: number }
   | { readonly kind: "resize"; readonly sectors: number }
-  | { readonly kind: "batch"; readonly batch: number };
+  | { readonly kind: "batch"; readonly batch: number }
+  | { readonly kind: "once" }
+  | { readonly kind: "ended"; readonly slot: number; readonly result: number }
+  | { readonly kind: "grant"; readonly gref: number; readonly status: number };
 
 export interface Session {
   readonly header: SessionHeader;
@@ -55,6 +60,7 @@ function encodeHeader(header: SessionHeader): Uint8Array {
   view.setUint8(format.HEADER_RING_ORDER, Math.log2(header.ringPages));
   view.setUint16(format.HEADER_FEATURES, header.features, true);
   view.setUint8(format.HEADER_SECTOR_ORDER, Math.log2(header.sectorSize / 512));
+  view.setUint8(format.HEADER_SPOILT, header.spoilt);
   view.setUint16(format.HEADER_MAX_INDIRECT, header.maxIndirect, true);
   view.setUint16(format.HEADER_MAX_PERSISTENT, header.maxPersistent, true);
   view.setUint16(format.HEADER_BATCH, header.batch, true);
@@ -96,18 +102,24 @@ function encodeRecord(record: SessionRecord): ArrayLike<number> {
       return [format.RECORD_STEP];
     case "complete":
       return [format.RECORD_COMPLETE, ...littleEndian(record.which, 2), record.result];
-    case "fault":
-      return [
-        format.RECORD_FAULT,
-        ...littleEndian(record.distance, 2),
-        ...littleEndian(record.status & 0xffff, 2),
-      ];
+    case "fault": {
+      const status = littleEndian(record.status & 0xffff, 2);
+      return [format.RECORD_FAULT, ...littleEndian(record.distance, 2), ...status];
+    }
     case "trim":
       return [format.RECORD_TRIM, ...littleEndian(record.now, 4)];
     case "resize":
       return [format.RECORD_RESIZE, ...littleEndian(record.sectors, 8)];
     case "batch":
       return [format.RECORD_BATCH, ...littleEndian(record.batch, 2)];
+    case "once":
+      return [format.RECORD_ONCE];
+    case "ended":
+      return [format.RECORD_ENDED, ...littleEndian(record.slot, 2), record.result];
+    case "grant": {
+      const status = littleEndian(record.status & 0xffff, 2);
+      return [format.RECORD_GRANT, ...littleEndian(record.gref, 4), ...status];
+    }
   }
 }
 
@@ -143,6 +155,10 @@ class Cursor {
     return this.u16() + this.u16() * 0x10000;
   }
 
+  i16(): number {
+    return (this.u16() << 16) >> 16;
+  }
+
   /** A u64 of which the bits of a sector number count. */
   sectors(): number {
     return (this.u32() + this.u32() * 2 ** 32) % SECTOR_LIMIT;
@@ -162,12 +178,13 @@ function decodeHeader(cursor: Cursor): SessionHeader {
   const ringPages = 1 << (cursor.u8() % 5);
   const features = cursor.u16() & 63;
   const sectorSize = 512 << (cursor.u8() & 3);
-  cursor.u8();
+  const spoilt = cursor.u8() % format.SPOILT_KINDS;
   return {
     abi: layout,
     ringPages,
     features,
     sectorSize,
+    spoilt,
     maxIndirect: cursor.u16() % (abi.MAX_SEGMENTS + 1),
     maxPersistent: cursor.u16() % (abi.MAX_PERSISTENT + 1),
     batch: cursor.u16() % (abi.MAX_SLOTS + 1),
@@ -198,12 +215,18 @@ function decodeRecord(cursor: Cursor): SessionRecord {
       return { kind: "complete", which: cursor.u16(), result: cursor.u8() & 3 };
     case format.RECORD_FAULT: {
       const distance = cursor.u16();
-      return { kind: "fault", distance, status: (cursor.u16() << 16) >> 16 || -1 };
+      return { kind: "fault", distance, status: cursor.i16() || -1 };
     }
     case format.RECORD_TRIM:
       return { kind: "trim", now: cursor.u32() };
     case format.RECORD_RESIZE:
       return { kind: "resize", sectors: cursor.sectors() };
+    case format.RECORD_ONCE:
+      return { kind: "once" };
+    case format.RECORD_ENDED:
+      return { kind: "ended", slot: cursor.u16(), result: cursor.u8() & 3 };
+    case format.RECORD_GRANT:
+      return { kind: "grant", gref: cursor.u32(), status: cursor.i16() };
     default:
       return { kind: "batch", batch: cursor.u16() % (abi.MAX_SLOTS + 1) };
   }

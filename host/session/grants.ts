@@ -37,6 +37,8 @@ export class SessionGrants {
   readonly #domid: number;
   readonly #limit: number;
   readonly #faults: { number: number; status: number }[] = [];
+  /** Grants with a status of their own. */
+  readonly #statuses = new Map<number, number>();
   /** In the order in which they were first written. */
   readonly #contents = new Map<number, Uint8Array>();
   #operations = 0;
@@ -52,6 +54,10 @@ export class SessionGrants {
   addFault(distance: number, status: number): void {
     if (this.#faults.length === format.MAX_FAULTS) return;
     this.#faults.push({ number: (this.#operations + distance) >>> 0, status });
+  }
+
+  setStatus(gref: number, status: number): void {
+    if (this.#statuses.has(gref) || this.#statuses.size < format.MAX_GRANTS) this.#statuses.set(gref, status);
   }
 
   /** The content that a page was given; undefined for one that is all zero. */
@@ -70,12 +76,11 @@ export class SessionGrants {
     page.set(bytes, offset);
   }
 
-  #nextStatus(): number {
+  #nextStatus(gref: number): number {
     const number = this.#operations;
     this.#operations = (number + 1) >>> 0;
-    if (this.#faults.length === 0) return 0;
     const position = this.#faults.findIndex((fault) => fault.number === number);
-    if (position < 0) return 0;
+    if (position < 0) return this.#statuses.get(gref) ?? 0;
     const { status } = this.#faults[position];
     // As the other player does it, which matters where two are meant for the same operation.
     const last = this.#faults.pop() as { number: number; status: number };
@@ -86,10 +91,11 @@ export class SessionGrants {
   performMaps(told: (map: GrantMap) => void): void {
     check(this.#core.maps <= abi.MAX_PERSISTENT, format.BAD_MAP);
     for (let i = 0; i < this.#core.maps; i++) {
-      const map = { ...this.#core.map(i), status: this.#nextStatus() };
+      const { gref, page } = this.#core.map(i);
+      const map = { gref, page, status: this.#nextStatus(gref) };
       told(map);
       check(map.page < abi.MAX_PERSISTENT && !this.mapped.has(map.page), format.BAD_MAP);
-      this.#core.setMapStatus(i, map.status);
+      if (map.status !== format.FORGOTTEN) this.#core.setMapStatus(i, map.status);
       if (map.status !== 0) continue;
       check(!this.#mappedGrefs.has(map.gref), format.BAD_MAP);
       this.mapped.set(map.page, map.gref);
@@ -112,14 +118,15 @@ export class SessionGrants {
     const slot = view.getUint16(abi.COPY_OWNERS + i * 2, true);
     const local =
       Number(view.getBigUint64(at + (toGuest ? abi.COPY_SOURCE : abi.COPY_DEST), true)) - this.#base;
+    const gref = view.getUint32(grant, true);
     const copy: GrantCopy = {
       slot,
-      gref: view.getUint32(grant, true),
+      gref,
       offset: view.getUint16(grant + 4, true),
       length: view.getUint16(at + abi.COPY_LENGTH, true),
       local,
       toGuest,
-      status: this.#nextStatus(),
+      status: this.#nextStatus(gref),
       segments: !toGuest && local === abi.SEGMENTS + slot * SEGMENTS_BYTES,
     };
     if (copy.segments && copy.status === 0) this.#fetch(copy);
@@ -129,7 +136,7 @@ export class SessionGrants {
     check(slot < abi.MAX_SLOTS, format.BAD_COPY);
     if (copy.segments) check(copy.offset === 0 && copy.length <= SEGMENTS_BYTES, format.BAD_COPY_MEMORY);
     else check(isData(copy), format.BAD_COPY_MEMORY);
-    view.setInt16(at + abi.COPY_STATUS, copy.status, true);
+    if (copy.status !== format.FORGOTTEN) view.setInt16(at + abi.COPY_STATUS, copy.status, true);
   }
 
   #fetch({ gref, local, length }: GrantCopy): void {

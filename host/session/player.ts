@@ -4,7 +4,7 @@
  */
 import * as abi from "../../assembly/abi.js";
 import * as format from "../../assembly/session/format.js";
-import { BlkifCore } from "../core/blkif.js";
+import { BlkifCore, type RingConfig } from "../core/blkif.js";
 import { allocateMemory, type LinearMemory } from "../core/memory.js";
 import type { Session, SessionHeader, SessionRecord } from "./file.js";
 import { type GrantCopy, type GrantMap, SessionGrants } from "./grants.js";
@@ -46,6 +46,8 @@ export class SessionPlayer {
   #completions = 0;
   #attached: boolean;
   #more = false;
+  /** A pass has begun and not ended. */
+  #inPass = false;
   #lastTime = 0;
 
   /** `core` must be on memory of `sessionMemory`. Lines are added to `log` if there is one. */
@@ -64,9 +66,10 @@ export class SessionPlayer {
     this.#ios = new SessionIos(core, header, this.#grants.mapped);
     this.#batch = header.batch;
     this.#sectors = header.sectors;
-    const code = core.attach(header);
+    const code = core.attach({ ...header, ...spoiltField(header.spoilt) });
     this.#log?.push(`attach ${code}`);
-    check(code === (this.#ring.overfull ? abi.ATTACH_BAD_RING : abi.ATTACH_OK), format.BAD_ANSWER);
+    const good = this.#ring.overfull ? abi.ATTACH_BAD_RING : abi.ATTACH_OK;
+    check(code === (header.spoilt === 0 ? good : abi.ATTACH_BAD_CONFIG), format.BAD_ANSWER);
     this.#attached = code === abi.ATTACH_OK;
   }
 
@@ -88,7 +91,16 @@ export class SessionPlayer {
         this.#observer.written?.(record.gref, record.offset, record.bytes);
         break;
       case "step":
-        this.#step();
+        this.#step(false);
+        break;
+      case "once":
+        this.#step(true);
+        break;
+      case "ended":
+        this.#end(record.slot, record.result);
+        break;
+      case "grant":
+        this.#grants.setStatus(record.gref, record.status);
         break;
       case "complete":
         this.#completeOne(record.which, record.result);
@@ -96,16 +108,17 @@ export class SessionPlayer {
       case "fault":
         this.#grants.addFault(record.distance, record.status);
         break;
-      case "trim":
-        this.#trim(record.now);
-        break;
-      case "resize":
-        this.#resize(record.sectors);
-        break;
-      case "batch":
-        this.#setBatch(record.batch);
-        break;
+      default:
+        this.#playBetweenPasses(record);
     }
+  }
+
+  /** What a host does between passes: one that has begun goes on to its end. */
+  #playBetweenPasses(record: SessionRecord): void {
+    if (this.#inPass) this.#pass(false);
+    if (record.kind === "trim") this.#trim(record.now);
+    else if (record.kind === "resize") this.#resize(record.sectors);
+    else if (record.kind === "batch") this.#setBatch(record.batch);
   }
 
   /** Lets everything end that is under way, and checks that nothing is left. */
@@ -114,7 +127,7 @@ export class SessionPlayer {
     for (let passes = 0; ; passes++) {
       check(passes < format.MAX_PASSES, format.BAD_HANG);
       while (this.#ios.underway.length > 0) this.#complete(0, abi.IO_RESULT_SUCCESS);
-      this.#step();
+      this.#step(false);
       if (this.#ios.underway.length === 0 && !this.#more) break;
     }
     check(this.#ring.inFlight === 0, format.BAD_LEAK);
@@ -144,6 +157,15 @@ export class SessionPlayer {
     if (length > 0) this.#complete(which % length, result);
   }
 
+  /** The core must take no notice where there is no such I/O. As many completions fit as there can be I/Os. */
+  #end(slot: number, result: number): void {
+    const { underway } = this.#ios;
+    const which = underway.findIndex((io) => io.slot === slot);
+    if (which >= 0) this.#complete(which, result);
+    else if (this.#completions + underway.length < abi.MAX_SLOTS)
+      this.#core.setCompletion(this.#completions++, slot, result);
+  }
+
   #complete(which: number, result: number): void {
     const [io] = this.#ios.underway.splice(which, 1);
     this.#core.setCompletion(this.#completions++, io.slot, result);
@@ -154,37 +176,49 @@ export class SessionPlayer {
    * A frontend whose req_prod is strange may be right once the completions are answered, and its newest requests then
    * lie under responses that it has not seen. Two passes keep apart what was taken from what was written.
    */
-  #step(): void {
-    if (this.#completions !== 0 && this.#ring.strange) {
+  #step(once: boolean): void {
+    if (!this.#inPass && this.#completions !== 0 && this.#ring.strange) {
       const batch = this.#batch;
       this.#setBatch(0);
-      this.#pass();
+      this.#pass(false);
       this.#setBatch(batch);
     }
-    this.#pass();
+    this.#pass(once);
   }
 
-  #pass(): void {
+  /** Begins a pass or goes on with it: one call of the core, and more as long as it asks for grant operations. */
+  #pass(once: boolean): void {
     const completions = this.#completions;
     this.#completions = 0;
     this.#log?.push(`step ${completions}`);
-    this.#ring.shadow();
-    let flags = this.#core.step(completions);
-    const taken = this.#ring.observeTaking(this.#batch);
-    if (this.#ring.confused) this.#observer.confused?.();
-    for (const { index, entry } of taken) this.#observer.taken?.(index, entry, this.#sectors, this.#grants);
-    this.#observe(flags);
+    let flags = this.#call(completions);
     for (let rounds = 0; flags & (abi.STEP_COPY | abi.STEP_MAP); rounds++) {
       const early = flags & (abi.STEP_IO | abi.STEP_MORE | abi.STEP_HALTED);
       check(rounds < format.MAX_ROUNDS && early === 0, format.BAD_HANG);
       this.#performGrants();
-      this.#ring.shadow();
-      flags = this.#core.step(0);
-      this.#observe(flags);
+      if (once) return;
+      flags = this.#call(0);
     }
-    check(this.#ring.mayHalt((flags & abi.STEP_HALTED) !== 0, this.#batch), format.BAD_ANSWER);
+    this.#inPass = false;
+    check(this.#ring.mayHalt((flags & abi.STEP_HALTED) !== 0), format.BAD_ANSWER);
     this.#more = (flags & abi.STEP_MORE) !== 0;
     if (flags & abi.STEP_IO) this.#ios.start((io) => this.#logIo(io));
+  }
+
+  /** One call of the core, and what it did to the ring; its flags. */
+  #call(completions: number): number {
+    this.#ring.shadow();
+    const flags = this.#core.step(completions);
+    if (!this.#inPass) this.#observeTaking();
+    this.#inPass = true;
+    this.#observe(flags);
+    return flags;
+  }
+
+  #observeTaking(): void {
+    const taken = this.#ring.observeTaking(this.#batch);
+    if (this.#ring.confused) this.#observer.confused?.();
+    for (const { index, entry } of taken) this.#observer.taken?.(index, entry, this.#sectors, this.#grants);
   }
 
   #observe(flags: number): void {
@@ -226,6 +260,21 @@ export class SessionPlayer {
     this.#grants.unmap(pages);
     for (const page of pages) this.#observer.unmapped?.(page);
   }
+}
+
+/** The field that SPOILT_* numbers, with a value that it must not have. */
+function spoiltField(spoilt: number): Partial<RingConfig> {
+  const fields: Partial<RingConfig>[] = [
+    {},
+    ...[-1, 2].map((layout) => ({ abi: layout })),
+    ...[16, 48, 1024].map((entries) => ({ ringPages: entries / 32 })),
+    ...[0, 3, 16].map((units) => ({ sectorSize: units * 512 })),
+    ...[-1, abi.MAX_SEGMENTS + 1].map((maxIndirect) => ({ maxIndirect })),
+    ...[abi.PAGE - 1, abi.MAX_IO + 1].map((maxIo) => ({ maxIo })),
+    ...[-1, abi.MAX_PERSISTENT + 1].map((maxPersistent) => ({ maxPersistent })),
+    ...[-1, abi.MAX_SLOTS + 1].map((batch) => ({ batch })),
+  ];
+  return fields[spoilt];
 }
 
 /** Plays a whole session; the log, without it if `logging` is false. */

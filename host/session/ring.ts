@@ -35,6 +35,8 @@ export class GuestRing {
   #reqCons: number;
   #rspProd: number;
   #halted = false;
+  /** Whether req_prod was strange when requests were last taken. */
+  #wasStrange = false;
   #confused = false;
   #inFlight = 0;
 
@@ -88,8 +90,8 @@ export class GuestRing {
   }
 
   /** At the end of a pass: whether the backend may say that the ring is (not) halted. */
-  mayHalt(halted: boolean, batch: number): boolean {
-    if (halted && !this.#halted && batch !== 0 && this.strange) this.#halted = true;
+  mayHalt(halted: boolean): boolean {
+    if (halted && this.#wasStrange) this.#halted = true;
     return halted === this.#halted;
   }
 
@@ -120,6 +122,7 @@ export class GuestRing {
   observeTaking(batch: number): { index: number; entry: Uint8Array }[] {
     const cons = this.#memory.u32[REQ_CONS];
     const taken = (cons - this.#reqCons) >>> 0;
+    this.#wasStrange = batch !== 0 && this.strange;
     if (batch !== 0 && this.overfull) this.#halted = true;
     check(taken <= batch && (!this.#halted || taken === 0), format.BAD_TAKE);
     if (taken !== 0 && this.strange) this.#confused = true;

@@ -11,7 +11,7 @@
  * Memory is zero at first. Compared is all of it but the data and persistent windows, which the core never touches.
  */
 import * as abi from "../../assembly/abi.js";
-import { documentNames, parseVectors, readDocument } from "../vectors/document.js";
+import { documentNames, isExpectation, parseVectors, readDocument } from "../vectors/document.js";
 import { Player } from "../vectors/player.js";
 
 const COMPARED = [
@@ -121,7 +121,7 @@ export function recordVectors(): Script {
       for (const { line, title, blocks } of parseVectors(file, readDocument(file))) {
         recorder.begin(`${file}:${line} ${title}`);
         const player = new Player();
-        for (const block of blocks) if (block.kind !== "log") player.play(block);
+        for (const block of blocks) if (!isExpectation(block)) player.play(block);
       }
     }
   } finally {

@@ -8,6 +8,7 @@ const header = {
   ringPages: 4,
   features: 0x2e,
   sectorSize: 2048,
+  spoilt: 7,
   maxIndirect: 256,
   maxPersistent: 2048,
   batch: 512,
@@ -32,6 +33,9 @@ const session: Session = {
     { kind: "trim", now: 600 },
     { kind: "resize", sectors: 2 ** 40 + 8 },
     { kind: "batch", batch: 0 },
+    { kind: "once" },
+    { kind: "ended", slot: 40000, result: 2 },
+    { kind: "grant", gref: 0x80000009, status: format.FORGOTTEN },
   ],
 };
 
@@ -45,7 +49,7 @@ test("the bytes are those of the documentation", () => {
   const bytes = Buffer.from(encodeSession({ header, records: session.records.slice(2, 5) }));
   assert.equal(
     bytes.toString("hex"),
-    `${"58424453"}${"0100"}${"01"}${"02"}${"2e00"}${"02"}${"00"}${"0001"}${"0008"}${"0002"}${"ef7f"}${"00001000"}` +
+    `${"58424453"}${"0200"}${"01"}${"02"}${"2e00"}${"02"}${"07"}${"0001"}${"0008"}${"0002"}${"ef7f"}${"00001000"}` +
       `${"fcffffffff0f0000"}${"f0ffffff"}${"03000000"}` +
       `${"01"}${"0203efbeadde"}${"03feffffffa00f0300010203"}`,
   );
@@ -77,6 +81,6 @@ test("a file of another kind or version is refused by name", () => {
     /b\.png is not/,
   );
   const newer = bytes.slice();
-  newer[format.HEADER_VERSION] = 2;
-  assert.throws(() => readSession("c.xbds", newer), /c\.xbds has format version 2, this program reads 1/);
+  newer[format.HEADER_VERSION] = 3;
+  assert.throws(() => readSession("c.xbds", newer), /c\.xbds has format version 3, this program reads 2/);
 });

@@ -7,6 +7,7 @@ import { fileURLToPath } from "node:url";
 import { BAD_RING_WRITE } from "../../assembly/session/format.js";
 import { buildSession } from "../../fuzz/build.js";
 import { sessionOf } from "../../fuzz/run.js";
+import { vectorSessions } from "../../fuzz/vectors.js";
 import { coreModule } from "../../host/core/load.js";
 import { decodeSession, playSession, sessionMemory } from "../../host/session/index.js";
 import { BUGS, withBug } from "../fuzz/planted.js";
@@ -60,12 +61,16 @@ function playWasi(modulePath: string, bytes: Uint8Array): string {
   return stdout;
 }
 
-test("both players say the same of generated sessions and of noise", { timeout: 120000 }, () => {
+test("both players say the same of the vectors, of generated sessions and of noise", {
+  timeout: 120000,
+}, () => {
   const module = new WebAssembly.Module(readFileSync(buildSession("release")));
   const player = new WebAssembly.Instance(module).exports as unknown as Player;
   // Nothing that the compiler placed may lie where the player keeps its tables.
   assert.ok(firstWord(player.memory) >= player.statics(), "static data lies in the tables: raise memoryBase");
   let lines = 0;
+  for (const { name, bytes } of vectorSessions())
+    assert.equal(playPlain(player, bytes), playHere(bytes), name);
   for (let n = 0; n < 400; n++) {
     const bytes = sessionOf(77, n);
     const here = playHere(bytes);

@@ -30,10 +30,12 @@ const STATUSES = new Map([
 
 /** A response as it lies in the ring. */
 export function responseText(view: DataView, at: number): string {
-  const operation = view.getUint8(at + 8);
-  const status = view.getInt16(at + 10, true);
-  const id = view.getBigUint64(at, true).toString(16);
-  return `id 0x${id}, ${OPERATIONS[operation] ?? operation}, ${STATUSES.get(status) ?? status}`;
+  return responseWords(view.getBigUint64(at, true), view.getUint8(at + 8), view.getInt16(at + 10, true));
+}
+
+export function responseWords(id: bigint, operation: number, status: number): string {
+  const name = OPERATIONS[operation] ?? operation;
+  return `id 0x${id.toString(16)}, ${name}, ${STATUSES.get(status) ?? status}`;
 }
 
 /** The place of a native address: which window, which part of it, and how far into that. */

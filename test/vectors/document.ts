@@ -6,7 +6,7 @@ import { fileURLToPath } from "node:url";
 /** The documents lie with the sources; this file runs from build/test/vectors. */
 export const DIRECTORY = fileURLToPath(new URL("../../../test/vectors/", import.meta.url));
 
-export type BlockKind = "config" | "ring" | "page" | "host" | "log";
+export type BlockKind = "config" | "ring" | "page" | "host" | "log" | "responses";
 
 export interface Block {
   readonly kind: BlockKind;
@@ -25,8 +25,13 @@ export interface Vector {
   readonly blocks: Block[];
 }
 
+/** Whether a block says what is expected, rather than what guest or host do. */
+export function isExpectation({ kind }: Block): boolean {
+  return kind === "log" || kind === "responses";
+}
+
 /** Fences of other kinds are illustrations, and are left alone. */
-const KINDS: readonly string[] = ["config", "ring", "page", "host", "log"];
+const KINDS: readonly string[] = ["config", "ring", "page", "host", "log", "responses"];
 
 export function documentNames(): string[] {
   return readdirSync(DIRECTORY)

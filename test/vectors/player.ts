@@ -4,11 +4,19 @@ import * as abi from "../../assembly/abi.js";
 import { BlkifCore, type Counters, noCounters } from "../../host/core/blkif.js";
 import { coreModule } from "../../host/core/load.js";
 import { allocateMemory } from "../../host/core/memory.js";
-import { BASE, copyAt, copyLines, DOMID, flagNames, ioLines, mapLines, responseText } from "./describe.js";
-import { type Block, hexBytes, type Statement, statements } from "./document.js";
-
-/** What memory holds that nobody has written. */
-const FILLER = 0xa5;
+import { BASE, copyAt, copyLines, flagNames, ioLines, mapLines, responseText } from "./describe.js";
+import type { Block } from "./document.js";
+import {
+  DEFAULT_CONFIG,
+  FILLER,
+  type GrantStatus,
+  type HostAct,
+  readConfig,
+  readHost,
+  readPage,
+  readRing,
+  strideOf,
+} from "./statements.js";
 
 /** Counters that say why; the others say how much, and the log shows that anyway. */
 const TELLING: readonly (keyof Counters)[] = [
@@ -24,29 +32,6 @@ const TELLING: readonly (keyof Counters)[] = [
   "ioErrors",
 ];
 
-const FEATURES: Record<string, number> = {
-  "read-only": abi.FEATURE_READ_ONLY,
-  flush: abi.FEATURE_FLUSH,
-  barrier: abi.FEATURE_BARRIER,
-  discard: abi.FEATURE_DISCARD,
-  "secure-discard": abi.FEATURE_SECURE_DISCARD,
-  persistent: abi.FEATURE_PERSISTENT,
-};
-
-const RESULTS: Record<string, number> = {
-  success: abi.IO_RESULT_SUCCESS,
-  failure: abi.IO_RESULT_FAILURE,
-  "read-only": abi.IO_RESULT_READ_ONLY,
-  unsupported: abi.IO_RESULT_UNSUPPORTED,
-};
-
-const INDICES: Record<string, number> = {
-  req_prod: abi.SRING_REQ_PROD,
-  req_event: abi.SRING_REQ_EVENT,
-  rsp_prod: abi.SRING_RSP_PROD,
-  rsp_event: abi.SRING_RSP_EVENT,
-};
-
 const ATTACH_CODES = new Map([
   [abi.ATTACH_OK, "OK"],
   [abi.ATTACH_BAD_CONFIG, "BAD_CONFIG"],
@@ -59,35 +44,28 @@ const view = new DataView(memory.memory.buffer);
 
 export class Player {
   readonly #core: BlkifCore;
-  readonly #config = {
-    abi: abi.ABI_X86_64,
-    ringPages: 1,
-    features: abi.FEATURE_FLUSH | abi.FEATURE_BARRIER | abi.FEATURE_DISCARD,
-    domid: DOMID,
-    sectors: 4096,
-    sectorSize: 512,
-    maxIndirect: 256,
-    maxIo: abi.MAX_IO,
-    batch: 64,
-    maxPersistent: 1056,
-  };
   readonly #pages = new Map<number, Uint8Array>();
-  readonly #grantStatus = new Map<number, number | null>();
-  #showBytes = false;
+  readonly #grantStatus = new Map<number, GrantStatus>();
+  readonly #badSectors = new Set<number>();
+  /** Slots of the I/Os under way, oldest first. */
+  readonly #underway: number[] = [];
+  #config = DEFAULT_CONFIG;
   #attached = false;
   /** The last return of step() asked for grant operations. */
   #inRound = false;
+  #more = false;
   #completions = 0;
   #shown: Record<string, number> = {};
   #counters = noCounters();
   #log: string[] = [];
+  #responses: string[] = [];
 
-  constructor() {
+  constructor(module = coreModule()) {
     memory.u8.fill(FILLER, 0, abi.JOURNAL).fill(FILLER, abi.REQUESTS, abi.DATA);
     memory.u8.fill(FILLER, abi.SRING, abi.PERSISTENT).fill(0, abi.SRING, abi.SRING_ENTRIES);
     // SHARED_RING_INIT.
     memory.u32[abi.SRING_REQ_EVENT >> 2] = memory.u32[abi.SRING_RSP_EVENT >> 2] = 1;
-    this.#core = new BlkifCore(coreModule(), memory);
+    this.#core = new BlkifCore(module, memory);
   }
 
   /** What was logged since the last call. */
@@ -97,111 +75,81 @@ export class Player {
     return log;
   }
 
-  /** Plays a block that is not a log. Throws an Error that names the line when the block says what no one knows. */
-  play(block: Block): void {
-    if (block.kind === "ring") this.#playRing(block);
-    else if (block.kind === "page") this.#playPage(block);
-    else
-      for (const statement of statements(block)) {
-        const known = block.kind === "config" ? this.#configure(statement) : this.#command(statement);
-        if (!known) throw new Error(`line ${statement.line}: can't read "${statement.words.join(" ")}"`);
-      }
+  /** All responses since the beginning, as a responses block has them, sorted. */
+  get responses(): string[] {
+    return [...this.#responses].sort();
   }
 
-  // ---- The configuration ----
-
-  #configure({ words: [key, ...values] }: Statement): boolean {
-    const config = this.#config;
-    const number = Number(values[0]);
-    if (key === "abi") config.abi = { x86_64: abi.ABI_X86_64, x86_32: abi.ABI_X86_32 }[values[0]] ?? number;
-    else if (key === "ring-pages") config.ringPages = number;
-    else if (key === "features") {
-      if (values.some((name) => !(name in FEATURES) && name !== "none")) return false;
-      config.features = values.reduce((bits, name) => bits | (FEATURES[name] ?? 0), 0);
-    } else if (key === "sectors") config.sectors = number;
-    else if (key === "sector-size") config.sectorSize = number;
-    else if (key === "max-indirect") config.maxIndirect = number;
-    else if (key === "max-io") config.maxIo = number;
-    else if (key === "batch") config.batch = number;
-    else if (key === "max-persistent") config.maxPersistent = number;
-    else if (key === "show" && values[0] === "response-bytes") this.#showBytes = true;
-    else return false;
-    return true;
+  /** Plays a block that expects nothing. Throws an Error that names the line when the block says what no one knows. */
+  play(block: Block): void {
+    if (block.kind === "config") this.#config = readConfig(block, this.#config);
+    else if (block.kind === "ring") this.#playRing(block);
+    else if (block.kind === "page") {
+      const { gref, bytes } = readPage(block);
+      this.#pages.set(gref, bytes);
+    } else for (const act of readHost(block)) this.#act(act);
   }
 
   // ---- The guest ----
 
   #playRing(block: Block): void {
-    let entries: number[] = [];
-    let offset = 0;
-    for (const { words, line } of statements(block)) {
-      const [key, value] = words;
-      const bytes = hexBytes(words);
-      if (key === "request") {
-        const [first, last = first] = value.split("-").map(Number);
-        entries = Array.from({ length: last - first + 1 }, (_, i) => this.#entry(first + i));
-        for (const at of entries) memory.u8.fill(FILLER, at, at + this.#stride);
-        offset = 0;
-      } else if (key in INDICES) view.setUint32(INDICES[key], Number(value), true);
-      else if (bytes && entries.length > 0 && offset + bytes.length <= this.#stride) {
-        for (const at of entries) memory.u8.set(bytes, at + offset);
-        offset += bytes.length;
-      } else throw new Error(`line ${line}: can't read "${words.join(" ")}"`);
+    for (const write of readRing(block, strideOf(this.#config))) {
+      if (write.kind === "index") view.setUint32(abi.SRING + write.which * 4, write.value, true);
+      else
+        for (let i = 0; i <= write.last - write.first; i++)
+          memory.u8.set(write.bytes, this.#entry(write.first + i));
     }
-  }
-
-  #playPage(block: Block): void {
-    const page = new Uint8Array(abi.PAGE);
-    const pageView = new DataView(page.buffer);
-    let at = 0;
-    for (const { words, line } of statements(block)) {
-      const run = /^(\d+) segments: grants (\d+)-(\d+), sectors (\d+)-(\d+)$/.exec(words.join(" "));
-      const bytes = hexBytes(words);
-      if (run) {
-        const [count, from, to, first, last] = run.slice(1).map(Number);
-        assert.equal(to - from + 1, count, `line ${line}: that is not ${count} grants`);
-        for (let gref = from; gref <= to; gref++, at += abi.SEGMENT_BYTES) {
-          pageView.setUint32(at, gref, true);
-          page.set([first, last], at + 4);
-        }
-      } else if (bytes) {
-        page.set(bytes, at);
-        at += bytes.length;
-      } else throw new Error(`line ${line}: can't read "${words.join(" ")}"`);
-    }
-    this.#pages.set(Number(block.argument), page);
-  }
-
-  get #stride(): number {
-    return this.#config.abi === abi.ABI_X86_32 ? 108 : 112;
   }
 
   #entry(index: number): number {
-    return abi.SRING_ENTRIES + (index % (this.#config.ringPages * 32)) * this.#stride;
+    return abi.SRING_ENTRIES + (index % (this.#config.ringPages * 32)) * strideOf(this.#config);
   }
 
   // ---- The host ----
 
-  #command({ words: [verb, ...words] }: Statement): boolean {
-    if (verb === "attach") {
+  #act(act: HostAct): void {
+    if (act.kind === "attach") {
       this.#attach();
-      return true;
+      return;
     }
     if (!this.#attached) {
       this.#attach();
       assert.deepEqual(this.takeLog(), ["attach() = OK"]);
     }
-    if (verb === "step") this.#step(words[0] === "once");
-    else if (verb === "complete" && words[1] in RESULTS) {
-      this.#core.setCompletion(this.#completions++, Number(words[0]), RESULTS[words[1]]);
-    } else if (verb === "grant" && words[1] === "status") {
-      this.#grantStatus.set(Number(words[0]), words[2] === "forgotten" ? null : Number(words[2]));
-    } else if (verb === "sectors") this.#core.resize(Number(words[0]));
-    else if (verb === "batch") memory.u32[abi.CONFIG_BATCH >> 2] = Number(words[0]);
-    else if (verb === "trim") this.#trim(Number(words[0]));
-    else if (verb === "counters") this.#logCounters();
-    else return false;
-    return true;
+    if (act.kind === "step") this.#step(act.once);
+    else if (act.kind === "complete") this.#complete(act.slot, act.result);
+    else if (act.kind === "grant") this.#grantStatus.set(act.gref, act.status);
+    else if (act.kind === "sectors") this.#core.resize(act.value);
+    else if (act.kind === "batch") memory.u32[abi.CONFIG_BATCH >> 2] = act.value;
+    else if (act.kind === "trim") this.#trim(act.value);
+    else if (act.kind === "bad-sector") this.#badSectors.add(act.value);
+    else if (act.kind === "finish") this.#finish();
+    else this.#logCounters();
+  }
+
+  #complete(slot: number, result: number): void {
+    this.#core.setCompletion(this.#completions++, slot, result);
+    const position = this.#underway.indexOf(slot);
+    if (position >= 0) this.#underway.splice(position, 1);
+  }
+
+  /** Ends what is under way, oldest first, until the ring is at rest. */
+  #finish(): void {
+    for (let passes = 0; ; passes++) {
+      assert.ok(passes < 10000, "the ring never comes to rest");
+      const [slot] = this.#underway;
+      if (slot !== undefined) this.#complete(slot, this.#resultOf(slot));
+      this.#step(false);
+      if (this.#underway.length === 0 && !this.#more) return;
+    }
+  }
+
+  #resultOf(slot: number): number {
+    const at = abi.IOS + slot * abi.IO_BYTES;
+    const first = Number(view.getBigUint64(at + abi.IO_SECTOR, true));
+    const end = first + Number(view.getBigUint64(at + abi.IO_SECTORS, true));
+    const bad = [...this.#badSectors].some((sector) => sector >= first && sector < end);
+    return bad ? abi.IO_RESULT_FAILURE : abi.IO_RESULT_SUCCESS;
   }
 
   #attach(): void {
@@ -217,16 +165,20 @@ export class Player {
   /** Calls step() once, or until the pass ends, and carries out the grant operations that each return asks for. */
   #step(once: boolean): void {
     do {
-      const completions = this.#inRound ? 0 : this.#completions;
-      if (!this.#inRound) this.#completions = 0;
+      const completions = this.#completions;
+      this.#completions = 0;
       const before = memory.u8.slice(abi.SRING, abi.PERSISTENT);
       const flags = this.#core.step(completions);
       this.#log.push(`step(${completions}) = ${flagNames(flags)}`);
       this.#inRound = (flags & (abi.STEP_COPY | abi.STEP_MAP)) !== 0;
+      this.#more = (flags & abi.STEP_MORE) !== 0;
       if (flags & abi.STEP_MAP) this.#map();
       if (flags & abi.STEP_COPY) this.#copy();
       if (flags & abi.STEP_IO) {
-        for (let i = 0; i < this.#core.ios; i++) this.#log.push(...ioLines(view, i));
+        for (let i = 0; i < this.#core.ios; i++) {
+          this.#log.push(...ioLines(view, i));
+          this.#underway.push(this.#core.io(i).slot);
+        }
       }
       this.#logResponses(before);
       this.#logChanges();
@@ -238,19 +190,28 @@ export class Player {
     const maps = Array.from({ length: this.#core.maps }, (_, i) => this.#core.map(i));
     this.#log.push(...mapLines(maps));
     maps.forEach(({ gref }, i) => {
-      const status = this.#grantStatus.get(gref);
-      if (status !== null) this.#core.setMapStatus(i, status ?? 0);
+      const status = this.#statusOf(gref, "map");
+      if (status !== null) this.#core.setMapStatus(i, status);
     });
+  }
+
+  /** What the host writes about a grant operation; null for nothing. */
+  #statusOf(gref: number, use: "map" | "in" | "out"): number | null {
+    const status = this.#grantStatus.get(gref) ?? 0;
+    if (status === "forgotten") return null;
+    if (status === "read-only") return use === "in" ? 0 : -1;
+    if (status === "unmappable") return use === "map" ? -1 : 0;
+    return status;
   }
 
   /** Carries out copies. Only indirect pages have content here: the core never looks at data. */
   #copy(): void {
     const copies = Array.from({ length: this.#core.copies }, (_, i) => copyAt(view, i));
     this.#log.push(...copyLines(copies));
-    copies.forEach(({ gref, offset, local, bytes }, i) => {
-      const status = this.#grantStatus.get(gref);
+    copies.forEach(({ gref, offset, local, bytes, toGuest }, i) => {
+      const status = this.#statusOf(gref, toGuest ? "out" : "in");
       if (status === null) return;
-      view.setInt16(abi.COPIES + i * abi.COPY_BYTES + abi.COPY_STATUS, status ?? 0, true);
+      view.setInt16(abi.COPIES + i * abi.COPY_BYTES + abi.COPY_STATUS, status, true);
       const to = Number(local - BASE);
       if (status || to >= abi.IOVECS) return;
       const page = this.#pages.get(gref);
@@ -309,11 +270,12 @@ export class Player {
     const responses: string[] = [];
     for (let index = from; index !== published; index = (index + 1) >>> 0) {
       const at = this.#entry(index);
-      const bytes = this.#stride === 112 ? 16 : 12;
+      const bytes = strideOf(this.#config) === 112 ? 16 : 12;
       const hex = Array.from(memory.u8.subarray(at, at + bytes), (byte) =>
         byte.toString(16).padStart(2, "0"),
       );
-      responses.push(responseText(view, at) + (this.#showBytes ? `\n    ${hex.join(" ")}` : ""));
+      this.#responses.push(responseText(view, at));
+      responses.push(responseText(view, at) + (this.#config.showBytes ? `\n    ${hex.join(" ")}` : ""));
       keep(at, 9);
       keep(at + 10, 2);
     }
