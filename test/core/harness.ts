@@ -7,6 +7,7 @@ import * as abi from "../../assembly/abi.js";
 import { BlkifCore, type CoreIo, type RingConfig } from "../../host/core/blkif.js";
 import { coreModule } from "../../host/core/load.js";
 import { allocateMemory, type LinearMemory } from "../../host/core/memory.js";
+import type { VectorWriter } from "../vectors/writer.js";
 import {
   decodeResponse,
   encodeRequest,
@@ -36,6 +37,10 @@ export interface HarnessOptions {
   startIndex?: number;
   /** Fill the core's tables and the ring with this byte before the core attaches. */
   poison?: number;
+  /** blkif.wasm; default: the one that was built. */
+  module?: WebAssembly.Module;
+  /** Writes down what guest and host do. */
+  writer?: VectorWriter;
 }
 
 /** A grant copy that was asked for. */
@@ -90,11 +95,13 @@ export class Harness {
   onRound: (() => void) | null = null;
 
   readonly #view: DataView;
+  readonly #writer: VectorWriter | undefined;
   #reqProd: number;
   #rspCons: number;
 
   constructor(options: HarnessOptions = {}) {
     this.layout = options.layout ?? "x86_64";
+    this.#writer = options.writer;
     const ringPages = options.ringPages ?? 1;
     this.entries = ringPages * 32;
     const sectors = options.sectors ?? 4096;
@@ -113,7 +120,7 @@ export class Harness {
     ]) {
       this.memory.u32[at >> 2] = value;
     }
-    this.core = new BlkifCore(coreModule(), this.memory);
+    this.core = new BlkifCore(options.module ?? coreModule(), this.memory);
     this.config = {
       abi: this.layout === "x86_64" ? abi.ABI_X86_64 : abi.ABI_X86_32,
       ringPages,
@@ -174,12 +181,14 @@ export class Harness {
     assert.ok(this.free > 0, "the test put more than a ring");
     const at = this.#entry(this.#reqProd);
     this.memory.u8.set(bytes, at);
+    this.#writer?.entry(this.#reqProd, bytes);
     this.#reqProd = (this.#reqProd + 1) >>> 0;
     return at;
   }
 
   push(): void {
     this.memory.u32[abi.SRING_REQ_PROD >> 2] = this.#reqProd;
+    this.#writer?.index("req_prod", this.#reqProd);
   }
 
   /** Pushes these requests, lets every I/O succeed, and returns the statuses in the requests' order. */
@@ -214,6 +223,7 @@ export class Harness {
       list.push(decodeResponse(this.#view, this.#entry(this.#rspCons)));
     }
     this.memory.u32[abi.SRING_RSP_EVENT >> 2] = this.#rspCons + 1;
+    if (list.length > 0) this.#writer?.index("rsp_event", this.#rspCons + 1);
     return list;
   }
 
@@ -228,6 +238,15 @@ export class Harness {
    * that come `late` are given to it when it is called for the second time, if it is.
    */
   step(completions: Completion[] = [], late: Completion[] = []): number {
+    try {
+      this.#pass(completions, late);
+    } finally {
+      this.#writer?.endStep();
+    }
+    return late.length > 0 ? this.step(late.splice(0)) : this.flags;
+  }
+
+  #pass(completions: Completion[], late: Completion[]): void {
     let flags = this.#call(completions);
     for (let rounds = 0; flags & (abi.STEP_COPY | abi.STEP_MAP); rounds++) {
       assert.ok(rounds < 100, "the pass does not end");
@@ -247,7 +266,6 @@ export class Harness {
     }
     this.flags = flags;
     assert.equal(this.memory.u32[abi.OUT_PERSISTENT >> 2], this.mapped.size, "OUT_PERSISTENT");
-    return late.length > 0 ? this.step(late.splice(0)) : flags;
   }
 
   /** The slots of requests that were taken and have no response yet. */
@@ -261,6 +279,7 @@ export class Harness {
   }
 
   #call(completions: Completion[]): number {
+    this.#writer?.call(completions);
     completions.forEach((c, i) => {
       this.core.setCompletion(i, c.slot, c.result);
     });
@@ -358,6 +377,7 @@ export class Harness {
 
   /** Carries out what trim() asks for; `now` in tenths of a second. Returns the pages. */
   trim(now: number): number[] {
+    this.#writer?.host(`trim ${now}`);
     const pages = this.core.trim(now);
     this.#unmap(pages);
     assert.equal(this.memory.u32[abi.OUT_PERSISTENT >> 2], this.mapped.size, "OUT_PERSISTENT");

@@ -1,6 +1,8 @@
 /** Plays a scenario on the core and, request by request, on the oracle, and compares all that can be seen. */
 import assert from "node:assert/strict";
 import * as abi from "../../assembly/abi.js";
+import { responseWords } from "../vectors/describe.js";
+import { VectorWriter } from "../vectors/writer.js";
 import { Harness } from "./harness.js";
 import { execute, type OracleDisk, type OracleGuest, type Outcome } from "./oracle.js";
 import { DISK_SECTORS, type Plan, type Scenario } from "./scenario.js";
@@ -20,6 +22,9 @@ export class Session {
   readonly #unpushed: Sent[] = [];
   readonly #reads: Sent[] = [];
   readonly #expected = new Map<bigint, Outcome>();
+  /** Writes down what is done, if somebody wants to read it. */
+  readonly #writer: VectorWriter | undefined;
+  readonly #unmappable: number;
   /** Pages whose content nobody can tell, or need not. */
   readonly #undefined = new Set<number>();
   readonly #batch: number;
@@ -30,8 +35,18 @@ export class Session {
   #tenths = 0;
   #pushed: number;
 
-  constructor({ options, badSectors, unmappable, flaky }: Scenario) {
-    this.harness = new Harness(options);
+  constructor(
+    { options, badSectors, unmappable, flaky }: Scenario,
+    module?: WebAssembly.Module,
+    written = false,
+  ) {
+    if (written) this.#writer = writerOf(options, badSectors);
+    this.harness = new Harness({
+      ...options,
+      ...(module ? { module } : {}),
+      ...(this.#writer ? { writer: this.#writer } : {}),
+    });
+    this.#unmappable = unmappable;
     this.harness.scribble = true;
     this.#pushed = options.startIndex ?? 0;
     this.#batch = options.batch;
@@ -69,6 +84,14 @@ export class Session {
     this.harness.release();
   }
 
+  /** What was done, as a vector with the responses that the oracle gives. For a session that is `written`. */
+  vector(title: string): string {
+    assert.ok(this.#writer, "the session was not written down");
+    this.#writer.host(`batch ${this.#batch}`);
+    this.#writer.host("finish");
+    return this.#writer.text(title);
+  }
+
   // ---- The guest ----
 
   readonly #guest: OracleGuest = {
@@ -81,12 +104,15 @@ export class Session {
     const gref = this.#nextGref++;
     this.harness.page(gref).fill((gref * 7) & 0xff);
     this.#oraclePages.set(gref, this.harness.page(gref).slice());
+    if (this.#unmappable > 0 && gref % this.#unmappable === 0)
+      this.#writer?.host(`grant ${gref} status unmappable`);
     return gref;
   }
 
   #revoke(gref: number): void {
     this.harness.pages.delete(gref);
     this.#oraclePages.delete(gref);
+    this.#writer?.host(`grant ${gref} status -3`);
   }
 
   #put(plan: Plan): void {
@@ -102,6 +128,7 @@ export class Session {
     if (readOnly !== undefined) {
       this.#readOnly.add(readOnly);
       this.harness.readOnlyGrants.add(readOnly);
+      if (readOnly !== missing) this.#writer?.host(`grant ${readOnly} status read-only`);
     }
     const request: WireRequest = { operation: plan.operation, id: this.#id(), sector: plan.sector };
     if (plan.operation === 5) Object.assign(request, { sectors: plan.sectors, flag: plan.flag });
@@ -122,6 +149,7 @@ export class Session {
     segments.forEach((segment, i) => {
       encodeSegment(view, i * 8, segment);
     });
+    this.#writer?.page(gref, this.harness.page(gref).slice(0, segments.length * abi.SEGMENT_BYTES));
     this.#undefined.add(gref);
     if (plan.missingIndirectPage) this.#revoke(gref);
     const rest = Array.from({ length: 512 - segments.length }, () => ({ gref: 0, first: 0, last: 0 }));
@@ -152,6 +180,7 @@ export class Session {
     for (const { request, segments } of this.#unpushed.splice(0)) {
       const outcome = execute(this.#oracleDisk, this.#guest, request);
       this.#expected.set(request.id, outcome);
+      this.#writer?.response(responseWords(request.id, outcome.operation, outcome.status));
       // A read that fails half way may have filled some of the guest's pages, which is nobody's loss.
       if (outcome.status !== 0 && outcome.operation === 0)
         for (const { gref } of segments) this.#undefined.add(gref);
@@ -210,6 +239,7 @@ export class Session {
 
   #setBatch(batch: number): void {
     this.harness.memory.u32[abi.CONFIG_BATCH >> 2] = batch;
+    this.#writer?.host(`batch ${batch}`);
   }
 
   /** The size counts when a request is taken, so everything that was pushed must be taken before it changes. */
@@ -219,6 +249,7 @@ export class Session {
     while (this.harness.flags & abi.STEP_MORE) this.#step();
     if (u32[abi.OUT_REQ_CONS >> 2] !== this.#pushed) return;
     this.harness.core.resize(sectors);
+    this.#writer?.host(`sectors ${sectors}`);
     this.#oracleDisk.sectors = sectors;
   }
 
@@ -244,4 +275,19 @@ export class Session {
     this.#trim(600);
     assert.equal(this.harness.mapped.size, 0, "pages still mapped");
   }
+}
+
+function writerOf({ layout, ...options }: Scenario["options"], badSectors: readonly number[]): VectorWriter {
+  const config = Object.fromEntries(Object.entries(options).filter(([, value]) => value !== undefined));
+  const writer = new VectorWriter({
+    ...config,
+    abi: layout === "x86_32" ? abi.ABI_X86_32 : abi.ABI_X86_64,
+  });
+  const start = options.startIndex ?? 0;
+  writer.index("req_prod", start);
+  writer.index("req_event", start + 1);
+  writer.index("rsp_prod", start);
+  writer.index("rsp_event", start + 1);
+  for (const sector of badSectors) writer.host(`bad-sector ${sector}`);
+  return writer;
 }
