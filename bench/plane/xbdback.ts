@@ -66,8 +66,6 @@ function profiling(): string[] {
   return directory ? ["--cpu-prof", "--cpu-prof-dir", directory] : [];
 }
 
-const cacheOption = (cache: Cache): string[] => (cache === "none" ? ["--cache", cache] : []);
-
 export class Machine {
   readonly #host: LoopbackHost;
   readonly #backend: Child;
@@ -86,7 +84,7 @@ export class Machine {
   static async start(cache: Cache, serveOptions: readonly string[]): Promise<Machine> {
     const host = await LoopbackHost.start();
     const closed = atExit(() => rmSync(host.directory, { recursive: true, force: true }));
-    const args = ["serve", "--directory", host.directory, ...cacheOption(cache), ...serveOptions];
+    const args = ["serve", "--directory", host.directory, "--cache", cache, ...serveOptions];
     const backend = new Child("backend", args, () => {});
     const machine = new Machine(host, backend, new Guests(host.directory), closed);
     try {

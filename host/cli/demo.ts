@@ -24,6 +24,10 @@ export interface DemoOptions
     "abi" | "ringPageOrder" | "queues" | "indirect" | "persistent" | "depth" | "seed"
   > {
   image: string | undefined;
+  cache: string;
+  engine: string;
+  reactors: number;
+  pollUs: number;
   run?: string;
   size?: number;
   readOnly: boolean;
@@ -95,7 +99,7 @@ class Demo {
     try {
       await host.createGuest(DOMID, GUEST_MEMORY);
       this.#say(`machine ${host.directory}: domain 0 with the backend, domain ${DOMID} with the guest`);
-      const backend = new Child("backend", ["serve", "--directory", host.directory], () => {}, this.#say);
+      const backend = new Child("backend", this.#backendArguments(host.directory), () => {}, this.#say);
       try {
         await Promise.race([addVbd(host.xenstore, this.#spec), backend.failed, this.#interrupted]);
         return await this.#withDisk(host, backend);
@@ -130,6 +134,14 @@ class Demo {
     await guest.stop();
     if (!backend.ended && (await removeVbd(host.xenstore, this.#spec)) !== "closed")
       this.#say("the backend did not close the disk in time");
+  }
+
+  #backendArguments(directory: string): string[] {
+    const { cache, engine, reactors, pollUs } = this.#options;
+    return [
+      ...["serve", "--directory", directory, "--cache", cache, "--engine", engine],
+      ...["--reactors", String(reactors), "--poll-us", String(pollUs)],
+    ];
   }
 
   #guestArguments(directory: string, works: boolean): string[] {

@@ -2,6 +2,7 @@
 import { readFileSync } from "node:fs";
 import { Command, CommanderError, InvalidArgumentError, Option } from "commander";
 import { DEFAULT_PLANE } from "../daemon/serve.js";
+import { CACHES } from "../storage/direct.js";
 import { demo } from "./demo.js";
 import { CliError, Exit, exitCodeOf } from "./errors.js";
 import { type GuestOptions, guest } from "./guest.js";
@@ -47,8 +48,35 @@ function frontendOptions(command: Command): Command {
     .option("--no-persistent", "grant each page for one request only");
 }
 
+/** How the backend gets to its disks. */
+function planeOptions(command: Command): Command {
+  return command
+    .addOption(
+      new Option("--cache <how>", "the host's page cache; auto: none for block devices, writeback for images")
+        .choices(CACHES)
+        .default("auto"),
+    )
+    .addOption(
+      new Option("--engine <name>", "how I/O gets to the kernel; auto: io_uring where that is to be had")
+        .choices(["auto", "io_uring", "libuv"])
+        .default(DEFAULT_PLANE.engine),
+    )
+    .option(
+      "--reactors <n>",
+      "threads that serve rings, at most; default one a core",
+      integer(1, 64),
+      DEFAULT_PLANE.reactors,
+    )
+    .option(
+      "--poll-us <n>",
+      "microseconds that a thread looks for work before it sleeps",
+      integer(0, 1e6),
+      DEFAULT_PLANE.pollUs,
+    );
+}
+
 function demoCommand(): Command {
-  return frontendOptions(
+  const command = frontendOptions(
     new Command("demo")
       .summary("serve a disk to a guest on this machine, without Xen")
       .description(
@@ -62,7 +90,8 @@ function demoCommand(): Command {
       .option("--run <cmd>", "run CMD in a shell with $uri set, and exit with its status")
       .option("--size <size>", "size of the temporary image", size)
       .option("--read-only", "the guest may not write", false),
-  )
+  );
+  return planeOptions(command)
     .option("--operations <n>", "operations of the workload", integer(1, 1e9), 20000)
     .option("--depth <n>", "operations under way at once", integer(1, 1024), 32)
     .option("--seed <n>", "of the workload's random numbers", integer(0, 0xffffffff), 1)
@@ -83,7 +112,7 @@ Examples:
 }
 
 function serve(): Command {
-  return new Command("serve")
+  const command = new Command("serve")
     .summary("serve the disks of Xen's guests, or of a loopback machine's")
     .description("Watches xenstore and serves every vbd that the toolstack adds, until SIGTERM or SIGINT.")
     .option("--directory <path>", "a loopback machine to join, in place of the Xen below")
@@ -96,24 +125,8 @@ function serve(): Command {
     .option("--max-queues <n>", "rings offered to a frontend, 1 to 16", integer(1, 16), 4)
     .option("--max-ring-page-order <n>", "rings of up to 2^n pages, 0 to 4", integer(0, 4), 4)
     .option("--max-indirect-segments <n>", "segments of an indirect request, 0 to 256", integer(0, 256), 256)
-    .option("--no-persistent", "do not offer persistent grants")
-    .option(
-      "--reactors <n>",
-      "threads that serve rings, at most; one a core",
-      integer(1, 64),
-      DEFAULT_PLANE.reactors,
-    )
-    .addOption(
-      new Option("--engine <name>", "how I/O gets to the kernel; auto: io_uring where that is to be had")
-        .choices(["auto", "io_uring", "libuv"])
-        .default("auto"),
-    )
-    .option(
-      "--poll-us <n>",
-      "microseconds that a reactor looks for work before it sleeps",
-      integer(0, 1e6),
-      0,
-    )
+    .option("--no-persistent", "do not offer persistent grants");
+  return planeOptions(command)
     .option("--exit-with-parent", "stop when standard input ends, and leave SIGINT to the parent", false)
     .addHelpText("after", "\nExamples:\n  xbdback serve\n  xbdback serve --directory /dev/shm/machine")
     .action(async (options) => {

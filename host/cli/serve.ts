@@ -2,12 +2,14 @@
 import { type PlaneOptions, serve } from "../daemon/serve.js";
 import { findXen, type Platform } from "../platform/platform.js";
 import { kernelBackendOf, NoXenError } from "../platform/xen/find.js";
+import type { Cache } from "../storage/direct.js";
 import { CliError, Exit } from "./errors.js";
 import { untilStopped } from "./lifetime.js";
 
 export interface ServeCommandOptions extends PlaneOptions {
   directory?: string;
   kind: string;
+  cache: Cache;
   maxQueues: number;
   maxRingPageOrder: number;
   maxIndirectSegments: number;
@@ -16,7 +18,7 @@ export interface ServeCommandOptions extends PlaneOptions {
 }
 
 export async function serveCommand(options: ServeCommandOptions): Promise<void> {
-  const { directory, kind, exitWithParent, reactors, engine, pollUs, ...features } = options;
+  const { directory, kind, exitWithParent, cache, reactors, engine, pollUs, ...features } = options;
   const platform: Platform =
     directory === undefined ? await xen(kind) : { kind: "loopback", directory, domid: 0 };
   const stopped = untilStopped(exitWithParent);
@@ -25,7 +27,10 @@ export async function serveCommand(options: ServeCommandOptions): Promise<void> 
   const lost = new Promise<never>((_, reject) => {
     lose = reject;
   });
-  const daemon = await serve({ platform, kind, features, plane: { reactors, engine, pollUs }, log }, lose);
+  const daemon = await serve(
+    { platform, kind, features, cache, plane: { reactors, engine, pollUs }, log },
+    lose,
+  );
   if (platform.kind === "xen") log(`xbdback: serving backend/${kind} of domain ${platform.domid}`);
   await Promise.race([stopped, lost]);
   await daemon.stop();

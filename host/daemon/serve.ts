@@ -4,6 +4,8 @@ import { availableParallelism } from "node:os";
 import { dirname, join } from "node:path";
 import { openXenstore, type Platform } from "../platform/platform.js";
 import { type PoolOptions, ReactorPool } from "../reactor/pool.js";
+import type { Cache } from "../storage/direct.js";
+import { openDevice } from "../storage/open.js";
 import type { VbdHost } from "../vbd/vbd.js";
 import { Backend } from "./backend.js";
 import { commands } from "./commands.js";
@@ -15,6 +17,8 @@ export interface ServeOptions extends Pick<VbdHost, "features" | "log" | "open">
   readonly kind: string;
   /** Default: {@link DEFAULT_PLANE}. */
   readonly plane?: PlaneOptions;
+  /** Of stores. Default: auto. */
+  readonly cache?: Cache;
 }
 
 export type PlaneOptions = Pick<PoolOptions, "reactors" | "engine" | "pollUs">;
@@ -36,7 +40,7 @@ export function controlSocket(platform: Platform, kind: string): string {
  * left open, when there is no such machine or it has a daemon.
  */
 export async function serve(options: ServeOptions, lost: (error: Error) => void): Promise<Daemon> {
-  const { platform, kind, plane = DEFAULT_PLANE, ...host } = options;
+  const { platform, kind, plane = DEFAULT_PLANE, cache = "auto", ...host } = options;
   /** What undoes what was done, last thing first. */
   const undo: (() => unknown)[] = [];
   const stop = async (): Promise<void> => {
@@ -57,7 +61,15 @@ export async function serve(options: ServeOptions, lost: (error: Error) => void)
     undo.push(() => reactor.close());
     // A guest of loopback that does not name its layout has ours.
     const assumedProtocol = platform.kind === "loopback" ? "native" : "x86_32-abi";
-    const backend = new Backend({ ...host, assumedProtocol, xenstore, reactor, domid: platform.domid, kind });
+    const backend = new Backend({
+      open: (path, how) => openDevice(path, { ...how, cache }),
+      ...host,
+      assumedProtocol,
+      xenstore,
+      reactor,
+      domid: platform.domid,
+      kind,
+    });
     const socket = controlSocket(platform, kind);
     if (platform.kind === "xen") mkdirSync(dirname(socket), { recursive: true, mode: 0o755 });
     const control = await ControlServer.listen(socket, commands(backend, reactor));

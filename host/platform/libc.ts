@@ -15,6 +15,7 @@ const c = {
   mkfifo: libc.func("int mkfifo(const char *path, uint32 mode)"),
   fallocate: libc.func("int fallocate(int fd, int mode, int64 offset, int64 len)"),
   fcntl: libc.func("int fcntl(int fd, int command, void *argument)"),
+  fcntlNumber: libc.func("int fcntl(int fd, int command, long argument)"),
   ioctl: libc.func("int ioctl(int fd, ulong request, void *argument)"),
   ioctlRange: libc.func("int ioctl(int fd, ulong request, const uint64 *range)"),
   memmove: libc.func("void memmove(int64 to, int64 from, size_t length)"),
@@ -165,6 +166,16 @@ export function blockDiscardAsync(
   done: (errno: number) => void,
 ): void {
   c.ioctlRange.async(fd, secure ? BLKSECDISCARD : BLKDISCARD, [position, length], errnoOf(done));
+}
+
+const F_GETFL = 3;
+const F_SETFL = 4;
+const O_DIRECT = 0x4000;
+
+/** Sets or clears O_DIRECT on an open file. */
+export function setDirect(fd: number, direct: boolean): void {
+  const flags = check(c.fcntlNumber(fd, F_GETFL, 0), "fcntl F_GETFL");
+  check(c.fcntlNumber(fd, F_SETFL, direct ? flags | O_DIRECT : flags & ~O_DIRECT), "fcntl F_SETFL");
 }
 
 const F_OFD_GETLK = 36;

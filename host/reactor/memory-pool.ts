@@ -20,3 +20,8 @@ export function returnMemory(memory: LinearMemory): void {
   mapAnonymous(memory.base, memory.memory.buffer.byteLength);
   idle.push(memory);
 }
+
+/** Memories that wait to be used again. */
+export function idleMemories(): number {
+  return idle.length;
+}

@@ -33,6 +33,7 @@ export class ReactorThread {
   readonly #onFailure: (error: Error) => void;
   #nextId = 1;
   #nextRing = 1;
+  #running = false;
   #closing = false;
   #ended = false;
   /** A thread that waits in the kernel would keep process.exit() waiting for it. */
@@ -50,10 +51,13 @@ export class ReactorThread {
     // What keeps the process alive is what the rings are for.
     this.#worker.unref();
     process.on("exit", this.#atExit);
+    let refuse: (error: Error) => void = () => {};
     this.started = new Promise((resolve, reject) => {
+      refuse = reject;
       this.#worker.on("message", (said: Said) => {
-        if (said.event === "started") resolve(said);
-        else this.#heard(said);
+        if (said.event !== "started") return this.#heard(said);
+        this.#running = true;
+        resolve(said);
       });
       this.#worker.on("error", (error) => {
         reject(error);
@@ -66,7 +70,9 @@ export class ReactorThread {
         this.#ended = true;
         process.off("exit", this.#atExit);
         closeSync(this.#wakeFd);
-        this.#fail(new Error(`a reactor thread ended with status ${code}`));
+        const error = new Error(`a reactor thread ended with status ${code}`);
+        refuse(error);
+        this.#fail(error);
         resolve();
       });
     });
@@ -165,7 +171,8 @@ export class ReactorThread {
   #fail(error: Error): void {
     for (const { reject } of this.#waiting.values()) reject(error);
     this.#waiting.clear();
-    if (this.#closing) return;
+    // What has never run has no rings to lose, and whoever started it is told.
+    if (this.#closing || !this.#running) return;
     this.#closing = true;
     this.#onFailure(error);
   }

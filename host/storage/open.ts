@@ -4,6 +4,7 @@ import { constants } from "node:os";
 import { promisify } from "node:util";
 import { SystemError, tryLockAsync } from "../platform/libc.js";
 import type { BlockDevice } from "./device.js";
+import { type Cache, makeDirect } from "./direct.js";
 import type { IoEngine } from "./engine.js";
 import {
   blockGeometry,
@@ -55,6 +56,8 @@ export interface OpenOptions {
   readonly readOnly: boolean;
   /** Takes no lock and heeds nobody's: libxl's modes "w!" and "r!", where the administrator takes the blame. */
   readonly shared?: boolean;
+  /** Whether the page cache is used. Default: writeback. */
+  readonly cache?: Cache;
   /** Gets one line about a store that is served, but not as one might think. Default: console.warn. */
   readonly warn?: (line: string) => void;
 }
@@ -96,12 +99,30 @@ export async function openStore(path: string, options: OpenOptions): Promise<Sto
       kind === "image" ? await imageGeometry(fd, readOnly) : blockGeometry(fd, readOnly, stats.rdev);
     checkSectors(path, geometry);
     if (bytes % SECTOR !== 0) warnOfTail(path, bytes, options.warn ?? console.warn);
+    await applyCache(fd, path, kind, geometry, bytes, options);
     const flushErrno = new SharedArrayBuffer(4);
     return { ...geometry, fd, name: path, kind, readOnly, bytes, flushErrno };
   } catch (error) {
     if (fd >= 0) await closeFile(fd);
     throw error instanceof DeviceError ? error : await refusal(path, errnoOf(error));
   }
+}
+
+/** Direct I/O where that is wanted and works. */
+async function applyCache(
+  fd: number,
+  path: string,
+  kind: StoreKind,
+  { sectorSize }: Geometry,
+  bytes: number,
+  { cache = "writeback", warn = console.warn }: OpenOptions,
+): Promise<void> {
+  if (cache === "writeback" || (cache === "auto" && kind === "image")) return;
+  const objection = await makeDirect(fd, sectorSize, bytes);
+  if (objection === null || cache === "auto") return;
+  warn(
+    `${path}: no direct I/O in sectors of ${sectorSize} bytes (${objection}); it goes through the page cache`,
+  );
 }
 
 function kindOf(path: string, stats: BigIntStats): StoreKind {

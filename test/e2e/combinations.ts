@@ -1,4 +1,4 @@
-/** The ways in which a guest can connect, and a sample of them. */
+/** The ways in which a guest can connect and a backend can do its I/O, and a sample of them. */
 import { random } from "../../host/guest/workload.js";
 
 export interface Combination {
@@ -6,6 +6,8 @@ export interface Combination {
   readonly grants: "plain" | "indirect" | "persistent";
   readonly ringPageOrder: 0 | 2;
   readonly queues: 1 | 4;
+  readonly engine: "io_uring" | "libuv";
+  readonly cache: "writeback" | "none";
 }
 
 const VALUES = {
@@ -13,6 +15,8 @@ const VALUES = {
   grants: ["plain", "indirect", "persistent"],
   ringPageOrder: [0, 2],
   queues: [1, 4],
+  engine: ["io_uring", "libuv"],
+  cache: ["writeback", "none"],
 } as const;
 
 const GRANTS = {
@@ -23,13 +27,11 @@ const GRANTS = {
 
 /** Every combination of every value. */
 export function allCombinations(): Combination[] {
-  return VALUES.abi.flatMap((abi) =>
-    VALUES.grants.flatMap((grants) =>
-      VALUES.ringPageOrder.flatMap((ringPageOrder) =>
-        VALUES.queues.map((queues) => ({ abi, grants, ringPageOrder, queues })),
-      ),
-    ),
-  );
+  let all: object[] = [{}];
+  for (const [name, values] of Object.entries(VALUES)) {
+    all = all.flatMap((combination) => values.map((value) => ({ ...combination, [name]: value })));
+  }
+  return all as Combination[];
 }
 
 /** Every pair of values that meet in the combination. */
@@ -59,7 +61,8 @@ export function sample(count: number, seed: number): Combination[] {
 }
 
 /** The command-line options that make the guest connect so. */
-export function optionsOf({ abi, grants, ringPageOrder, queues }: Combination): string[] {
+export function optionsOf(combination: Combination): string[] {
+  const { abi, grants, ringPageOrder, queues, engine, cache } = combination;
   const ring = ["--ring-page-order", `${ringPageOrder}`, "--queues", `${queues}`];
-  return ["--abi", abi, ...ring, ...GRANTS[grants]];
+  return ["--abi", abi, ...ring, ...GRANTS[grants], "--engine", engine, "--cache", cache];
 }

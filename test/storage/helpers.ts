@@ -8,6 +8,9 @@ import { addressOf } from "../../host/platform/libc.js";
 import { type BlockDevice, IOVEC_BYTES, type IoVector, type Result } from "../../host/storage/device.js";
 import type { ErrnoDone, IoEngine, TransferDone } from "../../host/storage/engine.js";
 import { libuvEngine } from "../../host/storage/libuv.js";
+import { type OpenOptions, openDevice } from "../../host/storage/open.js";
+import { UringEngine } from "../../host/storage/uring/engine.js";
+import type { UringSizes } from "../../host/storage/uring/ring.js";
 
 export const LIMIT = { timeout: 20_000 };
 export const { EAGAIN, EBUSY, EINTR, EIO, EINVAL, ENOSPC, EOPNOTSUPP, EROFS } = constants.errno;
@@ -106,6 +109,67 @@ export function image(t: TestContext, bytes: number, content?: Uint8Array): stri
   writeFileSync(path, content ?? "");
   if (!content) truncateSync(path, bytes);
   return path;
+}
+
+export const ENGINES = ["libuv", "io_uring"] as const;
+
+/** Opens a disk whose engine works on the test's own event loop. */
+export function openOn(
+  engine: (typeof ENGINES)[number],
+  path: string,
+  options: OpenOptions,
+): Promise<BlockDevice> {
+  return openDevice(path, engine === "libuv" ? options : { ...options, engine: pumped() });
+}
+
+let pump: PumpedUring | null = null;
+function pumped(): PumpedUring {
+  pump ??= new PumpedUring();
+  return pump;
+}
+
+/** The io_uring engine, which is made for a thread of its own, on Node's event loop. */
+export class PumpedUring implements IoEngine {
+  readonly name = "io_uring";
+  readonly engine: UringEngine;
+  #underWay = 0;
+
+  constructor(sizes: Partial<UringSizes> = {}) {
+    this.engine = new UringEngine(sizes);
+  }
+
+  readv(fd: number, position: number, to: IoVector, done: TransferDone): void {
+    this.engine.readv(fd, position, to, this.#counted(done));
+  }
+  writev(fd: number, position: number, from: IoVector, done: TransferDone): void {
+    this.engine.writev(fd, position, from, this.#counted(done));
+  }
+  fdatasync(fd: number, done: ErrnoDone): void {
+    this.engine.fdatasync(fd, this.#counted(done));
+  }
+  fallocate(fd: number, mode: number, position: number, length: number, done: ErrnoDone): void {
+    this.engine.fallocate(fd, mode, position, length, this.#counted(done));
+  }
+  blockDiscard(fd: number, secure: boolean, position: number, length: number, done: ErrnoDone): void {
+    this.engine.blockDiscard(fd, secure, position, length, this.#counted(done));
+  }
+  close(): void {
+    this.engine.close();
+  }
+
+  #counted<A extends unknown[]>(done: (...args: A) => void): (...args: A) => void {
+    if (this.#underWay++ === 0) setImmediate(() => this.#turn());
+    return (...args) => {
+      this.#underWay--;
+      done(...args);
+    };
+  }
+
+  #turn(): void {
+    this.engine.ring.enter(1, 1);
+    this.engine.reap();
+    if (this.#underWay > 0) setImmediate(() => this.#turn());
+  }
 }
 
 /** The libuv engine with faults: each list is used up call by call, and then all goes well. */

@@ -2,12 +2,14 @@
 import { readdirSync, truncateSync, writeFileSync } from "node:fs";
 import { join } from "node:path";
 import { Backend } from "../../host/daemon/backend.js";
+import { DEFAULT_PLANE, type PlaneOptions } from "../../host/daemon/serve.js";
 import { type Blkfront, type BlkfrontOptions, connectBlkfront } from "../../host/guest/blkfront.js";
 import { LoopbackHost, xenstoreSocket } from "../../host/platform/loopback/host.js";
 import { type LoopbackDomain, openDomain } from "../../host/platform/loopback/index.js";
 import type { EventChannels, GrantTable, GuestPages, Xenstore } from "../../host/platform/ports.js";
 import { connectXenstore } from "../../host/platform/xenstore/client.js";
 import { LocalRingHost } from "../../host/reactor/local.js";
+import { ReactorPool } from "../../host/reactor/pool.js";
 import type { RingHost } from "../../host/reactor/ring-host.js";
 import { openDevice } from "../../host/storage/open.js";
 import { DEFAULT_FEATURES, type Features } from "../../host/vbd/backend-keys.js";
@@ -40,6 +42,8 @@ export function openFiles(): number {
 }
 
 export interface MachineOptions {
+  /** Rings are served by reactor threads, as in the daemon; `events` and `grants` are for this thread only. */
+  readonly threads?: Partial<PlaneOptions>;
   readonly features?: Partial<Features>;
   readonly open?: NonNullable<VbdHost["open"]>;
   readonly events?: (events: EventChannels) => EventChannels;
@@ -111,7 +115,9 @@ export class Machine {
     const domain = await openDomain(host.directory, 0);
     const events = await domain.eventChannels();
     const grants = await domain.grantTable();
-    const reactor = new LocalRingHost(options.events?.(events) ?? events, options.grants?.(grants) ?? grants);
+    const local = new LocalRingHost(options.events?.(events) ?? events, options.grants?.(grants) ?? grants);
+    const reactor = options.threads ? await threads(host, options.threads) : local;
+    if (reactor !== local) await local.close();
     const machine = new Machine(host, own, domain, reactor, options);
     await machine.backend.start();
     return machine;
@@ -241,6 +247,18 @@ export class Machine {
       return this.reactor.mappedPages === 0 && this.host.hypervisor.portsInUse(0) === 0;
     });
   }
+}
+
+function threads(host: LoopbackHost, options: Partial<PlaneOptions>): Promise<RingHost> {
+  return ReactorPool.start({
+    ...DEFAULT_PLANE,
+    ...options,
+    platform: { kind: "loopback", directory: host.directory, domid: 0 },
+    log: (line) => console.error(line),
+    onFailure: (error) => {
+      throw error;
+    },
+  });
 }
 
 /** A domain that was destroyed has nothing to give back. */

@@ -1,0 +1,166 @@
+/** Reactor threads as the backend uses them. */
+import assert from "node:assert/strict";
+import { spawnSync } from "node:child_process";
+import {
+  closeSync,
+  constants,
+  mkdtempSync,
+  openSync,
+  readFileSync,
+  rmSync,
+  writeFileSync,
+  writeSync,
+} from "node:fs";
+import { tmpdir } from "node:os";
+import { join } from "node:path";
+import { type TestContext, test } from "node:test";
+import { fileURLToPath } from "node:url";
+import { runWorkload } from "../../host/guest/workload.js";
+import { makeFifo } from "../../host/platform/libc.js";
+import { idleMemories } from "../../host/reactor/memory-pool.js";
+import { ReactorPool } from "../../host/reactor/pool.js";
+import type { BlockDevice } from "../../host/storage/device.js";
+import { libuvEngine } from "../../host/storage/libuv.js";
+import { openStore } from "../../host/storage/open.js";
+import { RawDevice } from "../../host/storage/raw.js";
+import { testDevices } from "../vbd/device.js";
+import { LIMIT, Machine, type MachineOptions, pause, until } from "../vbd/harness.js";
+
+const module = (path: string): string => fileURLToPath(new URL(`../../${path}`, import.meta.url));
+
+for (const engine of ["io_uring", "libuv"] as const) {
+  for (const persistent of [true, false]) {
+    const grants = persistent ? "persistent grants" : "grant copy";
+    test(
+      `${engine}, ${grants}: four rings of a disk in two threads, every byte verified`,
+      LIMIT,
+      async () => {
+        const machine = await Machine.start({ threads: { reactors: 2, engine }, features: { persistent } });
+        try {
+          const path = machine.image("disk.img", 4 << 20);
+          const guest = await machine.guest();
+          await machine.plug({ path });
+          const disk = await machine.connect(guest, { queues: 4 });
+          const { threads } = machine.reactor;
+          assert.deepEqual(
+            threads.map((thread) => [thread.engine, thread.rings]),
+            [
+              [engine, 2],
+              [engine, 2],
+            ],
+          );
+          const chunks: Buffer[] = [];
+          const options = { operations: 1500, depth: 64, seed: 1 };
+          await runWorkload(disk, options, (data) => chunks.push(Buffer.from(data)));
+          assert.deepEqual(Buffer.concat(chunks), readFileSync(path));
+          assert.ok(threads.every(({ passes }) => passes > 0));
+          const { counters } = machine.status()!;
+          assert.equal(counters.responses, disk.counters.responses);
+          await disk.close();
+          await machine.untilClean();
+          assert.equal(machine.host.hypervisor.grantsInUse(), 0);
+        } finally {
+          await machine.close();
+        }
+      },
+    );
+  }
+}
+
+/** A guest that reads, and is destroyed before the disk has answered; `answer` lets the disk answer. */
+async function readLate(
+  options: Pick<MachineOptions, "threads" | "open">,
+  answer: () => void,
+): Promise<void> {
+  let idle = -1;
+  const machine = await Machine.start({
+    ...options,
+    features: { persistent: false },
+    open(path, how) {
+      // From here on the one ring has one memory of them.
+      idle = Math.max(idleMemories() - 1, 0);
+      return options.open!(path, how);
+    },
+  });
+  try {
+    const guest = await machine.guest();
+    machine.image();
+    await machine.plug({ mode: "r" });
+    const disk = await machine.connect(guest, { queues: 1 });
+    disk.read(0, new Uint8Array(4096)).catch(() => {});
+    await until("the read is under way", () => machine.status()?.inflight === 1);
+    await machine.host.destroyGuest(1);
+    await machine.unplug();
+    await pause(200);
+    assert.equal(idleMemories(), idle, "the memory of a ring whose I/O is under way is free for others");
+    assert.equal(machine.status()?.inflight, 1);
+    answer();
+    await until("the vbd is gone", () => machine.backend.status().length === 0);
+    assert.equal(idleMemories(), idle + 1);
+    await machine.untilClean();
+  } finally {
+    await machine.close();
+  }
+}
+
+test(
+  "a read in the kernel that ends after its guest has its memory to itself until then",
+  LIMIT,
+  async (t) => {
+    // A FIFO plays the disk: io_uring's read of it ends when somebody writes.
+    const directory = scratch(t);
+    let fifo = -1;
+    const open = async (path: string): Promise<BlockDevice> => {
+      const store = await openStore(path, { readOnly: true });
+      closeSync(store.fd);
+      makeFifo(join(directory, "fifo"));
+      fifo = openSync(join(directory, "fifo"), constants.O_RDWR);
+      return new RawDevice({ ...store, fd: fifo }, libuvEngine);
+    };
+    await readLate({ threads: { reactors: 1, engine: "io_uring" }, open }, () =>
+      writeSync(fifo, Buffer.alloc(4096, 0x5a)),
+    );
+  },
+);
+
+test("so has a read of any other disk, in this thread", LIMIT, async () => {
+  const { devices, open } = testDevices((device) => {
+    device.holding = true;
+  });
+  await readLate({ open }, () => {
+    for (const device of devices.values()) device.release();
+  });
+});
+
+function scratch(t: TestContext): string {
+  const directory = mkdtempSync(join(tmpdir(), "xbdback-reactor-"));
+  t.after(() => rmSync(directory, { recursive: true, force: true }));
+  return directory;
+}
+
+test("a thread that cannot join its machine says why", LIMIT, async () => {
+  const starting = ReactorPool.start({
+    ...{ reactors: 1, engine: "auto", pollUs: 0 },
+    platform: { kind: "loopback", directory: "/nonexistent", domid: 0 },
+    log: () => {},
+    onFailure: () => {},
+  });
+  await assert.rejects(starting, /no loopback hypervisor answers in \/nonexistent/);
+});
+
+test("process.exit() does not wait for a thread that waits in the kernel", LIMIT, (t) => {
+  const program = `
+    import { LoopbackHost } from ${JSON.stringify(module("host/platform/loopback/host.js"))};
+    import { ReactorPool } from ${JSON.stringify(module("host/reactor/pool.js"))};
+    const { directory } = await LoopbackHost.start();
+    await ReactorPool.start({
+      reactors: 1, engine: "io_uring", pollUs: 0, log: () => {}, onFailure: () => {},
+      platform: { kind: "loopback", directory, domid: 0 },
+    });
+    process.exit(7);`;
+  const directory = scratch(t);
+  writeFileSync(join(directory, "exit.mjs"), program);
+  const start = performance.now();
+  const child = spawnSync(process.execPath, [join(directory, "exit.mjs")], { timeout: 20_000 });
+  assert.equal(child.status, 7, `after ${performance.now() - start} ms: ${child.stderr}`);
+});
