@@ -133,6 +133,7 @@ export class PumpedUring implements IoEngine {
   readonly name = "io_uring";
   readonly engine: UringEngine;
   #underWay = 0;
+  #closed = false;
 
   constructor(sizes: Partial<UringSizes> = {}) {
     this.engine = new UringEngine(sizes);
@@ -154,6 +155,7 @@ export class PumpedUring implements IoEngine {
     this.engine.blockDiscard(fd, secure, position, length, this.#counted(done));
   }
   close(): void {
+    this.#closed = true;
     this.engine.close();
   }
 
@@ -166,6 +168,7 @@ export class PumpedUring implements IoEngine {
   }
 
   #turn(): void {
+    if (this.#closed) return;
     this.engine.ring.enter(1, 1);
     this.engine.reap();
     if (this.#underWay > 0) setImmediate(() => this.#turn());

@@ -137,7 +137,7 @@ async function queueOn(path: string, readOnly = false) {
       queue.close();
       engine.unregister(store.fd);
       await device.close();
-      engine.close();
+      pumped.close();
     },
   };
 }

@@ -61,9 +61,9 @@ export class Uring {
 
   readonly #fd: number;
   readonly #maps: { address: number; length: number }[] = [];
-  readonly #sqes: Uint32Array;
-  readonly #ring: Int32Array;
-  readonly #cqes: Int32Array;
+  #sqes: Uint32Array;
+  #ring: Int32Array;
+  #cqes: Int32Array;
   readonly #entries: number;
   readonly #sqMask: number;
   readonly #cqMask: number;
@@ -222,8 +222,11 @@ export class Uring {
     this.#freeFiles.push(slot);
   }
 
-  /** Nothing may be under way. */
+  /** Nothing may be under way. Any use afterwards throws. */
   close(): void {
+    // An access to what is unmapped would kill the process.
+    this.#ring = this.#cqes = new Int32Array(0);
+    this.#sqes = new Uint32Array(0);
     for (const { address, length } of this.#maps.splice(0)) unmapBuffer(address, length);
     closeSync(this.#fd);
   }
