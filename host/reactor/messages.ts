@@ -2,6 +2,7 @@
 
 import type { RingConfig } from "../core/blkif.js";
 import type { Platform } from "../platform/platform.js";
+import type { Result } from "../storage/device.js";
 import type { Store } from "../storage/raw.js";
 
 export type EngineName = "io_uring" | "libuv";
@@ -45,7 +46,13 @@ export type Said =
   | { readonly event: "started"; readonly engine: EngineName; readonly missing: string | null }
   | { readonly event: "answer"; readonly id: number; readonly result: number; readonly error: string | null }
   | { readonly event: "halt"; readonly ring: number; readonly why: string }
-  | { readonly event: "error"; readonly ring: number; readonly operation: string; readonly message: string };
+  | {
+      readonly event: "error";
+      readonly ring: number;
+      readonly operation: string;
+      readonly message: string;
+      readonly result: Result;
+    };
 
 /** Totals that a reactor thread keeps where the main thread sees them. */
 export const STATISTICS = [

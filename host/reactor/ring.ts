@@ -20,7 +20,7 @@ export interface RingOptions {
   /** The ring takes no more requests: the guest has spoilt it, or the core failed over it. Called at most once. */
   readonly onHalt: (why: string) => void;
   /** An I/O failed. */
-  readonly onError: (operation: string, error: Error | undefined) => void;
+  readonly onError: (operation: string, error: Error | undefined, result: Result) => void;
 }
 
 /** What a ring needs of the reactor that it is attached to. */
@@ -193,7 +193,7 @@ export class Ring implements IoOwner {
   ended(slot: number, result: Result, error?: Error): void {
     this.#ios--;
     if (result !== Result.Success) {
-      this.#options.onError(OPERATIONS[this.#core.ioAt(slot).operation] ?? "I/O", error);
+      this.#options.onError(OPERATIONS[this.#core.ioAt(slot).operation] ?? "I/O", error, result);
     }
     if (!this.#broken) this.#core.setCompletion(this.#completions++, slot, result);
     this.#wantRun();

@@ -157,7 +157,7 @@ export class ReactorThread {
       if (said.error === null) waiting?.resolve(said.result);
       else waiting?.reject(new Error(said.error));
     } else if (said.event === "halt") this.#listeners.get(said.ring)?.onHalt(said.why);
-    else this.#listeners.get(said.ring)?.onError(said.operation, new Error(said.message));
+    else this.#listeners.get(said.ring)?.onError(said.operation, new Error(said.message), said.result);
   }
 
   /** Works in the midst of process.exit(), too. */

@@ -3,6 +3,7 @@ import { parentPort, receiveMessageOnPort, workerData } from "node:worker_thread
 import { viewMemory } from "../core/memory.js";
 import { readNonBlocking } from "../platform/libc.js";
 import { openDomain } from "../platform/platform.js";
+import { Result } from "../storage/device.js";
 import type { IoEngine } from "../storage/engine.js";
 import { libuvEngine } from "../storage/libuv.js";
 import type { RawDevice } from "../storage/raw.js";
@@ -78,6 +79,7 @@ class ReactorThread {
     const device = this.#disks.take(store);
     const engine = this.#engine;
     let told = Number.NEGATIVE_INFINITY;
+    const incapable = new Set<string>();
     try {
       const ring = await this.#reactor.attach(
         {
@@ -89,11 +91,15 @@ class ReactorThread {
               ? new UringQueue(engine, device, core, owner)
               : new DeviceQueue(device, core, owner),
           onHalt: (why) => say({ event: "halt", ring: number, why }),
-          onError: (operation, error) => {
+          onError: (operation, error, result) => {
             const now = performance.now();
-            if (now - told < ERROR_INTERVAL_MS) return;
+            // What the store cannot do is to be known, even if there was another error a moment ago.
+            const news = result === Result.Unsupported && !incapable.has(operation);
+            if (now - told < ERROR_INTERVAL_MS && !news) return;
             told = now;
-            say({ event: "error", ring: number, operation, message: error?.message ?? "unknown error" });
+            if (news) incapable.add(operation);
+            const message = error?.message ?? "unknown error";
+            say({ event: "error", ring: number, operation, message, result });
           },
         },
         remotePort,

@@ -15,6 +15,7 @@ export class Announcement {
   #checking: Promise<void> | null = null;
   #asking: Promise<void> | null = null;
   #asked = false;
+  #discardLost = false;
 
   /** `toolstack` is what the connection was made for. */
   constructor(connection: Connection, toolstack: BackendKeys, features: Features) {
@@ -52,6 +53,12 @@ export class Announcement {
     return this.#changes() !== null;
   }
 
+  /** The store has answered that it does not know how to discard: it may live in another thread than its offer. */
+  loseDiscard(): void {
+    // Where both were offered, it may have been the secure one.
+    this.#discardLost = !this.#connection.device.canSecureDiscard;
+  }
+
   /** Looks at the size for somebody who wants it told in any case; resolves when it is known. */
   ask(): Promise<void> {
     const ask = async (): Promise<void> => {
@@ -86,6 +93,7 @@ export class Announcement {
   }
 
   #now(): Record<string, string> {
-    return deviceKeys(this.#connection.device, this.#toolstack, this.#features);
+    const keys = deviceKeys(this.#connection.device, this.#toolstack, this.#features);
+    return this.#discardLost ? { ...keys, "feature-discard": "0" } : keys;
   }
 }

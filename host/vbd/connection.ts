@@ -2,7 +2,7 @@
 import * as abi from "../../assembly/abi.js";
 import { addCounters, type Counters } from "../core/blkif.js";
 import type { AttachedRing, RingHost } from "../reactor/ring-host.js";
-import type { BlockDevice } from "../storage/device.js";
+import type { BlockDevice, Result } from "../storage/device.js";
 import { type BackendKeys, canDiscard, type Features } from "./backend-keys.js";
 import type { FrontendConfig } from "./frontend.js";
 
@@ -17,7 +17,7 @@ export interface ConnectionOptions {
   readonly device: BlockDevice;
   /** A ring takes no more requests; once for each ring. */
   readonly onHalt: (why: string) => void;
-  readonly onError: (operation: string, error: Error | undefined) => void;
+  readonly onError: (operation: string, error: Error | undefined, result: Result) => void;
 }
 
 export interface ConnectionStatus {

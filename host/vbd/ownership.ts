@@ -1,5 +1,19 @@
-/** Who may write what we believe (XSA-175, XSA-178). */
+/** Whose a vbd is, and who may write what we believe of it (XSA-175, XSA-178). */
 import type { Xenstore } from "../platform/ports.js";
+import type { BackendKeys } from "./backend-keys.js";
+import { quote } from "./diagnostics.js";
+
+/** What a directory says must agree with where it is: if not, a mistake of the toolstack, or an attack. */
+export function strangerIn(
+  { frontendId, frontend }: BackendKeys,
+  domid: number,
+  expected: string,
+  directory: string,
+): Error | null {
+  if (frontendId === String(domid) && frontend === expected) return null;
+  const claim = `frontend-id ${quote(frontendId ?? "")} and frontend ${quote(frontend ?? "")}`;
+  return new Error(`${claim} do not belong to ${directory}`);
+}
 
 /** The keys that decide which store is opened, and how. */
 const DECISIVE = ["params", "physical-device-path", "physical-device", "mode"];

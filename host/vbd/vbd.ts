@@ -11,6 +11,7 @@ import { addCounters, noCounters } from "../core/blkif.js";
 import { type Xenstore, XenstoreError, type XenstoreWatch } from "../platform/ports.js";
 import { parseState, XenbusState as State, type XenbusState } from "../platform/xenbus-state.js";
 import type { RingHost } from "../reactor/ring-host.js";
+import { Result } from "../storage/device.js";
 import { DeviceError, openDevice } from "../storage/open.js";
 import { Announcement } from "./announcement.js";
 import { type BackendKeys, type Features, offerKeys, parseMode, readBackendKeys } from "./backend-keys.js";
@@ -21,7 +22,6 @@ import {
   detachMessage,
   openMessage,
   PacedLog,
-  quote,
   resizeMessage,
 } from "./diagnostics.js";
 import { Failure } from "./failure.js";
@@ -30,7 +30,7 @@ import { storeOf, type Verdict } from "./hotplug.js";
 import { type Kind, kindOf } from "./kind.js";
 import { Looker } from "./looker.js";
 import { type VbdId, vbdName } from "./name.js";
-import { checkWriters } from "./ownership.js";
+import { checkWriters, strangerIn } from "./ownership.js";
 import { type VbdStatus, waitsFor } from "./status.js";
 import { type Open, StoreOpener } from "./store-opener.js";
 import { writeInState } from "./xenbus.js";
@@ -198,8 +198,9 @@ export class Vbd {
     if (this.#frontendWrote) this.#refusal = null;
     this.#frontendWrote = false;
     this.#frontendState = parseState(await xenstore.read(`${this.#frontend}/state`));
-    const stranger = this.#strangerIn(keys) ?? this.#unservable(keys);
-    if (stranger) return this.#refuse(stranger);
+    const stranger = strangerIn(keys, this.id.domid, this.#frontend, this.directory);
+    const objection = stranger ?? this.#unservable(keys);
+    if (objection) return this.#refuse(objection);
     if (keys.state === State.Initialising) return this.#offer();
     if (this.#dead) return this.#close();
     if (this.#refusal) return this.#refuse(this.#refusal);
@@ -220,20 +221,14 @@ export class Vbd {
       case State.Closing:
         // I/O goes on: Linux says Closing, too, while the disk is still mounted.
         if (keys.state < State.Closing) await this.#switch(State.Closing);
+        else if (!keys.online) await this.#closeIfAsked(keys);
         return;
       case State.Closed:
         return this.#close();
       default:
         // No frontend: not there yet, or gone. Nobody would answer to a Closing.
-        if (this.#connection || keys.state === State.Closing || !keys.online) await this.#close();
+        if (keys.state !== State.InitWait || !keys.online) await this.#close();
     }
-  }
-
-  /** What the directory says must agree with where it is (XSA-175): a mistake of the toolstack, or an attack. */
-  #strangerIn({ frontendId, frontend }: BackendKeys): Error | null {
-    if (frontendId === String(this.id.domid) && frontend === this.#frontend) return null;
-    const claim = `frontend-id ${quote(frontendId ?? "")} and frontend ${quote(frontend ?? "")}`;
-    return new Error(`${claim} do not belong to ${this.directory}`);
   }
 
   /**
@@ -332,10 +327,11 @@ export class Vbd {
       config,
       device: this.#opener.take(),
       onHalt: (why) => this.#say("halt", `${why}; this ring takes no more`),
-      onError: (operation, error) => {
+      onError: (operation, error, result) => {
         this.#say("error", `${operation} failed: ${error?.message ?? "unknown error"}`);
-        // Perhaps the store has just found out that it does not know how.
-        if (operation === "discard") void this.checkStore();
+        if (operation !== "discard" || result !== Result.Unsupported) return;
+        this.#announcement?.loseDiscard();
+        this.look();
       },
     });
   }

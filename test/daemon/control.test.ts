@@ -1,14 +1,17 @@
 /** The control socket, with clients that behave and others. */
 import assert from "node:assert/strict";
-import { existsSync, mkdtempSync, rmSync, statSync } from "node:fs";
+import { existsSync, mkdtempSync, rmSync, statSync, truncateSync, writeFileSync } from "node:fs";
 import { createConnection, type Socket } from "node:net";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
 import { after, before, test } from "node:test";
 import { type ControlHandler, ControlServer, control } from "../../host/daemon/control.js";
 import { controlSocket, serve } from "../../host/daemon/serve.js";
+import { joinGuest } from "../../host/guest/process.js";
 import { LoopbackHost } from "../../host/platform/loopback/host.js";
+import { addVbd } from "../../host/toolstack/vbd.js";
 import { DEFAULT_FEATURES } from "../../host/vbd/backend-keys.js";
+import type { VbdStatus } from "../../host/vbd/status.js";
 import { openFiles, until } from "../vbd/harness.js";
 
 const LIMIT = { timeout: 10_000 };
@@ -173,6 +176,47 @@ test("nobody there, somebody else there, and one that hangs up", LIMIT, async ()
   await other.close();
   await assert.rejects(hanging, /closed the connection|no daemon answers/);
   assert.equal(existsSync(`${path}.2`), false);
+});
+
+test("a daemon's socket: why a disk waits, and a disk that grows", { timeout: 30_000 }, async () => {
+  const host = await LoopbackHost.start();
+  const platform = { kind: "loopback", directory: host.directory, domid: 0 } as const;
+  const daemon = await serve({ platform, kind: "vbd", features: DEFAULT_FEATURES, log: () => {} }, () => {});
+  const socket = controlSocket(platform, "vbd");
+  const first = async () => (await control<{ vbds: VbdStatus[] }>(socket, { command: "list" })).vbds[0];
+  const image = join(host.directory, "disk.img");
+  writeFileSync(image, new Uint8Array(1 << 20));
+  try {
+    await host.createGuest(1, 16 << 20);
+    const spec = { backendDomid: 0, domid: 1, devid: 51712, path: image, mode: "w", dev: "xvda" };
+    await addVbd(host.xenstore, spec);
+    await until("it waits", async () => (await first())?.hotplugStatus === "connected");
+    const { name, state, online, hotplugStatus, waitsFor, error } = await first();
+    assert.deepEqual(
+      { name, state, online, hotplugStatus, waitsFor, error },
+      {
+        name: "xbdback1i51712",
+        state: 2,
+        online: true,
+        hotplugStatus: "connected",
+        waitsFor: "the frontend; it is at Initialising (1)",
+        error: null,
+      },
+    );
+    const resize = { command: "resize", vbd: "xbdback1i51712" };
+    await assert.rejects(control(socket, resize), /is not connected; its size is looked at when it connects/);
+    await assert.rejects(control(socket, { command: "resize" }), /there is no vbd ""/);
+    const { disk, stop } = await joinGuest(host.directory, 1, 51712, {});
+    truncateSync(image, 3 << 20);
+    assert.deepEqual(await control(socket, resize), { ok: true, size: 3 << 20 });
+    await until("the guest knows", () => disk.size === 3 << 20);
+    await disk.write((3 << 20) - 4096, new Uint8Array(4096).fill(1));
+    assert.equal((await first()).waitsFor, null);
+    await stop();
+  } finally {
+    await daemon.stop();
+    await host.close();
+  }
 });
 
 test(

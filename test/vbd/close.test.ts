@@ -130,7 +130,7 @@ function spec() {
   return { backendDomid: 0, domid: DOMID, devid: DEVID, path: "", mode: "w", dev: "xvda" };
 }
 
-for (const state of [1, 2, 3, 6, null]) {
+for (const state of [1, 2, 3, 5, 6, null]) {
   test(
     `the toolstack's 5 while the frontend is ${state ?? "gone"} and has no connection is answered at once`,
     LIMIT,

@@ -51,6 +51,26 @@ test(
   }),
 );
 
+test(
+  "xenstored tells of a death as Xen's does: when the guest is gone, and its nodes are still there",
+  LIMIT,
+  onMachine(async (machine) => {
+    const guest = await machine.guest();
+    const seen: unknown[] = [];
+    await machine.xenstore.watch("@releaseDomain", async () => {
+      const introduced = await machine.xenstore.isDomainIntroduced(DOMID);
+      seen.push([introduced, await machine.xenstore.read("/local/domain/1/domid")]);
+    });
+    await until("the first event has come", () => seen.length === 1);
+    assert.deepEqual(seen.splice(0), [[true, "1"]]);
+    // A guest may not ask.
+    assert.equal(await guest.xenstore.isDomainIntroduced(DOMID), null);
+    await machine.host.killGuest(DOMID);
+    await until("its death is told", () => seen.length === 1);
+    assert.deepEqual(seen, [[false, "1"]]);
+  }),
+);
+
 for (const [name, write] of Object.entries({
   "the frontend's state": (machine: Machine) => machine.xenstore.write(`${frontendPath()}/state`, "3"),
   "the frontend's state, back at 1": (machine: Machine) =>

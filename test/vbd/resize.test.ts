@@ -155,10 +155,11 @@ test(
   }),
 );
 
-{
+for (const itself of [true, false]) {
   const { devices, open } = testDevices();
   test(
-    "a store that turns out not to know discard: EOPNOTSUPP once, and the key says 0 from then on",
+    `a store that turns out not to know discard (${itself ? "and says so itself" : "in a thread of its own"}): ` +
+      "EOPNOTSUPP once, and the key says 0 from then on",
     LIMIT,
     onMachine(
       async (machine) => {
@@ -167,7 +168,7 @@ test(
         const device = devices.get(path)!;
         device.fault = (operation) => {
           if (operation !== "discard") return null;
-          device.canDiscard = false;
+          device.canDiscard = !itself;
           return Result.Unsupported;
         };
         await assert.rejects(disk.discard(0, 4096), { code: "EOPNOTSUPP" });
@@ -186,7 +187,10 @@ test(
       { open },
     ),
   );
+}
 
+{
+  const { devices, open } = testDevices();
   test(
     "a store that does not tell its size keeps nobody: not the toolstack, and not twice",
     LIMIT,

@@ -84,6 +84,11 @@ function suite(name: string, start: () => Promise<Running>, skip: string | false
       await assert.rejects(store.setPermissions("/nope", ["n0"]), /set permissions of \/nope: ENOENT/);
     });
 
+    test("which domains there are", async () => {
+      assert.equal(await store.isDomainIntroduced(0), true);
+      assert.equal(await store.isDomainIntroduced(4711), false);
+    });
+
     test("requests are answered each by its own answer", async () => {
       await Promise.all(Array.from({ length: 500 }, (_, i) => store.write(`/many/${i % 50}`, `${i}`)));
       const values = await Promise.all(Array.from({ length: 50 }, (_, i) => store.read(`/many/${i}`)));
