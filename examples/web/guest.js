@@ -37,8 +37,10 @@ const element = (id) => document.getElementById(id);
 
 /** Shows the ring, and whether the guest has read what it wrote. */
 export function show(memory) {
-  element("indices").textContent = ["REQ_PROD", "REQ_EVENT", "RSP_PROD", "RSP_EVENT"]
-    .map((name) => `${name.toLowerCase()} ${memory.getUint32(abi[`SRING_${name}`], true)}`)
+  const { SRING_REQ_PROD, SRING_REQ_EVENT, SRING_RSP_PROD, SRING_RSP_EVENT } = abi;
+  const indices = Object.entries({ SRING_REQ_PROD, SRING_REQ_EVENT, SRING_RSP_PROD, SRING_RSP_EVENT });
+  element("indices").textContent = indices
+    .map(([name, at]) => `${name.slice(6).toLowerCase()} ${memory.getUint32(at, true)}`)
     .join(", ");
   for (let i = 0; i < memory.getUint32(abi.SRING_RSP_PROD, true); i++) {
     const at = entry(i);

@@ -5,38 +5,18 @@
 import assert from "node:assert/strict";
 import { readFileSync } from "node:fs";
 import { test } from "node:test";
-import binaryen from "binaryen";
 import * as abi from "../../assembly/abi.js";
 import { BARRIER, FLUSH, Guest, OKAY, READ, RESERVED, WRITE } from "./guest.js";
 import { ALL_FEATURES, Harness, type HarnessOptions } from "./harness.js";
+import { type Access, instrument, watched } from "./instrument.js";
 import { type Layout, strideOf, type WireRequest } from "./wire.js";
 
-function instrument(): WebAssembly.Module {
-  const wasm = binaryen.readBinary(readFileSync(new URL("../../blkif.wasm", import.meta.url)));
-  wasm.runPasses(["instrument-memory"]);
-  const module = new WebAssembly.Module(wasm.emitBinary() as Uint8Array<ArrayBuffer>);
-  wasm.dispose();
-  return module;
-}
-
-const instrumented = instrument();
-
-type Access = (at: number, bytes: number) => void;
+const instrumented = instrument(readFileSync(new URL("../../blkif.wasm", import.meta.url)));
 
 /** A harness whose core calls `onLoad` and `onStore` before it touches what the guest can write. */
 function setup(options: HarnessOptions, onLoad: Access, onStore: Access): { h: Harness; guest: Guest } {
   const h = new Harness(options);
-  const watch = (access: Access) => (_: number, bytes: number, offset: number, base: number) => {
-    if (base + offset + bytes > abi.SRING) access(base + offset, bytes);
-    return base;
-  };
-  const same = (_: number, value: unknown): unknown => value;
-  const imports: Record<string, WebAssembly.ImportValue> = { memory: h.memory.memory };
-  for (const { name, kind } of WebAssembly.Module.imports(instrumented))
-    if (kind === "function") imports[name] = same;
-  Object.assign(imports, { load_ptr: watch(onLoad), store_ptr: watch(onStore) });
-  const instance = new WebAssembly.Instance(instrumented, { env: imports });
-  const { attach, step } = instance.exports as Record<string, (n?: number) => number>;
+  const { attach, step } = watched(instrumented, h, abi.SRING, onLoad, onStore);
   assert.equal(attach(), abi.ATTACH_OK);
   h.stepper = step;
   return { h, guest: new Guest(h) };

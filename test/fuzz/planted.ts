@@ -51,6 +51,10 @@ export async function withBug<T>(bug: Bug, use: (root: string) => Promise<T>): P
 
 /** blkif.wasm of such a directory. */
 export function compileCore(root: string): WebAssembly.Module {
+  return new WebAssembly.Module(compileCoreBytes(root));
+}
+
+export function compileCoreBytes(root: string): Buffer<ArrayBuffer> {
   const asc = join(ROOT, "node_modules/assemblyscript/bin/asc.js");
   const file = join(root, "blkif.wasm");
   const options = [
@@ -64,5 +68,5 @@ export function compileCore(root: string): WebAssembly.Module {
     file,
   ];
   run(process.execPath, [asc, "assembly/index.ts", ...options], root);
-  return new WebAssembly.Module(readFileSync(file));
+  return readFileSync(file);
 }
