@@ -1,7 +1,7 @@
 /** The report as an SVG: for each row, bars of IOPS to fio's, with the range of the repeats. */
 import type { Measured } from "../statistics.js";
 import type { Report } from "./report.js";
-import type { ContestantResult, RowResult, ScaleResult } from "./results.js";
+import { bestLoad, type ContestantResult, type RowResult, type ScaleResult } from "./results.js";
 
 const WIDTH = 920;
 const MARGIN = 28;
@@ -165,9 +165,10 @@ function legend(chart: Chart): void {
   }
 }
 
-function scaleWords({ vbds, memoryPerVbd, attach, iops }: ScaleResult): string {
+function scaleWords(scale: ScaleResult): string {
+  const { vbds, memoryPerVbd, attach } = scale;
   const memory = `${(memoryPerVbd.pss / 2 ** 20).toFixed(2)} MiB each when idle`;
-  return `${vbds} vbd${vbds > 1 ? "s" : ""}: ${memory}, attached in ${attach.median.toFixed(0)} ms each, ${short(iops.median)} IOPS together`;
+  return `${vbds} vbd${vbds > 1 ? "s" : ""}: ${memory}, attached in ${attach.median.toFixed(0)} ms each, ${short(bestLoad(scale).iops.median)} IOPS together`;
 }
 
 function subtitle({ environment, repeats, seconds }: Report): string {

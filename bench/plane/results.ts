@@ -32,8 +32,13 @@ export interface RowResult extends Omit<Row, "peers" | "quick"> {
   readonly addedLatency: Measured | null;
 }
 
-export interface ScaleResult extends Omit<ScaleSamples, "iops" | "serverCpu"> {
+export interface ScaleResult extends Omit<ScaleSamples, "loads"> {
   readonly name: string;
+  readonly loads: readonly LoadResult[];
+}
+
+export interface LoadResult {
+  readonly depth: number;
   readonly iops: Measured;
   readonly serverCpu: Measured;
 }
@@ -97,6 +102,16 @@ export function rowResult({ row, samples, syscalls, left }: RowSamples): RowResu
   };
 }
 
-export function scaleResult(name: string, { iops, serverCpu, ...rest }: ScaleSamples): ScaleResult {
-  return { name, ...rest, iops: summary(iops)!, serverCpu: summary(serverCpu)! };
+export function scaleResult(name: string, { loads, ...rest }: ScaleSamples): ScaleResult {
+  const summarised = loads.map(({ depth, iops, serverCpu }) => ({
+    depth,
+    iops: summary(iops)!,
+    serverCpu: summary(serverCpu)!,
+  }));
+  return { name, ...rest, loads: summarised };
+}
+
+/** The load that all vbds together did most of. */
+export function bestLoad({ loads }: ScaleResult): LoadResult {
+  return loads.reduce((best, load) => (load.iops.median > best.iops.median ? load : best));
 }

@@ -14,11 +14,15 @@ export interface ScaleSamples {
   readonly memoryPerVbd: MemoryUse;
   /** Milliseconds of each, one after the other. */
   readonly attach: { readonly median: number; readonly max: number };
-  /** Of all together, 4 KiB random reads with O_DIRECT; one value a repeat. */
-  readonly iops: readonly number[];
+  readonly loads: readonly LoadSamples[];
+}
+
+/** All vbds together, 4 KiB random reads with O_DIRECT; one value a repeat. */
+export interface LoadSamples {
   /** On each vbd. */
   readonly depth: number;
-  /** CPU seconds of the daemon for 100,000 I/Os; one value a repeat. */
+  readonly iops: readonly number[];
+  /** CPU seconds of the daemon for 100,000 I/Os. */
   readonly serverCpu: readonly number[];
 }
 
@@ -27,8 +31,9 @@ const DISKS_PER_GUEST = 16;
 const GUEST_MEMORY = 64 << 20;
 const IN_FLIGHT = 2 << 20;
 const IMAGE_BYTES = 4 << 20;
-/** I/Os under way at once over all vbds, if there are not more vbds than that. */
-const TOTAL_DEPTH = 128;
+/** I/Os under way at once over all vbds, but at least one for each; and four times as many. */
+const TOTAL_DEPTH = 32;
+const DEEPER = 4;
 const SETTLE_MS = 1000;
 const WARM_UP_SECONDS = 2;
 
@@ -63,12 +68,13 @@ export async function measureScale(
     await sleep(SETTLE_MS);
     const after = memoryUse(machine.backendPid);
     const depth = Math.max(1, Math.floor(TOTAL_DEPTH / vbds));
+    const loads: LoadSamples[] = [];
+    for (const each of [depth, depth * DEEPER]) loads.push(await throughput(machine, each, seconds, repeats));
     return {
       vbds,
       memoryPerVbd: { rss: (after.rss - before.rss) / vbds, pss: (after.pss - before.pss) / vbds },
       attach: { median: median(attach), max: Math.max(...attach) },
-      depth,
-      ...(await throughput(machine, depth, seconds, repeats)),
+      loads,
     };
   } finally {
     await machine.stop();
@@ -81,7 +87,7 @@ async function throughput(
   depth: number,
   seconds: number,
   repeats: number,
-): Promise<{ iops: number[]; serverCpu: number[] }> {
+): Promise<LoadSamples> {
   const job = { blockSize: 4096, depth, readPercent: 100, sequential: false, seconds };
   // Every ring maps its pages in its first requests, and V8 compiles.
   await machine.load({ ...job, seconds: WARM_UP_SECONDS });
@@ -93,5 +99,5 @@ async function throughput(
     iops.push(operations / seconds);
     serverCpu.push(per100k(cpuSeconds(machine.backendPid) - cpu, operations));
   }
-  return { iops, serverCpu };
+  return { depth, iops, serverCpu };
 }

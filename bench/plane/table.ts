@@ -71,13 +71,16 @@ export function rowLines({ name, contestants, left, syscalls }: RowResult): stri
 }
 
 export function scaleLines(scale: ScaleResult): string {
-  const { name, memoryPerVbd, attach, iops, depth, serverCpu } = scale;
+  const { name, memoryPerVbd, attach, loads } = scale;
   return [
     name,
     `  memory of an idle vbd ${two(memoryPerVbd.pss / MIB)} MiB PSS, ${two(memoryPerVbd.rss / MIB)} MiB RSS`,
     `  attach ${attach.median.toFixed(1)} ms (median), ${attach.max.toFixed(1)} ms (longest)`,
-    `  all together ${whole(iops.median)} IOPS (${range(iops, whole)}) at depth ${depth} each; ` +
-      `server ${two(serverCpu.median)} CPU s for 100k`,
+    ...loads.map(
+      ({ depth, iops, serverCpu }) =>
+        `  all together ${whole(iops.median)} IOPS (${range(iops, whole)}) at depth ${depth} each; ` +
+        `server ${two(serverCpu.median)} CPU s for 100k`,
+    ),
   ].join("\n");
 }
 

@@ -7,6 +7,7 @@ import { join } from "node:path";
 import { test } from "node:test";
 import { fileURLToPath } from "node:url";
 import type { Report } from "../../bench/plane/report.js";
+import { bestLoad, scaleResult } from "../../bench/plane/results.js";
 import { rows } from "../../bench/plane/rows.js";
 
 const program = fileURLToPath(new URL("../../bench/plane/main.js", import.meta.url));
@@ -58,6 +59,21 @@ test("one tiny row gives a report as documented", { timeout: 150_000 }, (t) => {
   for (const key of keysOf(report))
     assert.ok(documentation.includes(`\`${key}\``), `${key} is not documented`);
   assert.match(readFileSync(join(output, "bench.svg"), "utf8"), /^<svg .*<\/svg>\n$/s);
+});
+
+test("what is told of many disks is documented; the better of two depths counts", () => {
+  const result = scaleResult("scale/8", {
+    vbds: 8,
+    memoryPerVbd: { rss: 2, pss: 1 },
+    attach: { median: 10, max: 20 },
+    loads: [
+      { depth: 4, iops: [100, 300, 200], serverCpu: [1, 1, 1] },
+      { depth: 16, iops: [150, 120, 130], serverCpu: [1, 1, 1] },
+    ],
+  });
+  for (const key of keysOf(result))
+    assert.ok(documentation.includes(`\`${key}\``), `${key} is not documented`);
+  assert.deepEqual(bestLoad(result).iops, { median: 200, min: 100, max: 300 });
 });
 
 test("an interrupted run leaves nothing in its directory", { timeout: 60_000 }, async (t) => {
