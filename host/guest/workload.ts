@@ -108,7 +108,11 @@ function holds(words: Uint32Array, at: number, sector: number, generation: numbe
   return true;
 }
 
-class Workload {
+/**
+ * A disk that holds nothing but zeros at first, and what has been written to it since: {@link run} may be called again,
+ * after the disk was disconnected and connected, too.
+ */
+export class Workload {
   readonly #disk: GuestDisk;
   readonly #options: WorkloadOptions;
   readonly #model: Model;
@@ -126,8 +130,14 @@ class Workload {
     this.#unit = disk.sectorSize / 512;
   }
 
+  /** `operations` of them, `depth` at once. Rejects as {@link runWorkload}. */
+  async run(): Promise<void> {
+    this.#started = this.#done = 0;
+    await Promise.all(Array.from({ length: this.#options.depth }, () => this.#worker()));
+  }
+
   /** One of `depth` workers: an operation after the other until enough were started. */
-  async worker(): Promise<void> {
+  async #worker(): Promise<void> {
     const bytes = new Uint8Array(MAX_SECTORS * 512);
     while (this.#started < this.#options.operations) {
       this.#started++;
@@ -225,7 +235,7 @@ export async function runWorkload(
 ): Promise<WorkloadResult> {
   const workload = new Workload(disk, options);
   const start = performance.now();
-  await Promise.all(Array.from({ length: options.depth }, () => workload.worker()));
+  await workload.run();
   const seconds = (performance.now() - start) / 1000;
   await disk.flush();
   await workload.verifyAll(each);

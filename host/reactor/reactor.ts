@@ -7,6 +7,8 @@ import type { EventChannels, GrantTable } from "../platform/ports.js";
 import { Ring, type RingOptions } from "./ring.js";
 
 const MAX_PORTS_A_READ = 64;
+/** Rings that a driver may look at again and again. */
+const MAX_WATCHED = 16;
 /** How often persistent grants are looked at: Linux's LRU_INTERVAL, and a longer time while no ring is in use. */
 const TRIM_INTERVAL_MS = 100;
 const IDLE_TRIM_INTERVAL_MS = 5000;
@@ -14,6 +16,8 @@ const IDLE_TRIM_INTERVAL_MS = 5000;
 export class Reactor {
   /** Called when a ring wants {@link turn} and none did before. */
   onReady: () => void = () => {};
+  /** Whether {@link quiet} and its like are going to be called. */
+  watching = false;
   /** Passes that rings have made, and reads of event channels. */
   passes = 0;
   eventReads = 0;
@@ -25,6 +29,9 @@ export class Reactor {
   /** Rings that want a pass, and those of them that get it in this turn. */
   #ready: Ring[] = [];
   #running: Ring[] = [];
+  /** Rings that were at work since {@link listen}; frontends of theirs are asked for events, or not. */
+  readonly #recent: Ring[] = [];
+  #listening = true;
   /** Channels that stay masked for a while: when they may be heard again. */
   readonly #masked: { port: number; ring: Ring; until: number }[] = [];
   /** When persistent grants are looked at; Infinity while there are none. */
@@ -113,6 +120,41 @@ export class Reactor {
     running.length = 0;
   }
 
+  /**
+   * For a driver that looks for requests again and again instead of sleeping: asks the frontends of rings that were
+   * at work lately for no events. False when they are too many to look at. {@link listen} must come before a sleep.
+   */
+  quiet(): boolean {
+    if (this.#recent.length > MAX_WATCHED) return false;
+    this.#listening = false;
+    for (const ring of this.#recent) ring.askForNoEvents();
+    return true;
+  }
+
+  /** Lets those of these rings make a pass that have new requests: true if one had. */
+  look(): boolean {
+    let found = false;
+    for (let i = 0; i < this.#recent.length; i++) {
+      const ring = this.#recent[i];
+      if (!ring.hasRequests) continue;
+      found = true;
+      this.#run(ring);
+    }
+    return found;
+  }
+
+  /** Asks for events where {@link quiet} has asked for none. A pass does that: true if there may be work to hand over. */
+  listen(): boolean {
+    const recent = this.#recent;
+    const quiet = !this.#listening;
+    this.#listening = true;
+    // The list grows by none: all of them are on it.
+    if (quiet) for (const ring of recent) this.#run(ring);
+    for (const ring of recent) ring.recent = false;
+    recent.length = 0;
+    return quiet;
+  }
+
   /** What is due by the clock. */
   tick(): void {
     const now = performance.now();
@@ -133,17 +175,20 @@ export class Reactor {
 
   #event(ring: Ring): number {
     this.#noteUse(ring);
-    this.passes++;
     return ring.event();
   }
 
   #run(ring: Ring): void {
     this.#noteUse(ring);
-    this.passes++;
     ring.run();
   }
 
   #noteUse(ring: Ring): void {
+    this.passes++;
+    if (this.watching && !ring.recent) {
+      ring.recent = true;
+      this.#recent.push(ring);
+    }
     if (this.#active || !ring.keepsPages) return;
     this.#active = true;
     this.#trimAt = Math.min(this.#trimAt, performance.now() + TRIM_INTERVAL_MS);

@@ -40,6 +40,8 @@ const MAX_MASK_MS = 64;
 
 export class Ring implements IoOwner {
   readonly port: number;
+  /** For the reactor: it is on its list of rings that were at work lately. */
+  recent = false;
   readonly #options: RingOptions;
   readonly #place: RingPlace;
   readonly #memory: LinearMemory;
@@ -99,6 +101,18 @@ export class Ring implements IoOwner {
   /** Whether it waits for {@link run}. */
   get ready(): boolean {
     return this.#ready;
+  }
+
+  /** Whether the frontend has put requests on the ring since the last pass. */
+  get hasRequests(): boolean {
+    if (this.#halted || this.#detached || this.#broken) return false;
+    return this.#memory.u32[abi.SRING_REQ_PROD >> 2] !== this.#reqCons;
+  }
+
+  /** Asks the frontend for no events. The next pass, which must come soon, asks for them again. */
+  askForNoEvents(): void {
+    // An index that was passed already is never passed again: see RING_PUSH_REQUESTS_AND_CHECK_NOTIFY.
+    if (!this.#detached) this.#memory.u32[abi.SRING_REQ_EVENT >> 2] = this.#reqCons;
   }
 
   /** Whether there are persistent grants that {@link trim} should look at. */

@@ -8,6 +8,14 @@ import type { Reactor } from "./reactor.js";
 /** While something waits for Node's event loop (a reply of the hypervisor), how long the thread waits at a time. */
 const EVENT_LOOP_MS = 1;
 
+/**
+ * With many transfers under way, a wake-up for each would cost more than the transfer. So the thread sleeps until a
+ * part of them has ended, but no longer than this once there is something for it to do.
+ */
+const PATIENCE_US = 30;
+const PATIENCE_SHIFT = 2;
+const MAX_AWAITED = 16;
+
 export interface UringLoopOptions {
   readonly reactor: Reactor;
   readonly engine: UringEngine;
@@ -24,6 +32,8 @@ export class UringLoop {
   readonly #options: UringLoopOptions;
   /** Things that wait for Node's event loop. */
   #pending = 0;
+  /** Whether looking for work has found any lately. */
+  #looks = true;
   #rung = false;
   #woken = false;
   #stopped = false;
@@ -54,7 +64,8 @@ export class UringLoop {
   }
 
   async run(): Promise<void> {
-    const { reactor, engine, wakeFd } = this.#options;
+    const { reactor, engine, wakeFd, pollUs } = this.#options;
+    reactor.watching = pollUs > 0;
     engine.poll(reactor.fd, this.#onRing);
     engine.poll(wakeFd, this.#onWoken);
     while (!this.#stopped) {
@@ -88,6 +99,48 @@ export class UringLoop {
     onTurn();
     if (reactor.ready || this.#stopped || timeout <= 0) ring.enter(0, 0);
     else if (this.#pending > 0 || engine.foreign > 0) ring.enter(1, Math.min(timeout, EVENT_LOOP_MS));
-    else ring.enter(1, timeout);
+    else if (!this.#findWork()) {
+      // The frontends are to ring from now on; what they have not rung for is found here.
+      if (reactor.listen()) ring.enter(0, 0);
+      else this.#sleep(timeout);
+    }
+  }
+
+  #sleep(timeout: number): void {
+    const { engine, pollUs } = this.#options;
+    const { ring } = engine;
+    const awaited = ring.canWaitForMore ? Math.min(engine.underWay >> PATIENCE_SHIFT, MAX_AWAITED) : 0;
+    if (awaited > 1) {
+      ring.enter(awaited, timeout, PATIENCE_US);
+      return;
+    }
+    if (pollUs === 0) {
+      ring.enter(1, timeout);
+      return;
+    }
+    const start = performance.now();
+    ring.enter(1, timeout);
+    // Looking would have found it: it is worth while the next time.
+    if ((performance.now() - start) * 1000 < pollUs) this.#looks = true;
+  }
+
+  /** Looks for work without sleeping, for some microseconds, as long as that finds any. */
+  #findWork(): boolean {
+    const { reactor, engine, pollUs } = this.#options;
+    const { ring } = engine;
+    if (pollUs === 0 || !this.#looks) return false;
+    if (ring.prepared > 0) ring.enter(0, 0);
+    if (ring.ready > 0) return true;
+    if (!reactor.quiet()) return false;
+    const end = performance.now() + pollUs / 1000;
+    do {
+      if (ring.promising) {
+        ring.enter(0, 0);
+        return true;
+      }
+      if (reactor.look()) return true;
+    } while (performance.now() < end);
+    this.#looks = false;
+    return false;
   }
 }

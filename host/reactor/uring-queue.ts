@@ -66,6 +66,7 @@ export class UringQueue implements IoQueue, CompletionQueue {
       this.#others.start(slot);
       return;
     }
+    this.#engine.underWay++;
     const count = this.#u16[(at + abi.IO_IOVECS) >> 1];
     const table = abi.IOVECS + slot * (abi.IOVECS_PER_SLOT * abi.IOVEC_BYTES);
     const positionLow = sectorLow << SECTOR_SHIFT;
@@ -108,6 +109,7 @@ export class UringQueue implements IoQueue, CompletionQueue {
   }
 
   completed(slot: number, result: number): void {
+    this.#engine.underWay--;
     const at = abi.IOS + slot * abi.IO_BYTES;
     const length = this.#u32[(at + abi.IO_LENGTH) >> 2];
     if (result === length) {

@@ -16,6 +16,7 @@ export const Setup = {
   cqSize: 1 << 3,
   clamp: 1 << 4,
   submitAll: 1 << 7,
+  taskrunFlag: 1 << 9,
   singleIssuer: 1 << 12,
   deferTaskrun: 1 << 13,
 } as const;
@@ -23,6 +24,9 @@ export const Setup = {
 export const Feature = { singleMmap: 1 << 0, noDrop: 1 << 1, extArg: 1 << 8, minTimeout: 1 << 15 } as const;
 
 export const Enter = { getEvents: 1 << 0, extArg: 1 << 3, registeredRing: 1 << 4 } as const;
+
+/** Bits of the submission ring's flags: completions wait for io_uring_enter to be posted. */
+export const SQ_TASKRUN = 1 << 2;
 
 export const Register = { filesUpdate: 6, files2: 13, ringFds: 20 } as const;
 /** io_uring_rsrc_register.flags: a table of empty slots. */

@@ -25,6 +25,8 @@ type Call = (result: number) => void;
 export class UringEngine implements IoEngine {
   readonly name = "io_uring";
   readonly ring: Uring;
+  /** Operations of queues that the kernel has; the queues keep count. */
+  underWay = 0;
   /** Operations on libuv's thread pool, which end on the event loop only. */
   foreign = 0;
   readonly #calls: (Call | null)[] = [];

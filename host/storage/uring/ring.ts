@@ -27,6 +27,7 @@ import {
   Register,
   RSRC_REGISTER_SPARSE,
   Setup,
+  SQ_TASKRUN,
   SQE_WORDS,
   Sqe,
   SqOff,
@@ -68,6 +69,7 @@ export class Uring {
   readonly #sqMask: number;
   readonly #cqMask: number;
   readonly #sqTail: number;
+  readonly #sqFlags: number;
   readonly #cqHead: number;
   readonly #cqTail: number;
   readonly #enterFd: number;
@@ -103,6 +105,7 @@ export class Uring {
       this.#sqMask = this.#entries - 1;
       this.#cqMask = cqEntries - 1;
       this.#sqTail = sq(SqOff.tail) >> 2;
+      this.#sqFlags = sq(SqOff.flags) >> 2;
       this.#cqHead = cq(CqOff.head) >> 2;
       this.#cqTail = cq(CqOff.tail) >> 2;
       this.#tail = this.#taken = this.#ring[this.#sqTail] >>> 0;
@@ -191,6 +194,11 @@ export class Uring {
   /** Completions that can be had without a call. */
   get ready(): number {
     return (Atomics.load(this.#ring, this.#cqTail) - this.#head) | 0;
+  }
+
+  /** Whether completions can be had, perhaps by an {@link enter} that does not wait. */
+  get promising(): boolean {
+    return this.ready !== 0 || (Atomics.load(this.#ring, this.#sqFlags) & SQ_TASKRUN) !== 0;
   }
 
   /** Hands out the completions that are there; returns how many. The handler may prepare entries. */
