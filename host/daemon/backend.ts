@@ -12,6 +12,8 @@ import { Guests } from "./guests.js";
 export interface BackendOptions extends VbdHost {
   /** Directory below `backend/`: "vbd". */
   readonly kind: string;
+  /** Called for each vbd in whose directory something may have changed. */
+  readonly changed?: (id: VbdId) => void;
 }
 
 /**
@@ -23,6 +25,7 @@ const STORE_CHECK_MS = 1000;
 export class Backend {
   readonly #host: VbdHost;
   readonly #kind: string;
+  readonly #tell: (id: VbdId) => void;
   readonly #root: string;
   readonly #vbds = new Map<string, Vbd>();
   readonly #guests: Guests;
@@ -30,9 +33,10 @@ export class Backend {
   #watch: XenstoreWatch | null = null;
   #stopped = false;
 
-  constructor({ kind, ...host }: BackendOptions) {
+  constructor({ kind, changed = () => {}, ...host }: BackendOptions) {
     this.#host = host;
     this.#kind = kind;
+    this.#tell = changed;
     this.#root = `/local/domain/${host.domid}/backend/${kind}`;
     const domids = () => new Set([...this.#vbds.values()].map(({ id }) => id.domid));
     this.#guests = new Guests(host.xenstore, domids, (domid) => this.#died(domid));
@@ -82,7 +86,7 @@ export class Backend {
   /** Something happened to a directory of vbds: the first event, one that stands for many, or its removal. */
   async #lookAtAll(): Promise<void> {
     const { xenstore } = this.#host;
-    for (const vbd of this.#vbds.values()) vbd.look();
+    for (const { id } of this.#vbds.values()) this.#look(id);
     for (const domid of (await xenstore.directory(this.#root)) ?? []) {
       for (const devid of (await xenstore.directory(`${this.#root}/${domid}`)) ?? []) {
         const id = parseVbdPath(`${domid}/${devid}`);
@@ -101,6 +105,7 @@ export class Backend {
       this.#guests.look();
     }
     vbd.look();
+    this.#tell(id);
   }
 
   #died(domid: number): void {

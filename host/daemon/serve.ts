@@ -6,10 +6,13 @@ import { openXenstore, type Platform } from "../platform/platform.js";
 import { type PoolOptions, ReactorPool } from "../reactor/pool.js";
 import type { Cache } from "../storage/direct.js";
 import { openDevice } from "../storage/open.js";
+import type { VbdId } from "../vbd/name.js";
 import type { VbdHost } from "../vbd/vbd.js";
 import { Backend } from "./backend.js";
 import { commands } from "./commands.js";
 import { ControlServer } from "./control.js";
+import { Hotplug } from "./hotplug.js";
+import { Stores } from "./stores.js";
 
 export interface ServeOptions extends Pick<VbdHost, "features" | "log" | "open"> {
   readonly platform: Platform;
@@ -61,20 +64,19 @@ export async function serve(options: ServeOptions, lost: (error: Error) => void)
     undo.push(() => reactor.close());
     // A guest of loopback that does not name its layout has ours.
     const assumedProtocol = platform.kind === "loopback" ? "native" : "x86_32-abi";
-    const backend = new Backend({
-      open: (path, how) => openDevice(path, { ...how, cache }),
-      ...host,
-      assumedProtocol,
-      xenstore,
-      reactor,
-      domid: platform.domid,
-      kind,
-    });
+    const { domid } = platform;
+    const stores = new Stores(xenstore, host.open ?? ((path, how) => openDevice(path, { ...how, cache })));
+    undo.push(() => stores.close());
+    const open: VbdHost["open"] = (path, options, vbd) => stores.open(path, options, vbd);
+    const hotplug = new Hotplug({ xenstore, stores, domid, kind, log: host.log });
+    const changed = (id: VbdId): void => hotplug.look(id);
+    const backend = new Backend({ ...host, open, changed, assumedProtocol, xenstore, reactor, domid, kind });
     const socket = controlSocket(platform, kind);
     if (platform.kind === "xen") mkdirSync(dirname(socket), { recursive: true, mode: 0o755 });
     const control = await ControlServer.listen(socket, commands(backend, reactor));
     undo.push(
       () => backend.stop(),
+      () => hotplug.stop(),
       () => control.close(),
     );
     xenstore.onClose = lost;

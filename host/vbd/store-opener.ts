@@ -4,8 +4,9 @@
  */
 import type { BlockDevice } from "../storage/device.js";
 import type { OpenOptions } from "../storage/open.js";
+import type { VbdId } from "./name.js";
 
-export type Open = (path: string, options: OpenOptions) => Promise<BlockDevice>;
+export type Open = (path: string, options: OpenOptions, vbd: VbdId) => Promise<BlockDevice>;
 
 interface Attempt {
   readonly path: string;

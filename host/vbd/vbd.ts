@@ -311,7 +311,7 @@ export class Vbd {
     await checkWriters(this.#host.xenstore, this.directory, this.#host.domid);
     const { open = openDevice } = this.#host;
     const options = { ...parseMode(keys.mode), warn: (line: string) => this.#say("warning", line) };
-    this.#opener.begin(path, keys.mode, () => open(path, options));
+    this.#opener.begin(path, keys.mode, () => open(path, options, this.id));
     return false;
   }
 

@@ -76,10 +76,10 @@ async function readLate(
   const machine = await Machine.start({
     ...options,
     features: { persistent: false },
-    open(path, how) {
+    open(path, how, vbd) {
       // From here on the one ring has one memory of them.
       idle = Math.max(idleMemories() - 1, 0);
-      return options.open!(path, how);
+      return options.open!(path, how, vbd);
     },
   });
   try {

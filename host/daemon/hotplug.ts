@@ -1,0 +1,115 @@
+/**
+ * The daemon's half of the hotplug script block-xbdback. The script writes `hotplug-status` = checking and waits; we
+ * open the store and answer with `connected` and where it is, or with `busy` or `error` and a reason in
+ * `hotplug-error`, which xl shows. So a disk that cannot be served fails `xl create`, and one that can is ours from then
+ * on. Other scripts' disks are opened when their frontend connects.
+ */
+import { stat } from "node:fs/promises";
+import { constants } from "node:os";
+import type { Xenstore } from "../platform/ports.js";
+import { parseState, XenbusState } from "../platform/xenbus-state.js";
+import { major, minor } from "../storage/geometry.js";
+import { DeviceError } from "../storage/open.js";
+import { parseMode } from "../vbd/backend-keys.js";
+import { printable, quote } from "../vbd/diagnostics.js";
+import { imageOf, kindOf } from "../vbd/kind.js";
+import { Looker } from "../vbd/looker.js";
+import { type VbdId, vbdName } from "../vbd/name.js";
+import type { Stores } from "./stores.js";
+
+/** What the script writes when it asks. */
+const CHECKING = "checking";
+
+export interface HotplugOptions {
+  readonly xenstore: Xenstore;
+  readonly stores: Stores;
+  /** Our own domid. */
+  readonly domid: number;
+  /** Directory below `backend/`. */
+  readonly kind: string;
+  readonly log: (line: string) => void;
+}
+
+export class Hotplug {
+  readonly #options: HotplugOptions;
+  readonly #lookers = new Map<string, Looker>();
+  #stopped = false;
+
+  constructor(options: HotplugOptions) {
+    this.#options = options;
+  }
+
+  /** Something may have changed in a vbd's directory. Returns at once. */
+  look(id: VbdId): void {
+    if (this.#stopped) return;
+    const name = vbdName(id);
+    let looker = this.#lookers.get(name);
+    if (!looker) {
+      looker = new Looker(
+        () => this.#reconcile(id),
+        (trouble) => this.#options.log(`${name}: ${trouble}; trying again`),
+        () => this.#lookers.delete(name),
+      );
+      this.#lookers.set(name, looker);
+    }
+    looker.look();
+  }
+
+  async stop(): Promise<void> {
+    this.#stopped = true;
+    const lookers = [...this.#lookers.values()];
+    for (const looker of lookers) looker.stop();
+    await Promise.all(lookers.map((looker) => looker.settled()));
+  }
+
+  async #reconcile(id: VbdId): Promise<void> {
+    const { xenstore, stores, domid, kind } = this.#options;
+    const directory = `/local/domain/${domid}/backend/${kind}/${id.domid}/${id.devid}`;
+    const read = (key: string): Promise<string | null> => xenstore.read(`${directory}/${key}`);
+    const [status, state, online] = await Promise.all([
+      read("hotplug-status"),
+      read("state"),
+      read("online"),
+    ]);
+    const leaves = state === null || (online !== "1" && parseState(state) >= XenbusState.Closing);
+    if (leaves) await stores.release(id);
+    if (leaves || status !== CHECKING) return;
+    const [params, mode] = await Promise.all([read("params"), read("mode")]);
+    const answer = await this.#verdict(id, params, mode ?? "r");
+    if (!(await this.#answer(directory, answer))) await stores.release(id);
+  }
+
+  /** The keys to answer with. */
+  async #verdict(id: VbdId, params: string | null, mode: string): Promise<Record<string, string>> {
+    const { stores, log, kind } = this.#options;
+    const warn = (line: string): void => log(`${vbdName(id)}: ${printable(line)}`);
+    try {
+      const path = imageOf(kindOf(kind), params);
+      if (path === null)
+        throw new Error(`target is ${quote(params ?? "")}: name an image or device by its absolute path`);
+      await stores.hold(path, { ...parseMode(mode), warn }, id);
+      return { ...(await physicalDevice(path)), "physical-device-path": path, "hotplug-status": "connected" };
+    } catch (error) {
+      const { message } = error as Error;
+      log(`${vbdName(id)}: refused: ${printable(message)}`);
+      const busy = error instanceof DeviceError && error.errno === constants.errno.EBUSY;
+      return { "hotplug-error": printable(message), "hotplug-status": busy ? "busy" : "error" };
+    }
+  }
+
+  /** False, and nothing written, when nobody waits for an answer any more. */
+  #answer(directory: string, keys: Record<string, string>): Promise<boolean> {
+    return this.#options.xenstore.transaction(async (t) => {
+      if ((await t.read(`${directory}/hotplug-status`)) !== CHECKING) return false;
+      for (const [key, value] of Object.entries(keys)) await t.write(`${directory}/${key}`, value);
+      return true;
+    });
+  }
+}
+
+/** What Xen's own block script looks for when it checks who else has a block device. */
+async function physicalDevice(path: string): Promise<Record<string, string>> {
+  const stats = await stat(path, { bigint: true });
+  if (!stats.isBlockDevice()) return {};
+  return { "physical-device": `${major(stats.rdev).toString(16)}:${minor(stats.rdev).toString(16)}` };
+}

@@ -1,0 +1,119 @@
+/**
+ * Which vbd has which store, over all that this daemon serves: Xen's rules for sharing (a store that somebody writes has
+ * one user, unless the mode says "!" or the users are one virtual machine), and stores that are held from the hotplug
+ * script's question until their frontend connects.
+ */
+import { stat } from "node:fs/promises";
+import { constants } from "node:os";
+import type { Xenstore } from "../platform/ports.js";
+import type { BlockDevice } from "../storage/device.js";
+import { DeviceError, type OpenOptions } from "../storage/open.js";
+import { type VbdId, vbdName } from "../vbd/name.js";
+import type { Open } from "../vbd/store-opener.js";
+
+interface User {
+  readonly vbd: VbdId;
+  /** Of the file or block device itself, whatever it is called. */
+  readonly identity: string;
+  readonly path: string;
+  readonly readOnly: boolean;
+  readonly device: BlockDevice;
+}
+
+export class Stores {
+  readonly #xenstore: Xenstore;
+  readonly #open: Open;
+  readonly #users = new Set<User>();
+  readonly #held = new Map<string, User>();
+
+  constructor(xenstore: Xenstore, open: Open) {
+    this.#xenstore = xenstore;
+    this.#open = open;
+  }
+
+  /** Opens a vbd's store, or hands over what is held for it. Rejects with a {@link DeviceError}. */
+  async open(path: string, options: OpenOptions, vbd: VbdId): Promise<BlockDevice> {
+    const held = this.#held.get(vbdName(vbd));
+    if (held) {
+      this.#held.delete(vbdName(vbd));
+      if (held.path === path && held.readOnly === options.readOnly) return held.device;
+      await held.device.close();
+    }
+    return (await this.#use(path, options, vbd)).device;
+  }
+
+  /** Opens a vbd's store and keeps it until `open` asks for it or `release` lets it go. Rejects as `open` does. */
+  async hold(path: string, options: OpenOptions, vbd: VbdId): Promise<void> {
+    await this.release(vbd);
+    this.#held.set(vbdName(vbd), await this.#use(path, options, vbd));
+  }
+
+  /** Lets go of what is held for a vbd. */
+  async release(vbd: VbdId): Promise<void> {
+    const held = this.#held.get(vbdName(vbd));
+    this.#held.delete(vbdName(vbd));
+    await held?.device.close();
+  }
+
+  async close(): Promise<void> {
+    for (const { vbd } of [...this.#held.values()]) await this.release(vbd);
+  }
+
+  async #use(path: string, options: OpenOptions, vbd: VbdId): Promise<User> {
+    const identity = await identityOf(path);
+    const shared = options.shared || (await this.#sharedWith(path, identity, options.readOnly, vbd));
+    const device = await this.#open(path, { ...options, shared }, vbd);
+    const user = { vbd, identity, path, readOnly: options.readOnly, device };
+    this.#users.add(user);
+    // Whoever has the device closes it; that is when it is free.
+    const close = device.close.bind(device);
+    device.close = () => close().finally(() => this.#users.delete(user));
+    return user;
+  }
+
+  /** True when the same machine has the store already. Throws EBUSY when another one is in the way. */
+  async #sharedWith(path: string, identity: string, readOnly: boolean, vbd: VbdId): Promise<boolean> {
+    let same = false;
+    for (const user of this.#users) {
+      if (user.identity !== identity || (readOnly && user.readOnly)) continue;
+      if (!(await this.#sameMachine(user.vbd.domid, vbd.domid))) throw inUse(path, user, readOnly);
+      same = true;
+    }
+    return same;
+  }
+
+  /** A guest and the stub domain that runs its device model are one machine, and so is a guest that migrates here. */
+  async #sameMachine(one: number, other: number): Promise<boolean> {
+    if (one === other) return false;
+    const machines = await this.#machinesOf(one);
+    return (await this.#machinesOf(other)).some((machine) => machines.includes(machine));
+  }
+
+  /** The /vm/UUID of a domain, and of the one that it is a stub domain for. The toolstack's keys: no guest writes them. */
+  async #machinesOf(domid: number): Promise<string[]> {
+    const target = await this.#xenstore.read(`/local/domain/${domid}/target`);
+    const domids = target !== null && /^[0-9]{1,5}$/.test(target) ? [domid, Number(target)] : [domid];
+    const machines = await Promise.all(domids.map((id) => this.#xenstore.read(`/local/domain/${id}/vm`)));
+    return machines.filter((machine) => machine !== null);
+  }
+}
+
+/** "" for what is not there: to open it says why. */
+async function identityOf(path: string): Promise<string> {
+  try {
+    const stats = await stat(path, { bigint: true });
+    return stats.isBlockDevice() ? `block ${stats.rdev}` : `file ${stats.dev}:${stats.ino}`;
+  } catch {
+    return "";
+  }
+}
+
+function inUse(path: string, user: User, readOnly: boolean): DeviceError {
+  const name = `${vbdName(user.vbd)}, a disk of domain ${user.vbd.domid}`;
+  const remedy = readOnly ? '"r!"' : '"w!"';
+  return new DeviceError(
+    constants.errno.EBUSY,
+    path,
+    `in use by ${name}; detach it there first, or attach it with mode ${remedy} if both know how to share it`,
+  );
+}
