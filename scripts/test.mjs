@@ -8,11 +8,14 @@ import { fileURLToPath } from "node:url";
 
 const root = dirname(dirname(fileURLToPath(import.meta.url)));
 const source = join(root, "test");
-const folders = process.argv.slice(2);
+// `--lab`: the tests that boot Xen (`npm run test:xen`), which need root; one machine at a time, as each takes two cores.
+const lab = process.argv.includes("--lab");
+const folders = process.argv.slice(2).filter((argument) => argument !== "--lab");
+const suffix = lab ? ".lab.ts" : ".test.ts";
 
 // From the sources, so that a leftover in build/ of a test that is gone does not run.
 const files = readdirSync(source, { recursive: true })
-  .filter((name) => name.endsWith(".test.ts"))
+  .filter((name) => name.endsWith(suffix))
   .filter((name) => folders.length === 0 || folders.some((folder) => name.startsWith(folder)))
   .map((name) => join(root, "build/test", name.replace(/\.ts$/, ".js")))
   .map((path) => relative(root, path))
@@ -28,7 +31,7 @@ const { status } = spawnSync(
   process.execPath,
   [
     "--test",
-    "--test-concurrency=2",
+    `--test-concurrency=${lab ? 1 : 2}`,
     ...["--test-reporter=spec", "--test-reporter-destination=stdout"],
     ...["--test-reporter=tap", `--test-reporter-destination=${record}`],
     ...files,

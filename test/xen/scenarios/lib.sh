@@ -1,0 +1,117 @@
+# Sourced by the scenarios, in dom0. What a scenario proves it prints as "CHECK ok NAME" or "CHECK FAILED NAME"; the last
+# line of all is "CHECKS DONE".
+
+set -u
+CONSOLES=/var/log/xen/console
+NODE_MODULES=/usr/lib/node_modules
+BACKEND=/local/domain/0/backend/vbd
+
+say() { echo "[$(cut -d' ' -f1 /proc/uptime)] $*"; }
+
+# check NAME COMMAND... - the command's output is shown only if it fails.
+check() {
+  local name=$1 out status; shift
+  out=$("$@" 2>&1); status=$?
+  if [ $status = 0 ]; then echo "CHECK ok $name"; return; fi
+  printf '%s\n' "$out"
+  echo "CHECK FAILED $name (status $status)"
+  return 1
+}
+
+# The same, for a command that must fail with words that match.
+check_refused() {
+  local name=$1 pattern=$2 out status; shift 2
+  out=$("$@" 2>&1); status=$?
+  if [ $status != 0 ] && printf '%s\n' "$out" | grep -qE "$pattern"; then echo "CHECK ok $name"; return; fi
+  printf 'wanted a failure with "%s"; status %s and\n%s\n' "$pattern" "$status" "$out"
+  echo "CHECK FAILED $name"
+  return 1
+}
+
+# within SECONDS COMMAND... - waits until the command succeeds.
+within() {
+  local end=$((SECONDS + $1)); shift
+  until "$@" >/dev/null 2>&1; do
+    if [ $SECONDS -ge $end ]; then echo "not in time: $*"; return 1; fi
+    sleep 0.2
+  done
+}
+
+# As the package's own README installs it: its folder is shared in at its place.
+install_product() {
+  ln -sf "$NODE_MODULES/xbdback/bin/xbdback.mjs" /usr/bin/xbdback
+  install -m 755 "$NODE_MODULES/xbdback/xen/block-xbdback" /etc/xen/scripts/
+}
+
+daemon_start() {
+  xbdback serve "$@" >> /tmp/daemon.log 2>&1 &
+  DAEMON=$!
+  within 300 test -S /run/xbdback/vbd.sock || { cat /tmp/daemon.log; return 1; }
+}
+
+daemon_stop() { kill "$DAEMON" 2>/dev/null; wait "$DAEMON"; }
+
+# image PATH SIZE - a sparse image.
+image() { rm -f "$1"; truncate -s "$2" "$1"; }
+
+# disk VDEV PATH [MODE] - for xl.
+disk() { echo "script=block-xbdback,vdev=$1,access=${3:-rw},target=$2"; }
+
+# guest_script NAME... - makes /tmp/guest.sh out of guest/*.sh; prints its path.
+guest_script() {
+  local part
+  for part in lib "$@"; do cat "/share/guest/$part.sh"; done > /tmp/guest.sh
+  echo /tmp/guest.sh
+}
+
+console() { tr -d '\r' < "$CONSOLES/guest-$1.log"; }
+marked() { console "$1" | grep -q "^MARK $2"; }
+
+# Nothing of a guest's is left with the daemon: grants in Xen, mappings, open images, xenstore nodes.
+released() {
+  local left=0 name
+  if grep -q gntdev /proc/$DAEMON/maps; then grep gntdev /proc/$DAEMON/maps; left=1; fi
+  for name in /proc/$DAEMON/fd/*; do
+    case $(readlink "$name") in *.img) readlink "$name"; left=1;; esac
+  done
+  if xenstore-ls "$BACKEND" 2>/dev/null | grep -q .; then xenstore-ls -f "$BACKEND"; left=1; fi
+  return $left
+}
+
+# Active grants that dom0 still has of any guest. References below 8 are the console's and xenstore's.
+grants_in_use() {
+  xl debug-keys g; sleep 0.3
+  xl dmesg | sed -n '/pressed -> /h;//!H;$!d;x;p' |
+    awk '/active grant table entries for|grant-table for remote/ { print > "/dev/stderr" }
+         /^\(XEN\) \[0x[0-9a-f]+\]/ && strtonum(substr($2, 2, length($2) - 2)) >= 8 { print; n++ } END { exit !n }'
+}
+
+no_grants_in_use() { ! grants_in_use; }
+
+# Complaints of dom0's kernel, of Xen, and of the guests' kernels.
+complaints() {
+  local found=0 pattern='g\.e\. still in use|WARNING|BUG|Oops|bogus|wrong operation|references no pending|I/O error|hung task|Call Trace'
+  dmesg | grep -E "$pattern" && found=1
+  for name in "$CONSOLES"/guest-*.log; do
+    tr -d '\r' < "$name" | grep -vE "${EXPECTED:-nothing is expected}" | grep -E "$pattern" && { echo "in $name"; found=1; }
+  done
+  xl dmesg | grep -E '\(XEN\).*(grant_table\.c|event_channel\.c|Bad flags|gnttab|BUG|WARN)' |
+    grep -vE "${EXPECTED_XEN:-nothing is expected}" | grep -v 'key .g. pressed' && found=1
+  return $((1 - found))
+}
+
+no_complaints() { ! complaints; }
+
+# Ends a scenario that cannot go on.
+give_up() { echo "CHECK FAILED $*"; tail -20 /tmp/daemon.log; exit 1; }
+
+# follow NAME - shows a guest's console from now on.
+follow() {
+  ( tail -n +1 -s 0.5 -F "$CONSOLES/guest-$1.log" 2>/dev/null | sed -u "s/\r//g; s/^/$1: /; s/^$1: CHECK/CHECK/" ) &
+}
+
+finish() {
+  say "the daemon's log"; cat /tmp/daemon.log
+  check "no complaint in dom0's, Xen's and the guests' logs" no_complaints
+  echo "CHECKS DONE"
+}

@@ -1,0 +1,64 @@
+# What xl does with disks of xbdback: attach, detach, refuse, share, create, reboot, destroy.
+. /share/lib.sh
+install_product
+check "the daemon starts" daemon_start || exit 1
+attach() { xl block-attach warm "$(disk "$@")"; }
+detach() { xl block-detach warm "$1"; }
+backend_state() { [ "$(xenstore-read "$BACKEND/$1/state" 2>/dev/null)" = "$2" ]; }
+
+image /root/a.img 64M; image /root/b.img 64M; image /root/c.img 64M
+dd if=/dev/urandom of=/root/a.img bs=64k count=16 conv=notrunc 2>/dev/null
+sum=$(head -c 1M /root/a.img | sha256sum | cut -d' ' -f1)
+domu --warm --bg "$(guest_script stay)"
+warm=$(xl domid warm)
+
+say "attach and detach"
+check "block-attach" attach xvda /root/a.img
+check "the guest connects" within 240 backend_state "$warm/51712" 4
+check_refused "an image in use is refused, with its user's name" "script: /root/a.img: in use by xbdback${warm}i51712" \
+  attach xvdb /root/a.img
+check_refused "to a reader, too" "in use by" attach xvdb /root/a.img ro
+check "an administrator's w! overrides that" attach xvdb /root/a.img 'w!'
+check "and comes off" detach xvdb
+check_refused "an image that is not there" "script: /root/none.img: no such file; create it" attach xvdb /root/none.img
+check_refused "a path that is not absolute" "absolute path" attach xvdb none.img
+check_refused "a directory" "is a directory" attach xvdb /root
+check "two readers share an image" attach xvdc /root/b.img ro
+check "the second of them" attach xvdd /root/b.img ro
+check_refused "a writer among readers is refused" "in use by" attach xvde /root/b.img
+check "they come off" sh -c "xl block-detach warm xvdc && xl block-detach warm xvdd"
+modprobe loop; losetup /dev/loop3 /root/c.img
+check_refused "an image that a loop device has" "in use by /dev/loop3" attach xvdc /root/c.img
+check "the loop device itself" attach xvdc /dev/loop3
+check "Xen's own rules see who has it" test "$(xenstore-read "$BACKEND/$warm/51744/physical-device")" = "7:3"
+check "and it comes off" detach xvdc
+mkdir -p /tmp/m; mke2fs -q -t ext2 /dev/loop3; mount /dev/loop3 /tmp/m
+check_refused "a mounted device" "mounted on /tmp/m" attach xvdc /dev/loop3
+umount /tmp/m; losetup -d /dev/loop3
+check "block-detach" detach xvda
+check "nothing is left" within 120 released
+
+say "plain phy:, with Xen's own script"
+losetup /dev/loop4 /root/a.img
+check "a block device" xl block-attach warm "phy:/dev/loop4,xvda,w"
+check "the guest connects to it" within 240 backend_state "$warm/51712" 4
+check "the image below is not opened again" sh -c '! xl block-attach warm "phy:/dev/loop4,xvdb,w"'
+check "it comes off" detach xvda
+losetup -d /dev/loop4
+
+say "create, reboot, destroy"
+domu --name small --bg --disk "$(disk xvda /root/a.img)" --xl "on_reboot='restart'" "$(guest_script hello)" ||
+  give_up "xl create"
+check "xl create: a guest with a disk runs to its end" domu --wait small
+check "it read the image" sh -c "tr -d '\r' < $CONSOLES/guest-small.log | grep -q 'MARK sum $sum'"
+check_refused "xl create with an image that is not there says so" "script: /root/none.img: no such file" \
+  domu --name none --disk "$(disk xvda /root/none.img)" "$(guest_script hello)"
+domu --name busy --bg --disk "$(disk xvda /root/b.img)" "$(guest_script busy)" || give_up "xl create"
+within 300 marked busy busy
+check "a guest is destroyed in the midst of I/O" timeout 60 xl destroy busy
+check "nothing is left of it" within 120 released
+check "no grant is in use" no_grants_in_use
+check "its image is free" attach xvda /root/b.img
+check "off again" detach xvda
+daemon_stop
+finish
