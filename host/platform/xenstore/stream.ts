@@ -55,9 +55,17 @@ function streamOf(socket: Socket, path: string): ByteStream {
   socket.on("error", (error) => {
     reason = error.message;
   });
+  const uncork = (): void => socket.uncork();
   return {
     payloadMax: PAYLOAD_MAX,
-    write: (bytes) => void socket.write(bytes),
+    write: (bytes) => {
+      // The requests of one turn of the event loop go out in one system call.
+      if (socket.writableCorked === 0) {
+        socket.cork();
+        process.nextTick(uncork);
+      }
+      socket.write(bytes);
+    },
     start: (onBytes, onEnd) => {
       socket.on("data", onBytes);
       socket.once("close", () => onEnd(new XenstoreError("EIO", `${path}: ${reason}`)));
