@@ -3,7 +3,7 @@ import { type PlaneOptions, serve } from "../daemon/serve.js";
 import { findXen, type Platform } from "../platform/platform.js";
 import { kernelBackendOf, NoXenError } from "../platform/xen/find.js";
 import type { Cache } from "../storage/direct.js";
-import { CliError, Exit } from "./errors.js";
+import { CliError, Exit, exitCodeOf } from "./errors.js";
 import { untilStopped } from "./lifetime.js";
 
 export interface ServeCommandOptions extends PlaneOptions {
@@ -32,7 +32,13 @@ export async function serveCommand(options: ServeCommandOptions): Promise<void> 
     lose,
   );
   if (platform.kind === "xen") log(`xbdback: serving backend/${kind} of domain ${platform.domid}`);
-  await Promise.race([stopped, lost]);
+  try {
+    await Promise.race([stopped, lost]);
+  } catch (error) {
+    // Without xenstore or a reactor thread there is nobody to take leave of; what is open would keep us alive.
+    log(`xbdback: ${(error as Error).message}`);
+    process.exit(exitCodeOf(error));
+  }
   await daemon.stop();
   process.exit();
 }

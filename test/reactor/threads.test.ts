@@ -1,12 +1,16 @@
 /** Reactor threads as the backend uses them. */
 import assert from "node:assert/strict";
-import { spawnSync } from "node:child_process";
+import { spawn, spawnSync } from "node:child_process";
+import { once } from "node:events";
 import {
   closeSync,
   constants,
+  existsSync,
   mkdtempSync,
   openSync,
+  readdirSync,
   readFileSync,
+  readlinkSync,
   rmSync,
   writeFileSync,
   writeSync,
@@ -17,6 +21,7 @@ import { type TestContext, test } from "node:test";
 import { fileURLToPath } from "node:url";
 import { runWorkload } from "../../host/guest/workload.js";
 import { makeFifo } from "../../host/platform/libc.js";
+import { LoopbackHost } from "../../host/platform/loopback/host.js";
 import { idleMemories } from "../../host/reactor/memory-pool.js";
 import { ReactorPool } from "../../host/reactor/pool.js";
 import type { BlockDevice } from "../../host/storage/device.js";
@@ -56,6 +61,10 @@ for (const engine of ["io_uring", "libuv"] as const) {
           assert.ok(threads.every(({ passes }) => passes > 0));
           const { counters } = machine.status()!;
           assert.equal(counters.responses, disk.counters.responses);
+          // Both sides suppress events that the other does not wait for.
+          assert.ok(counters.notifications < counters.responses);
+          assert.equal(counters.notifications >= disk.counters.notificationsReceived, true);
+          assert.ok(disk.counters.notificationsSent < disk.counters.requests);
           await disk.close();
           await machine.untilClean();
           assert.equal(machine.host.hypervisor.grantsInUse(), 0);
@@ -147,6 +156,68 @@ test("a thread that cannot join its machine says why", LIMIT, async () => {
   });
   await assert.rejects(starting, /no loopback hypervisor answers in \/nonexistent/);
 });
+
+test(
+  "a thread that ends by itself is reported, with the reason, and nothing waits for it",
+  LIMIT,
+  async () => {
+    const host = await LoopbackHost.start();
+    try {
+      const failures: Error[] = [];
+      const pool = await ReactorPool.start({
+        ...{ reactors: 1, engine: "io_uring", pollUs: 0 },
+        platform: { kind: "loopback", directory: host.directory, domid: 0 },
+        log: () => {},
+        onFailure: (error) => failures.push(error),
+      });
+      // Its doorbell is closed behind its back, and rung.
+      const doorbells = readdirSync("/proc/self/fd").flatMap((fd) => {
+        const path = linkOf(fd);
+        return path.startsWith(`${host.directory}/evtchn/`) ? [{ fd: Number(fd), path }] : [];
+      });
+      assert.equal(doorbells.length, 1);
+      const [{ fd, path }] = doorbells;
+      const ringer = openSync(path, constants.O_WRONLY | constants.O_NONBLOCK);
+      closeSync(fd);
+      writeSync(ringer, new Uint32Array([1]));
+      closeSync(ringer);
+      await until("it is reported", () => failures.length > 0);
+      assert.match(failures[0].message, /read: EBADF/);
+      await pool.close();
+      assert.equal(failures.length, 1);
+    } finally {
+      await host.close();
+    }
+  },
+);
+
+test("a daemon whose machine goes away says so in one line and ends", LIMIT, async () => {
+  const host = await LoopbackHost.start();
+  const args = [module("../bin/xbdback.mjs"), "serve", "--directory", host.directory];
+  const daemon = spawn(process.execPath, args, { stdio: ["ignore", "inherit", "pipe"] });
+  let said = "";
+  daemon.stderr!.setEncoding("utf8").on("data", (text) => {
+    said += text;
+  });
+  const ended = once(daemon, "close");
+  try {
+    await until("it serves", () => existsSync(join(host.directory, "control.sock")));
+    await pause(100);
+    await host.close();
+    assert.deepEqual(await ended, [1, null]);
+    assert.match(said, /^xbdback: [^\n]+\n$/);
+  } finally {
+    daemon.kill("SIGKILL");
+  }
+});
+
+function linkOf(fd: string): string {
+  try {
+    return readlinkSync(`/proc/self/fd/${fd}`);
+  } catch {
+    return "";
+  }
+}
 
 test("process.exit() does not wait for a thread that waits in the kernel", LIMIT, (t) => {
   const program = `
