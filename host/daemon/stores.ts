@@ -76,7 +76,7 @@ export class Stores {
     let same = false;
     for (const user of this.#users) {
       if (user.identity !== identity || (readOnly && user.readOnly)) continue;
-      if (!(await this.#sameMachine(user.vbd.domid, vbd.domid))) throw inUse(path, user, readOnly);
+      if (!(await this.#sameMachine(user.vbd.domid, vbd.domid))) throw inUse(path, user);
       same = true;
     }
     return same;
@@ -108,12 +108,7 @@ async function identityOf(path: string): Promise<string> {
   }
 }
 
-function inUse(path: string, user: User, readOnly: boolean): DeviceError {
+function inUse(path: string, user: User): DeviceError {
   const name = `${vbdName(user.vbd)}, a disk of domain ${user.vbd.domid}`;
-  const remedy = readOnly ? '"r!"' : '"w!"';
-  return new DeviceError(
-    constants.errno.EBUSY,
-    path,
-    `in use by ${name}; detach it there first, or attach it with mode ${remedy} if both know how to share it`,
-  );
+  return new DeviceError(constants.errno.EBUSY, path, `in use by ${name}; detach it there first`);
 }

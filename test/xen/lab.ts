@@ -71,7 +71,8 @@ export async function runInLab(
   const log = join(directory, `${script}.console`);
   const args = [
     ...["run", "--script", join(scenarios, script), "--timeout", String(seconds), "--log", log],
-    ...["--share", scenarios, "--share", `${join(directory, "node_modules")}:/usr/lib/node_modules`],
+    ...["--share", `${scenarios}:/share`, "--share", `${directory}:/package`],
+    ...["--share", `${join(directory, "node_modules")}:/usr/lib/node_modules`],
     ...Object.entries(env).flatMap(([key, value]) => ["--env", `${key}=${value}`]),
   ];
   const child = spawn(lab, args, { stdio: ["ignore", "pipe", "pipe"] });

@@ -3,15 +3,15 @@
 install_product
 check "the daemon starts" daemon_start || exit 1
 mkdir -p /tmp/ro; echo hello > /tmp/ro/from-dom0
-image /root/a.img 256M; image /root/c.img 512M; image /root/d.img 64M; image /root/e.img 1M
+image /root/a.img 64M; image /root/c.img 512M; image /root/d.img 64M; image /root/e.img 1M
 image /root/ro.img 16M; mke2fs -q -t ext2 -d /tmp/ro /root/ro.img
 sha256sum /root/ro.img > /tmp/ro.sum
 
 domu --warm --bg --disk "$(disk xvda /root/a.img)" --disk "$(disk xvdb /root/ro.img ro)" \
-  --disk "$(disk xvdc /root/c.img)" --disk "$(disk xvdd /root/d.img)" "$(guest_script disks)"
+  --disk "$(disk xvdc /root/c.img)" --disk "$(disk xvdd /root/d.img)" "$(guest_script disks)" || give_up "xl attaches the disks"
 follow warm
 say "attached"
-within 400 marked warm written
+within 600 marked warm written || give_up "the guest writes"
 before=$(stat -c %b /root/d.img)
 check "an image has blocks for what was written" test "$before" -ge $((48 * 2048))
 check "a disk is attached while the guest runs" xl block-attach warm "$(disk xvde /root/e.img)"

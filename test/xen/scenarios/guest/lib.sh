@@ -12,7 +12,7 @@ within() {
   end=$(($(cut -d. -f1 /proc/uptime) + $1)); shift
   until "$@" > /dev/null 2>&1; do
     [ "$(cut -d. -f1 /proc/uptime)" -lt $end ] || { echo "not in time: $*"; return 1; }
-    sleep 0.2
+    sleep 1
   done
 }
 size_of() { blockdev --getsize64 "/dev/$1"; }

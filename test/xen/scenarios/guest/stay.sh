@@ -4,5 +4,5 @@ while true; do
   now=$(cd /sys/block; echo xvd*)
   [ "$now" = "$seen" ] || echo "MARK disks $now"
   seen=$now
-  sleep 0.3
+  sleep 2
 done

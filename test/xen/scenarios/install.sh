@@ -1,0 +1,38 @@
+# The README's installation, line by line as it stands there, in a dom0 whose kernel has xen-blkback loaded.
+. /share/lib.sh
+readme=/tmp/README.md
+cp "$NODE_MODULES/xbdback/README.md" $readme
+umount "$NODE_MODULES"
+cd /package || give_up "no package"
+modprobe xen-blkback
+awk '/^## In a Xen dom0/ { here = 1 } here && /^```sh$/ { in_block = 1; next } in_block && /^```$/ { exit } in_block' \
+  $readme > /tmp/lines
+check "the README has the lines" test "$(grep -c . /tmp/lines)" -ge 8
+# The daemon's line comes after the kernel's backend was put away: before that, it must refuse.
+grep -n 'xbdback serve' /tmp/lines
+while read -r line; do
+  say "# $line"
+  case $line in
+  *rmmod*)
+    check_refused "beside the kernel's backend the daemon refuses, and says what to do" "rmmod xen-blkback" xbdback serve
+    ;;
+  *'xl create'*) cp /tmp/guest.cfg guest.cfg ;;
+  esac
+  eval "$line" || echo "CHECK FAILED $line"
+  case $line in
+  *'xbdback serve'*) DAEMON=$!; within 300 test -S /run/xbdback/vbd.sock ;;
+  *truncate*)
+    printf '%s\n' "name='small'" "type='pv'" "memory=160" "kernel='/xenlab/vmlinux'" "ramdisk='/tmp/rd'" \
+      "extra='console=hvc0 quiet mitigations=off'" "on_poweroff='destroy'" "on_crash='destroy'" > /tmp/guest.cfg
+    # The configuration's disk line, as the README has it.
+    grep -m1 "^disk = " $readme >> /tmp/guest.cfg
+    mkdir -p /tmp/x; cp "$(guest_script hello)" /tmp/x/script
+    { cat /xenlab/domu.cpio; (cd /tmp/x && echo script | busybox cpio -o -H newc 2>/dev/null); } > /tmp/rd
+    ;;
+  esac
+done < /tmp/lines
+check "the guest has its disk" within 300 marked small sum
+check "the guest ends" within 300 sh -c '! xl domid small'
+check "no grant is in use" no_grants_in_use
+cp /var/log/xbdback.log /tmp/daemon.log
+finish
