@@ -4,7 +4,6 @@ import { spawn, spawnSync } from "node:child_process";
 import { mkdirSync, mkdtempSync, readdirSync, readFileSync, rmSync } from "node:fs";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
-import { test } from "node:test";
 import { fileURLToPath } from "node:url";
 
 const root = fileURLToPath(new URL("../../../", import.meta.url));
@@ -29,7 +28,7 @@ function run(program: string, args: readonly string[]): string {
 
 /** Builds what is not there yet; that takes minutes and needs root and the network. */
 export function buildLab(): void {
-  const { status } = spawnSync(lab, ["build"], { stdio: ["ignore", "inherit", "inherit"] });
+  const { status } = spawnSync(lab, ["build"], { stdio: ["ignore", 2, "inherit"] });
   assert.equal(status, 0, "the lab could not be built");
 }
 
@@ -88,39 +87,4 @@ export async function runInLab(
     child.on("close", resolve);
   });
   return { status, output: output.replaceAll("\r", ""), console: readFileSync(log, "latin1") };
-}
-
-/** The part of an output that belongs to a check: what was printed since the one before. */
-export function checksOf(output: string): { name: string; ok: boolean; said: string }[] {
-  const checks: { name: string; ok: boolean; said: string }[] = [];
-  let said: string[] = [];
-  for (const line of output.split("\n")) {
-    const match = /^CHECK (ok|FAILED) (.*)$/.exec(line);
-    if (!match) {
-      said.push(line);
-      continue;
-    }
-    checks.push({ name: match[2], ok: match[1] === "ok", said: said.join("\n") });
-    said = [];
-  }
-  return checks;
-}
-
-/** A test that runs a scenario once and shows each of its checks. */
-export function scenario(
-  name: string,
-  script: string,
-  seconds: number,
-  env: Record<string, string> = {},
-): void {
-  test(name, { timeout: (seconds + 120) * 1000 }, async (t) => {
-    const { status, output, console } = await runInLab(script, seconds, env);
-    for (const check of checksOf(output)) {
-      await t.test(check.name, () => assert.ok(check.ok, `${check.name}\n${check.said}`));
-    }
-    assert.ok(
-      status === 0 && output.includes("CHECKS DONE"),
-      `${script} did not get to its end: status ${status}\n${output}\n-- Xen and dom0:\n${console.slice(-8000)}`,
-    );
-  });
 }
