@@ -13,7 +13,7 @@ check() {
   local name=$1 status; shift
   "$@" > /tmp/check.out 2>&1; status=$?
   if [ $status = 0 ]; then echo "CHECK ok $name"; return; fi
-  cat /tmp/check.out
+  cat /tmp/check.out; tail -3 /tmp/daemon.log
   echo "CHECK FAILED $name (status $status)"
   return 1
 }
@@ -78,12 +78,14 @@ released() {
   return $left
 }
 
-# Active grants that dom0 still has of any guest. References below 8 are the console's and xenstore's.
+# Active grants that dom0 has of any guest. References below 8 are the console's and xenstore's.
 grants_in_use() {
-  xl debug-keys g; sleep 0.3
-  xl dmesg | sed -n '/pressed -> /h;//!H;$!d;x;p' |
-    awk '/active grant table entries for|grant-table for remote/ { print > "/dev/stderr" }
-         /^\(XEN\) \[0x[0-9a-f]+\]/ && strtonum(substr($2, 2, length($2) - 2)) >= 8 { print; n++ } END { exit !n }'
+  local ref found=1
+  xl debug-keys g; sleep 2
+  for ref in $(xl dmesg | tac | sed "/pressed/q" | sed -n "s/^(XEN) \[\(0x[0-9a-f]*\)\].*/\1/p"); do
+    [ $((ref)) -lt 8 ] || { echo "grant $ref is in use"; found=0; }
+  done
+  return $found
 }
 
 no_grants_in_use() { ! grants_in_use; }

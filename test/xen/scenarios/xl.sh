@@ -21,6 +21,7 @@ warm=$(xl domid warm)
 say "attach and detach"
 check "block-attach" attach xvda /root/a.img
 check "the guest connects" within 240 backend_state "$warm/51712" 4
+check "its grants can be seen" grants_in_use
 refused "an image in use, with its user's name" "/root/a.img: in use by xbdback${warm}i51712" \
   xvdb /root/a.img
 refused "to a reader, too" "in use by" xvdb /root/a.img ro
@@ -41,15 +42,6 @@ refused "a mounted device" "mounted on /tmp/m" xvdc /dev/loop3
 umount /tmp/m; losetup -d /dev/loop3
 check "block-detach" detach xvda
 check "nothing is left" within 120 released
-
-say "plain phy:, with Xen's own script"
-losetup /dev/loop4 /root/a.img
-check "a block device" xl block-attach warm "phy:/dev/loop4,xvda,w"
-check "the guest connects to it" within 240 backend_state "$warm/51712" 4
-check "the image below is not opened again" sh -c '! xl block-attach warm "phy:/dev/loop4,xvdb,w"'
-detach xvdb >/dev/null 2>&1
-check "it comes off" detach xvda
-losetup -d /dev/loop4
 
 say "create, reboot, destroy"
 domu --name small --bg --disk "$(disk xvda /root/a.img)" --xl "on_reboot='restart'" "$(guest_script hello)" ||
