@@ -1,11 +1,14 @@
 /** The stores that a reactor thread does I/O on. */
-import { constants, openSync } from "node:fs";
+import { constants, open } from "node:fs";
+import { promisify } from "node:util";
 import type { IoEngine } from "../storage/engine.js";
 import { RawDevice, type Store } from "../storage/raw.js";
 import { UringEngine } from "../storage/uring/engine.js";
 
+const openFile = promisify(open);
+
 interface Disk {
-  readonly device: RawDevice;
+  readonly device: Promise<RawDevice>;
   users: number;
 }
 
@@ -18,19 +21,20 @@ export class Disks {
     this.#engine = engine;
   }
 
-  /** The device of a store that another thread has opened; `release` it for each `take`. Throws what open(2) throws. */
-  take(store: Store): RawDevice {
+  /**
+   * The device of a store that another thread has opened; `release` it for each `take`. Rejects with what open(2) says.
+   * A file server that hangs keeps its own disks waiting, not the thread.
+   */
+  async take(store: Store): Promise<RawDevice> {
     let disk = this.#disks.get(store.fd);
-    if (disk === undefined) {
-      // An open file of its own for fdatasync: of two that wait on one, only one is told that written data was lost.
-      // What is written goes by the opener's, whose lock lasts until the last write has ended.
-      const ownFd = openSync(`/proc/self/fd/${store.fd}`, constants.O_RDONLY);
-      disk = { device: new RawDevice(store, this.#engine, ownFd), users: 0 };
-      this.#disks.set(store.fd, disk);
-      if (this.#engine instanceof UringEngine) this.#engine.register(store.fd);
-    }
+    if (disk === undefined) this.#disks.set(store.fd, (disk = { device: this.#open(store), users: 0 }));
     disk.users++;
-    return disk.device;
+    try {
+      return await disk.device;
+    } catch (error) {
+      if (--disk.users === 0) this.#disks.delete(store.fd);
+      throw error;
+    }
   }
 
   /** Resolves when the device is let go, if this was its last user. */
@@ -41,5 +45,13 @@ export class Disks {
     this.#disks.delete(fd);
     if (this.#engine instanceof UringEngine) this.#engine.unregister(fd);
     await device.close();
+  }
+
+  async #open(store: Store): Promise<RawDevice> {
+    // An open file of its own for fdatasync: of two that wait on one, only one is told that written data was lost.
+    // What is written goes by the opener's, whose lock lasts until the last write has ended.
+    const ownFd = await openFile(`/proc/self/fd/${store.fd}`, constants.O_RDONLY);
+    if (this.#engine instanceof UringEngine) this.#engine.register(store.fd);
+    return new RawDevice(store, this.#engine, ownFd);
   }
 }

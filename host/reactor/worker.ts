@@ -76,7 +76,7 @@ class ReactorThread {
   async #attach(ask: Extract<Request, { op: "attach" }>): Promise<number> {
     const { ring: number, config, ringRefs, remotePort, store } = ask;
     const memory = viewMemory(ask.memory, ask.base);
-    const device = this.#disks.take(store);
+    const device = await this.#disks.take(store);
     const engine = this.#engine;
     let told = Number.NEGATIVE_INFINITY;
     const incapable = new Set<string>();

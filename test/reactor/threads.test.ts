@@ -177,7 +177,7 @@ test(
       });
       assert.equal(doorbells.length, 1);
       const [{ fd, path }] = doorbells;
-      const ringer = openSync(path, constants.O_WRONLY | constants.O_NONBLOCK);
+      const ringer = openSync(path, constants.O_RDWR);
       closeSync(fd);
       writeSync(ringer, new Uint32Array([1]));
       closeSync(ringer);
