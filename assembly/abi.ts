@@ -6,7 +6,7 @@
  */
 
 /** Changes whenever anything below changes its meaning. The export `version()` returns it. */
-export const ABI_VERSION = 1;
+export const ABI_VERSION = 2;
 
 // ---- Limits -------------------------------------------------------------------------------------------------
 
@@ -51,7 +51,8 @@ export const ABI_X86_32 = 1;
 // ---- Exports ----------------------------------------------------------------------------------------------------
 //
 //   version(): i32        ABI_VERSION
-//   attach(): i32         reads CONFIG, starts at the ring's rsp_prod; 0, or an ATTACH_* code
+//   attach(): i32         reads CONFIG, starts at the ring's rsp_prod with a new journal; 0, or an ATTACH_* code
+//   recover(): i32        as attach(), but goes on where the JOURNAL and the ring say that another instance ended
 //   step(n: i32): i32     goes on with the pass, or begins one; n completions lie in COMPLETIONS; returns STEP_* flags
 //   trim(now: i32): i32   drops persistent grants that are not worth keeping; returns how many pages lie in UNMAPS
 
@@ -60,6 +61,8 @@ export const ATTACH_OK = 0;
 export const ATTACH_BAD_CONFIG = -1;
 /** req_prod is more than a ring ahead of rsp_prod: the guest's fault. */
 export const ATTACH_BAD_RING = -2;
+/** recover(): the journal is of another version or another ring, or cannot be what a core has written. */
+export const ATTACH_BAD_JOURNAL = -3;
 
 /** Carry out OUT_COPIES entries of COPIES, writing every status, then call step again. */
 export const STEP_COPY = 1;
@@ -181,18 +184,57 @@ export const HAZARDS = FREE_LARGE + MAX_LARGE * 2;
 /** The slots of active requests: a bit each. */
 export const ACTIVE_SLOTS = HAZARDS + HAZARD_BUCKETS * 4;
 
+/** Slots whose responses are written and not yet published: they are free when they are. */
+export const ANSWERED_LIST = ACTIVE_SLOTS + (MAX_SLOTS >> 3);
+
 /**
- * The journal: a header page, then one entry for each slot, on pages of their own so that a host can map a file
- * there. An entry: u32 ring index @0, 12 bytes reserved, then the request as it came from the ring @16.
+ * The journal: what another instance needs to go on with the ring when this one is killed. On pages of its own, so that a
+ * host can map a file there; docs/restart.md has its layout as a table. A header page, then an entry for each slot.
  */
 export const JOURNAL = 16384;
+/** Changes with the layout of the file: from JOURNAL to JOURNAL_END. */
+export const JOURNAL_VERSION = 1;
+/** Header. u64, "xbdback" and a J; written last. */
+export const JOURNAL_MAGIC = JOURNAL + 0;
+export const JOURNAL_MAGIC_LOW = 0x62646278;
+export const JOURNAL_MAGIC_HIGH = 0x4a6b6361;
+/** u32: JOURNAL_VERSION. */
+export const JOURNAL_FORMAT = JOURNAL + 8;
+/** u32: FNV-1a of the bytes from JOURNAL_CHECKED to JOURNAL_CHECKED_END, as words. */
+export const JOURNAL_CHECKSUM = JOURNAL + 12;
+export const JOURNAL_CHECKED = JOURNAL + 16;
+/** u32 fields, as in CONFIG: what was agreed with the frontend. */
+export const JOURNAL_ABI = JOURNAL + 16;
+export const JOURNAL_RING_ENTRIES = JOURNAL + 20;
+export const JOURNAL_FEATURES = JOURNAL + 24;
+export const JOURNAL_SECTOR_UNITS = JOURNAL + 28;
+export const JOURNAL_MAX_INDIRECT = JOURNAL + 32;
+export const JOURNAL_DOMID = JOURNAL + 36;
+/** 24 bytes that are 0, then 64 that the host wrote before attach(): what tells this ring from others. */
+export const JOURNAL_IDENTITY = JOURNAL + 64;
+export const JOURNAL_IDENTITY_BYTES = 64;
+export const JOURNAL_CHECKED_END = JOURNAL + 128;
+/** u64: requests taken, begun at the ring index where the journal began; its low half is req_cons. */
+export const JOURNAL_TAKEN = JOURNAL + 128;
+
 export const JOURNAL_ENTRIES = JOURNAL + PAGE;
 export const JOURNAL_ENTRY_BYTES = 128;
+/** Entry. u64: JOURNAL_TAKEN when the request was taken; its low half is the request's ring index. */
 export const JOURNAL_INDEX = 0;
+/** u32: JOURNAL_FREE and so on; in one u64 with the u32 behind it, the ring index of its response. */
+export const JOURNAL_STATE = 8;
+/** The request as it came from the ring, 112 bytes. */
 export const JOURNAL_REQUEST = 16;
+export const JOURNAL_FREE = 0;
+/** Taken, if its index is below JOURNAL_TAKEN. */
+export const JOURNAL_BUSY = 1;
+/** Its response is written, and published if its index is below the ring's rsp_prod. */
+export const JOURNAL_ANSWERED = 2;
+
+export const JOURNAL_END = JOURNAL_ENTRIES + MAX_SLOTS * JOURNAL_ENTRY_BYTES;
 
 /** Decoded requests: the core's own, 64 bytes a slot. */
-export const REQUESTS = JOURNAL_ENTRIES + MAX_SLOTS * JOURNAL_ENTRY_BYTES;
+export const REQUESTS = JOURNAL_END;
 export const REQUEST_BYTES = 64;
 
 /** I/Os by slot, 32 bytes each. */
@@ -268,7 +310,10 @@ export const PERSISTENT_HASH = PERSISTENT_PAGES + MAX_PERSISTENT * PERSISTENT_PA
 export const PERSISTENT_HASH_ENTRIES = MAX_PERSISTENT * 2;
 export const FREE_PAGES = PERSISTENT_HASH + PERSISTENT_HASH_ENTRIES * 8;
 
-export const TABLES_END = FREE_PAGES + MAX_PERSISTENT * 2;
+/** u16[MAX_SLOTS]: slots of recovered requests, in the order in which they were taken. */
+export const RECOVERED_LIST = FREE_PAGES + MAX_PERSISTENT * 2;
+
+export const TABLES_END = RECOVERED_LIST + MAX_SLOTS * 2;
 
 // ---- Windows --------------------------------------------------------------------------------------------------------
 

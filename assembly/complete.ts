@@ -17,6 +17,7 @@ import { Io, ioAt } from "./coalesce";
 import { count } from "./counters";
 import { leaveSegments } from "./data";
 import { retire } from "./hazards";
+import { noteAnswered } from "./journal";
 import {
   ACTIVE,
   ALONE,
@@ -24,7 +25,7 @@ import {
   addToReady,
   BUSY,
   DONE,
-  freeSlot,
+  FREE,
   LOADED,
   MAPPED,
   READ_DONE,
@@ -32,7 +33,7 @@ import {
   releaseLarge,
   requestAt,
 } from "./request";
-import { entries, respond } from "./ring";
+import { entries, respond, rspProd } from "./ring";
 
 /** Takes in `n` completions. What they finish is responded to, or, where data must be copied out first, in the pass. */
 export function complete(n: u32): void {
@@ -93,10 +94,14 @@ export function finish(slot: u32, request: Request, status: i32): void {
   request.state = DONE;
 }
 
-/** Writes the response of a DONE request, once everything that it held of the guest's is let go, and frees its slot. */
+/**
+ * Writes the response of a DONE request, once everything that it held of the guest's is let go. Its slot is free when the
+ * response is published: until then its journal entry is needed.
+ */
 export function answer(slot: u32, request: Request): void {
   leaveSegments(slot, request);
   releaseLarge(request);
+  noteAnswered(slot, rspProd);
   respond(request);
-  freeSlot(slot);
+  request.state = FREE;
 }

@@ -11,6 +11,7 @@ import {
   ABI_X86_32,
   ABI_X86_64,
   ATTACH_BAD_CONFIG,
+  ATTACH_BAD_JOURNAL,
   ATTACH_BAD_RING,
   ATTACH_OK,
   BLKIF_OP_DISCARD,
@@ -24,8 +25,6 @@ import {
   CONFIG_MAX_PERSISTENT,
   CONFIG_SECTOR_UNITS,
   COUNT_BAD_GRANT,
-  JOURNAL_ENTRIES,
-  JOURNAL_ENTRY_BYTES,
   JOURNAL_REQUEST,
   MAX_IO,
   MAX_PERSISTENT,
@@ -59,8 +58,17 @@ import {
 } from "./data";
 import { configureDecode, countOperation, decode, indirectGref, isLarge, validate } from "./decode";
 import { admit, resetHazards } from "./hazards";
+import { beginJournal, entryOf } from "./journal";
 import { selectLayout } from "./layout";
 import { maps, pagesUsed, resetPersistent, settleMaps, trimPages } from "./persistent";
+import {
+  hasRecovered,
+  nextRecovered,
+  recoverJournal,
+  resetRecovered,
+  restoreAgreement,
+  takeUpRecovered,
+} from "./recover";
 import {
   ADMITTED,
   addToPass,
@@ -97,6 +105,7 @@ import {
   finalCheck,
   overflows,
   publish,
+  rspProd,
   unconsumed,
 } from "./ring";
 
@@ -132,19 +141,35 @@ function configured(): bool {
 
 export function attach(): i32 {
   if (!configured()) return ATTACH_BAD_CONFIG;
+  const size = reset();
+  const good = attachRing(size);
+  beginJournal(rspProd);
+  storeTotals();
+  return good ? ATTACH_OK : ATTACH_BAD_RING;
+}
+
+export function recover(): i32 {
+  if (!configured()) return ATTACH_BAD_CONFIG;
+  if (!restoreAgreement()) return ATTACH_BAD_JOURNAL;
+  const code = recoverJournal(reset());
+  storeTotals();
+  return code;
+}
+
+/** Sets everything to its beginning, for the ring of CONFIG; returns the number of its entries. */
+function reset(): u32 {
   const size = load<u32>(CONFIG_ENTRIES);
   selectLayout(load<u32>(CONFIG_ABI));
   resetCounters();
   resetRequests(size);
   resetHazards();
   resetPersistent();
+  resetRecovered();
   configureDecode();
   configureData();
   configureCoalesce();
   inRound = halted = wantsLarge = false;
-  const good = attachRing(size);
-  storeTotals();
-  return good ? ATTACH_OK : ATTACH_BAD_RING;
+  return size;
 }
 
 function storeTotals(): void {
@@ -172,8 +197,8 @@ export function step(n: u32): i32 {
   inRound = copies != 0 || maps != 0;
   store<u32>(OUT_COPIES, copies);
   store<u32>(OUT_MAPS, maps);
-  storeTotals();
   const notify = publish() ? STEP_NOTIFY : 0;
+  storeTotals();
   if (inRound) return (copies != 0 ? STEP_COPY : 0) | (maps != 0 ? STEP_MAP : 0) | notify;
   return endOfPass() | notify;
 }
@@ -181,6 +206,7 @@ export function step(n: u32): i32 {
 /** Takes requests from the ring into the pass, at most a batch. */
 function takeRequests(): void {
   wantsLarge = false;
+  if (!takeRecovered()) return;
   const batch = load<u32>(CONFIG_BATCH);
   if (halted || batch == 0) return;
   const claimed = unconsumed();
@@ -199,15 +225,36 @@ function takeRequests(): void {
       return;
     }
     const request = requestAt(slot);
-    consume();
-    request.state = TAKEN;
-    if (!decode(slot, request, copy)) {
-      answer(slot, request);
-      continue;
-    }
-    if (large) takeLarge(request);
-    addToPass(slot);
+    consume(slot);
+    begin(slot, request, copy, large);
   }
+}
+
+/** Takes up what was in flight when another instance ended, in its order. False while some of it has to wait. */
+function takeRecovered(): bool {
+  while (hasRecovered()) {
+    const slot = nextRecovered();
+    const copy = entryOf(slot) + JOURNAL_REQUEST;
+    const large = isLarge(copy);
+    if (large && freeLarge == 0) {
+      wantsLarge = true;
+      return false;
+    }
+    takeUpRecovered();
+    begin(slot, requestAt(slot), copy, large);
+  }
+  return true;
+}
+
+/** A request that is taken, and has its copy in the journal, enters the pass or is answered. */
+function begin(slot: u32, request: Request, copy: u32, large: bool): void {
+  request.state = TAKEN;
+  if (!decode(slot, request, copy)) {
+    answer(slot, request);
+    return;
+  }
+  if (large) takeLarge(request);
+  addToPass(slot);
 }
 
 /** Moves all requests of the pass on. Those behind one that is still being fetched wait: they enter in ring order. */
@@ -253,7 +300,7 @@ function advance(slot: u32, request: Request, behindFetch: bool): void {
 
 function fetch(slot: u32, request: Request): void {
   if (!roomForCopies(1)) return;
-  const copy = JOURNAL_ENTRIES + slot * JOURNAL_ENTRY_BYTES + JOURNAL_REQUEST;
+  const copy = entryOf(slot) + JOURNAL_REQUEST;
   fetchSegments(slot, request.segments, indirectGref(copy));
   request.state = FETCHING;
 }
@@ -293,7 +340,7 @@ function endOfPass(): i32 {
   endPass();
   store<u32>(OUT_IOS, ios);
   let flags = ios != 0 ? STEP_IO : 0;
-  if (readyLength != 0) flags |= STEP_MORE;
+  if (readyLength != 0 || (hasRecovered() && freeLarge != 0)) flags |= STEP_MORE;
   if (halted) return flags | STEP_HALTED;
   // What waits for a large region is woken by the completion that frees one, and what a drain leaves by nobody.
   if (load<u32>(CONFIG_BATCH) == 0 || (wantsLarge && freeLarge == 0)) return flags;

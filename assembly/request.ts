@@ -109,12 +109,22 @@ export function resetRequests(entries: u32): void {
   readyLength = 0;
 }
 
+/** Takes the `count` slots of a list out of the free ones. */
+export function claimSlots(list: u32, count: u32): void {
+  for (let i: u32 = 0; i < count; i++) requestAt(load<u16>(list + (i << 1))).state = TAKEN;
+  let free: u32 = 0;
+  for (let i: u32 = 0; i < freeSlots; i++) {
+    const slot = load<u16>(FREE_SLOTS + (i << 1));
+    if (requestAt(slot).state == FREE) store<u16>(FREE_SLOTS + (free++ << 1), slot);
+  }
+  freeSlots = free;
+}
+
 export function takeSlot(): u32 {
   return load<u16>(FREE_SLOTS + (--freeSlots << 1));
 }
 
 export function freeSlot(slot: u32): void {
-  requestAt(slot).state = FREE;
   store<u16>(FREE_SLOTS + (freeSlots++ << 1), slot);
 }
 

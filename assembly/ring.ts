@@ -16,33 +16,42 @@ import {
   SRING_RSP_PROD,
 } from "./abi";
 import { count } from "./counters";
+import { forgetAnswered, noteTaken } from "./journal";
 import { RESPONSE_ID, RESPONSE_OPERATION, RESPONSE_STATUS, stride } from "./layout";
 import { Request } from "./request";
 import { copy16 } from "./segments";
 import { loadShared, storeShared } from "./shared";
 
 export let entries: u32 = 0;
-let reqCons: u32 = 0;
+/** Requests taken; the low half is req_cons. It never wraps, so of any two requests it tells which is older. */
+let taken: u64 = 0;
 /** rsp_prod_pvt: responses written, and rsp_prod as we last published it. The shared copy is the guest's to spoil. */
-let rspProd: u32 = 0;
+export let rspProd: u32 = 0;
 let rspPublished: u32 = 0;
 
-/** Starts at the shared rsp_prod, as a frontend that reconnects or survives us expects. False if the guest lies. */
+/** Starts at the shared rsp_prod, as a frontend that reconnects expects. False if the guest lies. */
 export function attachRing(size: u32): bool {
+  const index = loadShared(SRING_RSP_PROD);
+  return startRing(size, index, index);
+}
+
+/** Goes on with `from` requests taken and responses published up to `published`. False if the guest lies. */
+export function startRing(size: u32, from: u64, published: u32): bool {
   entries = size;
-  reqCons = rspProd = rspPublished = loadShared(SRING_RSP_PROD);
+  taken = from;
+  rspProd = rspPublished = published;
   publishIndices();
-  return loadShared(SRING_REQ_PROD) - rspProd <= entries;
+  return !overflows(unconsumed());
 }
 
 function publishIndices(): void {
-  store<u32>(OUT_REQ_CONS, reqCons);
+  store<u32>(OUT_REQ_CONS, <u32>taken);
   store<u32>(OUT_RSP_PROD, rspProd);
 }
 
 /** How many requests the frontend says are on the ring: as many as it likes to say. */
 export function unconsumed(): u32 {
-  return loadShared(SRING_REQ_PROD) - reqCons;
+  return loadShared(SRING_REQ_PROD) - <u32>taken;
 }
 
 /**
@@ -50,7 +59,7 @@ export function unconsumed(): u32 {
  * so many requests on the ring, or it took some back.
  */
 export function overflows(claimed: u32): bool {
-  return claimed > entries - (reqCons - rspPublished);
+  return claimed > entries - (<u32>taken - rspPublished);
 }
 
 /**
@@ -59,7 +68,7 @@ export function overflows(claimed: u32): bool {
  */
 export function copyRequest(slot: u32): u32 {
   const entry = JOURNAL_ENTRIES + slot * JOURNAL_ENTRY_BYTES;
-  const from = SRING_ENTRIES + (reqCons & (entries - 1)) * stride;
+  const from = SRING_ENTRIES + (<u32>taken & (entries - 1)) * stride;
   const to = entry + JOURNAL_REQUEST;
   copy16(to, from);
   copy16(to + 16, from + 16);
@@ -70,12 +79,13 @@ export function copyRequest(slot: u32): u32 {
   store<u64>(to, load<u64>(from, 96), 96);
   store<u32>(to, load<u32>(from, 104), 104);
   if (stride > 108) store<u32>(to, load<u32>(from, 108), 108);
-  store<u32>(entry + JOURNAL_INDEX, reqCons);
+  store<u64>(entry + JOURNAL_INDEX, taken);
   return to;
 }
 
-export function consume(): void {
-  reqCons++;
+/** The request in a slot is taken. */
+export function consume(slot: u32): void {
+  noteTaken(slot, ++taken);
 }
 
 /** Writes a response: id, operation and status, never the padding between (XSA-216). */
@@ -96,6 +106,7 @@ export function publish(): bool {
   count(COUNT_PUSHES, 1);
   storeShared(SRING_RSP_PROD, rspProd);
   rspPublished = rspProd;
+  forgetAnswered();
   if (rspProd - loadShared(SRING_RSP_EVENT) >= rspProd - old) return false;
   count(COUNT_NOTIFICATIONS, 1);
   return true;
@@ -104,6 +115,6 @@ export function publish(): bool {
 /** RING_FINAL_CHECK_FOR_REQUESTS: asks for an event at the next request, unless there is one already. */
 export function finalCheck(): bool {
   if (unconsumed() != 0) return true;
-  storeShared(SRING_REQ_EVENT, reqCons + 1);
+  storeShared(SRING_REQ_EVENT, <u32>taken + 1);
   return unconsumed() != 0;
 }

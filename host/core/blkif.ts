@@ -31,6 +31,7 @@ export interface RingConfig {
 interface Exports {
   version(): number;
   attach(): number;
+  recover(): number;
   step(completions: number): number;
   trim(now: number): number;
 }
@@ -130,6 +131,20 @@ export class BlkifCore {
 
   /** Starts on the ring that is mapped at SRING; returns an ATTACH_* code. */
   attach(config: RingConfig): number {
+    this.#configure(config);
+    return this.#exports.attach();
+  }
+
+  /**
+   * Goes on with the ring that is mapped at SRING where the journal at JOURNAL says that another core ended; returns an
+   * ATTACH_* code. What was agreed with the frontend then counts, whatever `features` and `maxIndirect` say.
+   */
+  recover(config: RingConfig): number {
+    this.#configure(config);
+    return this.#exports.recover();
+  }
+
+  #configure(config: RingConfig): void {
     const { u32 } = this.memory;
     const set = (field: number, value: number): void => {
       u32[field >> 2] = value;
@@ -145,7 +160,6 @@ export class BlkifCore {
     set(abi.CONFIG_MAX_IO, config.maxIo ?? abi.MAX_IO);
     set(abi.CONFIG_BATCH, config.batch ?? 64);
     set(abi.CONFIG_MAX_PERSISTENT, config.maxPersistent ?? 1056);
-    return this.#exports.attach();
   }
 
   /** Tells the core the disk's new size in 512-byte sectors. */

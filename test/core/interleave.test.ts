@@ -43,8 +43,8 @@ const BUGS = [
   {
     name: "no second look after asking for an event",
     file: "ring.ts",
-    from: "  storeShared(SRING_REQ_EVENT, reqCons + 1);\n  return unconsumed() != 0;",
-    to: "  storeShared(SRING_REQ_EVENT, reqCons + 1);\n  return false;",
+    from: "  storeShared(SRING_REQ_EVENT, <u32>taken + 1);\n  return unconsumed() != 0;",
+    to: "  storeShared(SRING_REQ_EVENT, <u32>taken + 1);\n  return false;",
   },
   {
     name: "rsp_event read before rsp_prod is written",
