@@ -204,3 +204,14 @@ test("order holds across the wrap-around of the ring's indices", () => {
     h.release();
   }
 });
+
+test("nothing waits for an empty flush for the sector number that it happens to hold", () => {
+  const h = new Harness({ disk: false });
+  const guest = new Guest(h);
+  h.put({ ...guest.empty(FLUSH), sector: 20n });
+  for (const sector of [8, 40, 16]) h.put(guest.transfer(WRITE, sector));
+  h.push();
+  h.step();
+  assert.deepEqual(h.underway.map(short), ["F", "W8+8", "W40+8", "W16+8"]);
+  h.release();
+});
