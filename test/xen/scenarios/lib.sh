@@ -92,7 +92,7 @@ no_grants_in_use() { ! grants_in_use; }
 
 # Complaints of dom0's kernel, of Xen, and of the guests' kernels.
 complaints() {
-  local found=0 pattern='g\.e\. still in use|WARNING|BUG|Oops|bogus|wrong operation|references no pending|I/O error|hung task|Call Trace'
+  local name found=0 pattern='g\.e\. still in use|WARNING|BUG|Oops|bogus|wrong operation|references no pending|I/O error|hung task|Call Trace'
   dmesg | grep -E "$pattern" && found=1
   for name in "$CONSOLES"/guest-*.log; do
     tr -d '\r' < "$name" | grep -vE "${EXPECTED:-nothing is expected}" | grep -E "$pattern" && { echo "in $name"; found=1; }
