@@ -38,6 +38,8 @@ export class JavascriptCore {
   readonly #journal = new Uint8Array(abi.MAX_SLOTS * STRIDE);
   readonly #journalView = new DataView(this.#journal.buffer);
   readonly #freeSlots: number[] = [];
+  /** Answered, but not yet published. */
+  readonly #answered: number[] = [];
   readonly #freeLarge: number[] = [];
   readonly #ready: number[] = [];
   #pass: number[] = [];
@@ -79,8 +81,8 @@ export class JavascriptCore {
     this.#inRound = grants.copies > 0 || grants.maps > 0;
     this.#view.setUint32(abi.OUT_COPIES, grants.copies, true);
     this.#view.setUint32(abi.OUT_MAPS, grants.maps, true);
-    this.#view.setUint32(abi.OUT_INFLIGHT, this.#config.entries - this.#freeSlots.length, true);
     const notify = this.#publish() ? abi.STEP_NOTIFY : 0;
+    this.#view.setUint32(abi.OUT_INFLIGHT, this.#config.entries - this.#freeSlots.length, true);
     if (!this.#inRound) return this.#endOfPass() | notify;
     return (grants.copies > 0 ? abi.STEP_COPY : 0) | (grants.maps > 0 ? abi.STEP_MAP : 0) | notify;
   }
@@ -145,6 +147,8 @@ export class JavascriptCore {
     this.counters[abi.COUNT_PUSHES]++;
     this.#view.setUint32(abi.SRING_RSP_PROD, this.#rspProd, true);
     this.#rspPublished = this.#rspProd;
+    for (const slot of this.#answered) this.#freeSlots.push(slot);
+    this.#answered.length = 0;
     if ((this.#rspProd - this.#view.getUint32(abi.SRING_RSP_EVENT, true)) >>> 0 >= fresh) return false;
     this.counters[abi.COUNT_NOTIFICATIONS]++;
     return true;
@@ -321,7 +325,7 @@ export class JavascriptCore {
     this.#releaseLarge(request);
     this.#respond(request);
     request.state = State.Free;
-    this.#freeSlots.push(request.slot);
+    this.#answered.push(request.slot);
   }
 
   #releaseLarge(request: Request): void {

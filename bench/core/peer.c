@@ -27,7 +27,7 @@ struct io { uint8_t operation, flags; uint16_t iovecs; uint32_t length; uint64_t
 struct map { uint32_t gref; uint16_t page; int16_t status; };
 struct page { uint32_t gref, users; uint16_t state; bool touched; };
 struct hash { uint32_t gref, page; };
-struct entry { uint32_t index; uint8_t reserved[12]; uint8_t bytes[112]; };
+struct entry { uint64_t index, state; uint8_t bytes[112]; };
 
 static struct request requests[MAX_SLOTS];
 static struct entry journal[MAX_SLOTS];
@@ -41,6 +41,10 @@ static struct page pages[MAX_PERSISTENT];
 static struct hash hashes[PERSISTENT_HASH_ENTRIES];
 static uint16_t free_pages[MAX_PERSISTENT], owners[MAX_COPIES];
 static uint32_t free_page_count, pages_used, maps, copies, ios;
+static uint16_t answered[MAX_SLOTS];
+static uint32_t answered_count;
+/* Volatile, as the journal is what a process leaves behind that is killed between any two stores. */
+static volatile uint64_t taken;
 static uint32_t req_cons, rsp_prod, rsp_published;
 static uint32_t open_read, open_write;
 static bool in_round, halted, stalled;
@@ -413,13 +417,14 @@ static void finish(struct request *r, int status) {
 static void answer(uint32_t slot, struct request *r) {
   leave_segments(slot, r);
   release_large(r);
+  *(volatile uint64_t *)&journal[slot].state = JOURNAL_ANSWERED | (uint64_t)rsp_prod << 32;
+  answered[answered_count++] = slot;
   uint8_t *to = memory + SRING_ENTRIES + (rsp_prod & (config.entries - 1)) * stride;
   memcpy(to, &r->id, 8);
   to[8] = r->operation;
   memcpy(to + 10, &r->status, 2);
   rsp_prod++;
   r->state = FREE;
-  free_slots[free_count++] = slot;
 }
 
 static int status_of(const struct request *r, uint32_t result) {
@@ -559,7 +564,7 @@ static void take_requests(void) {
     uint8_t *copy = journal[slot].bytes;
     memcpy(copy, from, 104);
     memcpy(copy + stride - 8, from + stride - 8, 8);
-    journal[slot].index = req_cons;
+    journal[slot].index = taken;
     bool large = copy[0] == BLKIF_OP_INDIRECT && load16(copy + 2) > MAX_DIRECT_SEGMENTS;
     if (large && !large_count) {
       free_slots[free_count++] = slot;
@@ -568,6 +573,8 @@ static void take_requests(void) {
     }
     struct request *r = &requests[slot];
     req_cons++;
+    *(volatile uint64_t *)&journal[slot].state = JOURNAL_BUSY;
+    taken++;
     r->state = TAKEN;
     if (!decode(slot, r, copy)) {
       answer(slot, r);
@@ -653,6 +660,11 @@ static bool publish(void) {
   counters[COUNT_PUSHES]++;
   __atomic_store_n(shared(SRING_RSP_PROD), rsp_prod, __ATOMIC_SEQ_CST);
   rsp_published = rsp_prod;
+  for (uint32_t i = 0; i < answered_count; i++) {
+    *(volatile uint64_t *)&journal[answered[i]].state = JOURNAL_FREE;
+    free_slots[free_count++] = answered[i];
+  }
+  answered_count = 0;
   if (rsp_prod - __atomic_load_n(shared(SRING_RSP_EVENT), __ATOMIC_SEQ_CST) >= fresh) return false;
   counters[COUNT_NOTIFICATIONS]++;
   return true;
@@ -693,8 +705,8 @@ int step(uint32_t completions) {
   in_round = copies || maps;
   *shared(OUT_COPIES) = copies;
   *shared(OUT_MAPS) = maps;
-  *shared(OUT_INFLIGHT) = config.entries - free_count;
   int notify = publish() ? STEP_NOTIFY : 0;
+  *shared(OUT_INFLIGHT) = config.entries - free_count;
   if (in_round) return (copies ? STEP_COPY : 0) | (maps ? STEP_MAP : 0) | notify;
   return end_of_pass() | notify;
 }
