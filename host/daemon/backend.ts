@@ -110,8 +110,10 @@ export class Backend {
 
   #died(domid: number): void {
     const theirs = [...this.#vbds.values()].filter((vbd) => vbd.id.domid === domid);
-    if (theirs.length === 0) return;
-    this.#host.log(`xbdback: domain ${domid} is gone; its disks are let go`);
+    // A guest that closed its disks before it went is no news.
+    if (theirs.some((vbd) => vbd.connected)) {
+      this.#host.log(`xbdback: domain ${domid} is gone; its disks are let go`);
+    }
     for (const vbd of theirs) vbd.domainDied();
   }
 }

@@ -126,7 +126,7 @@ export class Vbd {
       hotplugStatus: this.#keys?.hotplugStatus ?? null,
       waitsFor: waitsFor({
         ...standing,
-        connected: this.#connection !== null,
+        connected: this.connected,
         dead: this.#dead,
         hotplug: this.#store && "waits" in this.#store ? this.#store.waits : null,
         opening: this.#opener.path,
@@ -134,6 +134,11 @@ export class Vbd {
       ...(this.#connection?.status ?? NOT_CONNECTED),
       counters,
     };
+  }
+
+  /** Whether a frontend is at work. */
+  get connected(): boolean {
+    return this.#connection !== null;
   }
 
   /** Something may have changed. Returns at once. */
