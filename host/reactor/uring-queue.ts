@@ -69,41 +69,21 @@ export class UringQueue implements IoQueue, CompletionQueue {
     this.#engine.underWay++;
     const count = this.#u16[(at + abi.IO_IOVECS) >> 1];
     const table = abi.IOVECS + slot * (abi.IOVECS_PER_SLOT * abi.IOVEC_BYTES);
-    const positionLow = sectorLow << SECTOR_SHIFT;
-    const positionHigh = (sectorHigh << SECTOR_SHIFT) | (sectorLow >>> (32 - SECTOR_SHIFT));
-    const user = queueUserData(this.#number, slot);
-    if (count === 1) {
-      const operationCode = (write ? Op.write : Op.read) | this.#fileFlags;
-      const low = u32[table >> 2];
-      const high = u32[(table >> 2) + 1];
-      this.#ring.prepare(
-        operationCode,
-        this.#fd,
-        positionLow,
-        positionHigh,
-        low,
-        high,
-        length,
-        0,
-        user,
-        QUEUE_KIND,
-      );
-      return;
-    }
-    const address = this.#base + table;
-    const high = Math.floor(address / TWO_TO_32);
-    const low = address - high * TWO_TO_32;
-    const operationCode = (write ? Op.writev : Op.readv) | this.#fileFlags;
+    // One piece of memory needs no vector: what its only iovec says stands in the entry itself.
+    const single = count === 1;
+    const vector = this.#base + table;
+    const vectorHigh = Math.floor(vector / TWO_TO_32);
+    const operationCode = single ? (write ? Op.write : Op.read) : write ? Op.writev : Op.readv;
     this.#ring.prepare(
-      operationCode,
+      operationCode | this.#fileFlags,
       this.#fd,
-      positionLow,
-      positionHigh,
-      low,
-      high,
-      count,
+      sectorLow << SECTOR_SHIFT,
+      (sectorHigh << SECTOR_SHIFT) | (sectorLow >>> (32 - SECTOR_SHIFT)),
+      single ? u32[table >> 2] : vector - vectorHigh * TWO_TO_32,
+      single ? u32[(table >> 2) + 1] : vectorHigh,
+      single ? length : count,
       0,
-      user,
+      queueUserData(this.#number, slot),
       QUEUE_KIND,
     );
   }

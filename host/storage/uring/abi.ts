@@ -34,7 +34,6 @@ export const RSRC_REGISTER_SPARSE = 1;
 
 /** mmap offsets. */
 export const OFF_SQ_RING = 0;
-export const OFF_CQ_RING = 0x8000000;
 export const OFF_SQES = 0x10000000;
 
 /** struct io_uring_params, in words. */

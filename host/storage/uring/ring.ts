@@ -19,7 +19,6 @@ import {
   Enter,
   Feature,
   GETEVENTS_ARG_BYTES,
-  type OFF_CQ_RING,
   OFF_SQ_RING,
   OFF_SQES,
   PARAMS_BYTES,
@@ -239,7 +238,7 @@ export class Uring {
     closeSync(this.#fd);
   }
 
-  #map(offset: typeof OFF_SQ_RING | typeof OFF_CQ_RING | typeof OFF_SQES, length: number): ArrayBuffer {
+  #map(offset: typeof OFF_SQ_RING | typeof OFF_SQES, length: number): ArrayBuffer {
     const { address, bytes } = mapBuffer(this.#fd, offset, length);
     this.#maps.push({ address, length });
     return bytes;
