@@ -1,38 +1,16 @@
 /** The command tree of `xbdback`. Each command's own file does the work; here are its words. */
 import { readFileSync } from "node:fs";
-import { Command, CommanderError, InvalidArgumentError, Option } from "commander";
+import { Command, CommanderError, Option } from "commander";
 import { DEFAULT_PLANE } from "../daemon/serve.js";
 import { CACHES } from "../storage/direct.js";
+import { operatorCommands } from "./commands/index.js";
 import { demo } from "./demo.js";
 import { CliError, Exit, exitCodeOf } from "./errors.js";
 import { type GuestOptions, guest } from "./guest.js";
+import { directoryOption, integer, kind, size } from "./options.js";
 import { serveCommand } from "./serve.js";
-import { parseSize } from "./size.js";
 
 const packageFile = new URL("../../../package.json", import.meta.url);
-
-function integer(low: number, high: number): (text: string) => number {
-  return (text) => {
-    const value = Number(text);
-    if (!/^[0-9]+$/.test(text) || value < low || value > high) {
-      throw new InvalidArgumentError(`It is a whole number from ${low} to ${high}.`);
-    }
-    return value;
-  };
-}
-
-function size(text: string): number {
-  const bytes = parseSize(text);
-  if (bytes === null || bytes < 512 || bytes % 512 !== 0) {
-    throw new InvalidArgumentError("It is a size in whole sectors of 512 bytes, like 64M or 1G.");
-  }
-  return bytes;
-}
-
-function kind(text: string): string {
-  if (!/^[A-Za-z0-9_-]{1,32}$/.test(text)) throw new InvalidArgumentError("It is a name like vbd or vbd3.");
-  return text;
-}
 
 /** How the guest connects: the same options for every command that plays a guest. */
 function frontendOptions(command: Command): Command {
@@ -115,7 +93,7 @@ function serve(): Command {
   const command = new Command("serve")
     .summary("serve the disks of Xen's guests, or of a loopback machine's")
     .description("Watches xenstore and serves every vbd that the toolstack adds, until SIGTERM or SIGINT.")
-    .option("--directory <path>", "a loopback machine to join, in place of the Xen below")
+    .addOption(directoryOption())
     .option(
       "--kind <name>",
       "directory below backend/ in xenstore: vbd, vbd3, qdisk or your own",
@@ -141,7 +119,7 @@ function guestCommand(): Command {
       .description(
         "Connects a vbd as a guest's kernel would; prints what happens as JSON, one object a line.",
       )
-      .requiredOption("--directory <path>", "the loopback machine to join")
+      .addOption(directoryOption("the loopback machine to join").makeOptionMandatory())
       .option("--domid <n>", "the guest's domain", integer(1, 0x7fef), 1)
       .option("--devid <n>", "virtual-device number", integer(0, 0xffffffff), 51712),
   )
@@ -163,8 +141,9 @@ function program(): Command {
     .version(version, "-V, --version", "print the version")
     .addCommand(demoCommand())
     .addCommand(serve())
-    .addCommand(guestCommand())
-    .showHelpAfterError("(--help shows the options)");
+    .addCommand(guestCommand());
+  for (const command of operatorCommands()) root.addCommand(command);
+  root.showHelpAfterError("(--help shows the options)");
   for (const command of [root, ...root.commands]) command.exitOverride();
   return root;
 }

@@ -1,4 +1,4 @@
-/** What people see: a progress bar on a terminal, plain lines elsewhere, and tables. */
+/** What people see: a progress bar on a terminal, plain lines elsewhere, tables, and JSON for programs. */
 import type { WriteStream } from "node:tty";
 
 const BAR_WIDTH = 40;
@@ -43,4 +43,33 @@ export function table(rows: readonly (readonly [string, number])[]): string {
   const values = rows.map(([, value]) => value.toLocaleString("en-US"));
   const width = Math.max(...values.map((value) => value.length));
   return rows.map(([name], i) => `  ${name.padEnd(label)}  ${values[i].padStart(width)}`).join("\n");
+}
+
+/** One object on a line of stdout. */
+export function printJson(value: object): void {
+  process.stdout.write(`${JSON.stringify(value)}\n`);
+}
+
+/** A table's lines, the headings first. A heading that begins with ">" has its column flush right; the last is not padded. */
+export function columns(headings: readonly string[], rows: readonly (readonly string[])[]): string[] {
+  const names = headings.map((heading) => heading.replace(/^>/, ""));
+  const all = [names, ...rows];
+  const widths = names.map((_, i) => Math.max(...all.map((row) => row[i].length)));
+  const pad = (cell: string, i: number): string => {
+    if (headings[i].startsWith(">")) return cell.padStart(widths[i]);
+    return i === names.length - 1 ? cell : cell.padEnd(widths[i]);
+  };
+  return all.map((row) => row.map(pad).join("  "));
+}
+
+/** Prints what {@link columns} made; the headings only for people. */
+export function printTable(lines: readonly string[]): void {
+  const shown = process.stdout.isTTY ? lines : lines.slice(1);
+  for (const line of shown) process.stdout.write(`${line}\n`);
+}
+
+/** Names and values, one pair a line. */
+export function pairs(rows: readonly (readonly [string, string])[]): string {
+  const width = Math.max(...rows.map(([name]) => name.length));
+  return rows.map(([name, value]) => `${name.padEnd(width)}  ${value}`).join("\n");
 }

@@ -1,8 +1,8 @@
 /** `xbdback serve`. */
 import { type PlaneOptions, serve } from "../daemon/serve.js";
-import { findXen, type Platform } from "../platform/platform.js";
-import { kernelBackendOf, NoXenError } from "../platform/xen/find.js";
+import { kernelBackendOf } from "../platform/xen/find.js";
 import type { Cache } from "../storage/direct.js";
+import { platformOf } from "./daemon.js";
 import { CliError, Exit, exitCodeOf } from "./errors.js";
 import { untilStopped } from "./lifetime.js";
 
@@ -19,8 +19,8 @@ export interface ServeCommandOptions extends PlaneOptions {
 
 export async function serveCommand(options: ServeCommandOptions): Promise<void> {
   const { directory, kind, exitWithParent, cache, reactors, engine, pollUs, ...features } = options;
-  const platform: Platform =
-    directory === undefined ? await xen(kind) : { kind: "loopback", directory, domid: 0 };
+  const platform = await platformOf(directory);
+  if (platform.kind === "xen") refuseBesideKernel(kind);
   const stopped = untilStopped(exitWithParent);
   const log = (line: string): void => void process.stderr.write(`${line}\n`);
   let lose: (error: Error) => void = () => {};
@@ -41,19 +41,6 @@ export async function serveCommand(options: ServeCommandOptions): Promise<void> 
   }
   await daemon.stop();
   process.exit();
-}
-
-/** The domain of Xen's that this is, if it can serve the kind. */
-async function xen(kind: string): Promise<Platform> {
-  try {
-    const platform = await findXen();
-    refuseBesideKernel(kind);
-    return platform;
-  } catch (error) {
-    if (!(error instanceof NoXenError)) throw error;
-    const remedy = "name a loopback machine with --directory, or try `xbdback demo`";
-    throw new CliError(`${error.message}; without Xen, ${remedy}`, Exit.noXen);
-  }
 }
 
 /** Two backends for one kind would both answer every guest. */

@@ -7,6 +7,7 @@ import { quote } from "../vbd/diagnostics.js";
 import { parseVbdPath, type VbdId, vbdName } from "../vbd/name.js";
 import type { VbdStatus } from "../vbd/status.js";
 import { Vbd, type VbdHost } from "../vbd/vbd.js";
+import { ControlError } from "./control.js";
 import { Guests } from "./guests.js";
 
 export interface BackendOptions extends VbdHost {
@@ -41,7 +42,10 @@ export class Backend {
     const domids = () => new Set([...this.#vbds.values()].map(({ id }) => id.domid));
     this.#guests = new Guests(host.xenstore, domids, (domid) => this.#died(domid));
     this.#timer = setInterval(() => {
-      for (const vbd of this.#vbds.values()) void vbd.checkStore();
+      for (const vbd of this.#vbds.values()) {
+        vbd.rings();
+        void vbd.checkStore();
+      }
     }, STORE_CHECK_MS).unref();
   }
 
@@ -57,9 +61,17 @@ export class Backend {
 
   /** The store of a vbd was enlarged or cut: resolves with its size in bytes once the guest was told. */
   async resize(name: string): Promise<number> {
+    return this.vbd(name).resize();
+  }
+
+  /** Throws a {@link ControlError} when there is no vbd of this name. */
+  vbd(name: string): Vbd {
     const vbd = this.#vbds.get(name);
-    if (!vbd) throw new Error(`there is no vbd ${quote(name)}; names are as in the list: xbdback1i51712`);
-    return vbd.resize();
+    if (vbd) return vbd;
+    throw new ControlError(
+      `there is no vbd ${quote(name)}: \`xbdback list\` shows those that are there`,
+      "not-found",
+    );
   }
 
   /** Lets go of every vbd; xenstore stays as it is. */

@@ -1,6 +1,6 @@
 /**
  * The control socket: one JSON object a line each way. `{"command": "list"}` is answered with `{"ok": true, …}` or
- * `{"ok": false, "error": "…"}`.
+ * `{"ok": false, "error": "…"}`, with a `reason` where a program may want to tell it from others.
  */
 import { once } from "node:events";
 import { chmodSync, rmSync } from "node:fs";
@@ -8,6 +8,21 @@ import { createConnection, createServer, type Server, type Socket } from "node:n
 
 export type ControlRequest = { command: string } & Record<string, unknown>;
 export type ControlHandler = (request: ControlRequest) => Promise<object> | object;
+
+/** Why a request was not carried out: for programs, as the message is for people. */
+export type Reason = "refused" | "not-found" | "busy" | "unavailable";
+
+/** A request that was not carried out. "unavailable": no daemon answers; `code` is then the errno's name, if there is one. */
+export class ControlError extends Error {
+  readonly reason: Reason;
+  readonly code: string | undefined;
+
+  constructor(message: string, reason: Reason = "refused", code?: string) {
+    super(message);
+    this.reason = reason;
+    this.code = code;
+  }
+}
 
 const MAX_LINE = 65536;
 /** A daemon that answers at all answers at once. */
@@ -93,19 +108,21 @@ async function removeStale(path: string): Promise<void> {
 }
 
 /** Rejects when a line is too long, and when the socket fails. */
-async function* lines(socket: Socket): AsyncGenerator<string> {
+async function* lines(socket: Socket, longest = MAX_LINE): AsyncGenerator<string> {
   socket.setEncoding("utf8");
   let unended = "";
   for await (const chunk of socket.iterator({ destroyOnReturn: false })) {
     const parts = (unended + chunk).split("\n");
     unended = parts.pop() as string;
     yield* parts;
-    if (unended.length > MAX_LINE) throw new Error(`a line is longer than ${MAX_LINE} characters`);
+    if (unended.length > longest) throw new Error(`a line is longer than ${longest} characters`);
   }
 }
 
 function refusal(error: unknown): object {
-  return { ok: false, error: (error as Error).message };
+  const { message } = error as Error;
+  const told = error instanceof ControlError && error.reason !== "refused";
+  return { ok: false, error: message, ...(told ? { reason: error.reason } : {}) };
 }
 
 async function answer(line: string, handler: ControlHandler): Promise<object> {
@@ -120,26 +137,32 @@ async function answer(line: string, handler: ControlHandler): Promise<object> {
   }
 }
 
+/** Answers are ours; a list of a thousand vbds is one line. */
+const MAX_ANSWER = 1 << 26;
+
 /**
- * Sends one request to a daemon and resolves with its answer. Rejects with the daemon's own words if it refuses, and
- * after ten seconds without an answer.
+ * Sends one request to a daemon and resolves with its answer. Rejects with a {@link ControlError}: the daemon's own words
+ * if it refuses; "unavailable" when it is not there or gives no answer for ten seconds.
  */
 export async function control<T>(path: string, request: ControlRequest): Promise<T> {
   const socket = createConnection(path);
   socket.setTimeout(TIMEOUT_MS, () => socket.destroy(new Error(`no answer in ${TIMEOUT_MS / 1000} s`)));
   socket.write(`${JSON.stringify(request)}\n`);
-  let reply: { ok: boolean; error?: string } | undefined;
+  let reply: { ok: boolean; error?: string; reason?: Reason } | undefined;
   try {
-    for await (const line of lines(socket)) {
+    for await (const line of lines(socket, MAX_ANSWER)) {
       reply = JSON.parse(line);
       break;
     }
   } catch (error) {
-    throw new Error(`no daemon answers at ${path} (${(error as Error).message})`);
+    const { message, code } = error as NodeJS.ErrnoException;
+    const why = code === "ENOENT" || code === "ECONNREFUSED" ? "" : ` (${message})`;
+    throw new ControlError(`no daemon answers at ${path}${why}`, "unavailable", code);
   } finally {
     socket.destroy();
   }
-  if (reply === undefined) throw new Error(`the daemon at ${path} closed the connection`);
-  if (!reply.ok) throw new Error(reply.error ?? "the daemon refused");
+  if (reply === undefined)
+    throw new ControlError(`the daemon at ${path} closed the connection`, "unavailable");
+  if (!reply.ok) throw new ControlError(reply.error ?? "the daemon refused", reply.reason);
   return reply as T;
 }

@@ -46,9 +46,11 @@ export async function joinGuest(
   return {
     disk,
     async stop() {
-      const report = await disk.close();
-      await domain.leave();
-      return report;
+      try {
+        return await disk.close();
+      } finally {
+        await domain.leave();
+      }
     },
   };
 }

@@ -1,5 +1,5 @@
 /** The frontend's side of the xenbus state machine (xen/include/public/io/xenbus.h). */
-import type { Xenstore, XenstoreWatch } from "../platform/ports.js";
+import { type Xenstore, XenstoreError, type XenstoreWatch } from "../platform/ports.js";
 import { parseState, stateName, XenbusState } from "../platform/xenbus-state.js";
 
 export async function readState(xenstore: Xenstore, directory: string): Promise<number> {
@@ -88,9 +88,11 @@ export class BackendState {
   async #look(): Promise<void> {
     try {
       this.current = await readState(this.#xenstore, this.#backend);
-    } catch {
+    } catch (error) {
       // Without xenstored I/O goes on all the same; a waiter runs into its time-out.
-      return;
+      if (!(error instanceof XenstoreError) || error.code !== "EACCES") return;
+      // Of a directory that is gone, xenstored says EACCES to who may not read what is above it.
+      this.current = XenbusState.Unknown;
     }
     for (const waiter of [...this.#waiters]) this.#decide(waiter);
     this.onWrite?.(this.current);

@@ -5,6 +5,7 @@ import { EventLoopDriver } from "./event-loop.js";
 import { returnMemory, takeMemory } from "./memory-pool.js";
 import { Reactor } from "./reactor.js";
 import type { AttachedRing, AttachOptions, RingHost } from "./ring-host.js";
+import { readRing } from "./ring-state.js";
 
 export class LocalRingHost implements RingHost {
   readonly #reactor: Reactor;
@@ -38,6 +39,7 @@ export class LocalRingHost implements RingHost {
           return ring.inflight;
         },
         counters: () => ring.counters(),
+        state: () => (ring.detached ? null : readRing(memory, ring.port)),
         resize: async (sectors) => ring.resize(sectors),
         async detach() {
           // What is in flight has ended when the ring lets go; whatever goes wrong then, nobody writes there any more.

@@ -3,6 +3,7 @@ import type { Counters, RingConfig } from "../core/blkif.js";
 import type { BlockDevice } from "../storage/device.js";
 import type { EngineName, Statistics } from "./messages.js";
 import type { RingOptions } from "./ring.js";
+import type { RingState } from "./ring-state.js";
 
 export interface AttachOptions extends Pick<RingOptions, "ringRefs" | "onHalt" | "onError"> {
   readonly config: RingConfig;
@@ -20,6 +21,8 @@ export interface AttachedRing {
   readonly inflight: number;
   /** Since the ring was attached; they stay after it was detached. */
   counters(): Counters;
+  /** As it stands now; null when it is detached. */
+  state(): RingState | null;
   /** Tells the ring the disk's new size in 512-byte sectors, after the device was told to look at it. */
   resize(sectors: number): Promise<void>;
   /** Stops the ring, waits for its I/O, and lets go of everything of the guest's. */

@@ -98,6 +98,11 @@ export class Ring implements IoOwner {
     return this.#detached || this.#broken ? this.#ios : this.#core.inflight;
   }
 
+  /** Whether it has let go of the guest. */
+  get detached(): boolean {
+    return this.#detached;
+  }
+
   /** Whether it waits for {@link run}. */
   get ready(): boolean {
     return this.#ready;

@@ -15,6 +15,7 @@ import {
   type Statistics,
 } from "./messages.js";
 import type { AttachedRing, AttachOptions } from "./ring-host.js";
+import { readRing } from "./ring-state.js";
 
 type Waiting = { resolve: (result: number) => void; reject: (error: Error) => void };
 type Listener = Pick<AttachOptions, "onHalt" | "onError">;
@@ -109,6 +110,7 @@ export class ReactorThread {
           return final ? 0 : readInflight(memory);
         },
         counters: () => final ?? readCounters(memory),
+        state: () => (final ? null : readRing(memory, port)),
         resize: async (sectors) => {
           await this.#ask({ op: "resize", ring: number, bytes: device.size, sectors });
         },

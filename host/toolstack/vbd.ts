@@ -18,7 +18,18 @@ export interface VbdSpec extends VbdId {
   readonly dev: string;
   /** Directory below `backend/`. Default "vbd". */
   readonly kind?: string;
+  readonly cdrom?: boolean;
+  /** Default: as the mode allows writing. */
+  readonly discard?: boolean;
+  /** False asks the guest to keep from us what it does not mean to write. Default true. */
+  readonly trusted?: boolean;
+  readonly directIoSafe?: boolean;
+  /** Asks the daemon for the verdict on the store, as the script block-xbdback does, in place of giving it. */
+  readonly ask?: boolean;
 }
+
+/** Where a vbd's directories are. */
+export type VbdPlace = Pick<VbdSpec, "backendDomid" | "domid" | "devid" | "kind">;
 
 /**
  * How a vbd went: the backend closed it; or closed it when its frontend's directory had been taken away, which libxl
@@ -26,10 +37,14 @@ export interface VbdSpec extends VbdId {
  */
 export type Removal = "closed" | "forced" | "unanswered";
 
+/** The hotplug script that asks the daemon (xen/block-xbdback). */
+const SCRIPT = "/etc/xen/scripts/block-xbdback";
+
 /** libxl's LIBXL_INIT_TIMEOUT and LIBXL_DESTROY_TIMEOUT. */
 const TIMEOUT_MS = 10_000;
 
-function backendOf({ backendDomid, domid, devid, kind = "vbd" }: VbdSpec): string {
+/** The backend's directory. */
+export function backendOf({ backendDomid, domid, devid, kind = "vbd" }: VbdPlace): string {
   return `/local/domain/${backendDomid}/backend/${kind}/${domid}/${devid}`;
 }
 
@@ -64,15 +79,17 @@ function backendKeys(spec: VbdSpec, frontend: string): Record<string, string> {
     params: formatted ? `raw:${spec.path}` : spec.path,
     "frontend-id": String(spec.domid),
     online: "1",
-    removable: "0",
+    removable: spec.cdrom ? "1" : "0",
     bootable: "1",
     state: "1",
     dev: spec.dev,
     type: !hotplug ? name : formatted ? "tap" : "phy",
     mode: spec.mode,
-    "device-type": "disk",
-    "discard-enable": spec.mode.includes("w") ? "1" : "0",
+    "device-type": spec.cdrom ? "cdrom" : "disk",
+    "discard-enable": (spec.discard ?? spec.mode.includes("w")) ? "1" : "0",
     specification: "xen",
+    ...(spec.directIoSafe ? { "direct-io-safe": "1" } : {}),
+    ...(spec.ask ? { script: SCRIPT } : {}),
   };
 }
 
@@ -93,8 +110,8 @@ export async function addVbd(xenstore: Xenstore, spec: VbdSpec, timeoutMs = TIME
       "backend-id": String(spec.backendDomid),
       state: "1",
       "virtual-device": String(spec.devid),
-      "device-type": "disk",
-      trusted: "1",
+      "device-type": spec.cdrom ? "cdrom" : "disk",
+      trusted: spec.trusted === false ? "0" : "1",
     });
     const permissions = [`n${spec.backendDomid}`, `r${spec.domid}`];
     await writeAll(t, backend, permissions, backendKeys(spec, frontend));
@@ -106,14 +123,31 @@ export async function addVbd(xenstore: Xenstore, spec: VbdSpec, timeoutMs = TIME
     if (why !== null) throw new Error(`the backend refused ${backend}: ${why}`);
     throw new Error(`no backend took up ${backend} within ${timeoutMs / 1000} s: is xbdback running?`);
   }
+  if (spec.ask) return askDaemon(xenstore, spec, timeoutMs);
   await xenstore.transaction(async (t) => {
     await t.write(`${backend}/physical-device-path`, spec.path);
     await t.write(`${backend}/hotplug-status`, "connected");
   });
 }
 
+/** The hotplug script's part: rejects with the daemon's reason, and nothing is left in xenstore then. */
+async function askDaemon(xenstore: Xenstore, spec: VbdSpec, timeoutMs: number): Promise<void> {
+  const status = `${backendOf(spec)}/hotplug-status`;
+  await xenstore.write(status, "checking");
+  const answered = await waitForValue(xenstore, status, (value) => value !== "checking", timeoutMs);
+  if (answered && (await xenstore.read(status)) === "connected") return;
+  const why = await xenstore.read(`${backendOf(spec)}/hotplug-error`);
+  await removeVbd(xenstore, spec, timeoutMs);
+  if (why !== null) throw new Error(why);
+  throw new Error(`the daemon does not say whether it can open ${spec.path}: look at its log`);
+}
+
 /** Asks the backend to close and waits until it has, with force if need be; removes both directories in any case. */
-export async function removeVbd(xenstore: Xenstore, spec: VbdSpec, timeoutMs = TIMEOUT_MS): Promise<Removal> {
+export async function removeVbd(
+  xenstore: Xenstore,
+  spec: VbdPlace & Partial<VbdSpec>,
+  timeoutMs = TIMEOUT_MS,
+): Promise<Removal> {
   const backend = backendOf(spec);
   const gone = (state: XenbusState): boolean => state === State.Closed || state === State.Unknown;
   let removal: Removal = "closed";
@@ -127,7 +161,7 @@ export async function removeVbd(xenstore: Xenstore, spec: VbdSpec, timeoutMs = T
   return removal;
 }
 
-async function askToClose(xenstore: Xenstore, spec: VbdSpec, force: boolean): Promise<void> {
+async function askToClose(xenstore: Xenstore, spec: VbdPlace, force: boolean): Promise<void> {
   const backend = backendOf(spec);
   await xenstore.transaction(async (t) => {
     if (force) await t.remove(frontendOf(spec));
@@ -138,7 +172,7 @@ async function askToClose(xenstore: Xenstore, spec: VbdSpec, force: boolean): Pr
   });
 }
 
-async function removeNodes(xenstore: Xenstore, spec: VbdSpec): Promise<void> {
+async function removeNodes(xenstore: Xenstore, spec: VbdPlace): Promise<void> {
   await xenstore.transaction(async (t) => {
     await t.remove(frontendOf(spec));
     await t.remove(backendOf(spec));
@@ -146,11 +180,21 @@ async function removeNodes(xenstore: Xenstore, spec: VbdSpec): Promise<void> {
 }
 
 /** True once the state fits, false after the time-out. Rejects when xenstore cannot be read. */
-export async function waitForState(
+export function waitForState(
   xenstore: Xenstore,
   directory: string,
   fits: (state: XenbusState) => boolean,
   timeoutMs = TIMEOUT_MS,
+): Promise<boolean> {
+  return waitForValue(xenstore, `${directory}/state`, (value) => fits(parseState(value)), timeoutMs);
+}
+
+/** As {@link waitForState}, for the value of any node; null where there is none. */
+async function waitForValue(
+  xenstore: Xenstore,
+  path: string,
+  fits: (value: string | null) => boolean,
+  timeoutMs: number,
 ): Promise<boolean> {
   let timer: NodeJS.Timeout | undefined;
   let watch: XenstoreWatch | undefined;
@@ -158,10 +202,10 @@ export async function waitForState(
     return await new Promise<boolean>((resolve, reject) => {
       timer = setTimeout(() => resolve(false), timeoutMs);
       const look = async (): Promise<void> => {
-        if (fits(parseState(await xenstore.read(`${directory}/state`)))) resolve(true);
+        if (fits(await xenstore.read(path))) resolve(true);
       };
       xenstore
-        .watch(`${directory}/state`, () => void look().catch(reject))
+        .watch(path, () => void look().catch(reject))
         .then((registered) => {
           watch = registered;
         }, reject);

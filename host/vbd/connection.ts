@@ -5,6 +5,7 @@ import type { AttachedRing, RingHost } from "../reactor/ring-host.js";
 import type { BlockDevice, Result } from "../storage/device.js";
 import { type BackendKeys, canDiscard, type Features } from "./backend-keys.js";
 import type { FrontendConfig } from "./frontend.js";
+import { type AgedRing, RequestAges } from "./request-ages.js";
 
 export interface ConnectionOptions {
   readonly reactor: RingHost;
@@ -47,6 +48,7 @@ export class Connection {
   readonly device: BlockDevice;
   readonly config: FrontendConfig;
   readonly #rings: AttachedRing[] = [];
+  readonly #ages = new RequestAges();
   #closing = false;
 
   private constructor({ device, config }: ConnectionOptions) {
@@ -78,6 +80,11 @@ export class Connection {
     const { name, size } = this.device;
     const inflight = this.#rings.reduce((sum, ring) => sum + ring.inflight, 0);
     return { device: name, size, protocol, queues: this.#rings.length, ringPages, persistent, inflight };
+  }
+
+  /** Its rings as they stand, and for how long their oldest requests have been seen. */
+  rings(): AgedRing[] {
+    return this.#ages.look(this.#rings);
   }
 
   addCountersTo(counters: Counters): void {

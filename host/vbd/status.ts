@@ -2,6 +2,7 @@
 import type { Counters } from "../core/blkif.js";
 import { XenbusState as State, stateName, type XenbusState } from "../platform/xenbus-state.js";
 import type { ConnectionStatus } from "./connection.js";
+import type { LastError } from "./vbd-log.js";
 
 /** What is worth knowing about a vbd at one moment. */
 export interface VbdStatus extends ConnectionStatus {
@@ -17,6 +18,8 @@ export interface VbdStatus extends ConnectionStatus {
   /** Why it is not at work, to be read behind "waits for"; null when it is. */
   readonly waitsFor: string | null;
   readonly error: string | null;
+  /** What its log said last of something wrong, failed I/O included. */
+  readonly lastError: LastError | null;
   readonly counters: Counters;
 }
 

@@ -16,14 +16,7 @@ import { DeviceError, openDevice } from "../storage/open.js";
 import { Announcement } from "./announcement.js";
 import { type BackendKeys, type Features, offerKeys, parseMode, readBackendKeys } from "./backend-keys.js";
 import { Connection, NOT_CONNECTED } from "./connection.js";
-import {
-  attachMessage,
-  connectMessage,
-  detachMessage,
-  openMessage,
-  PacedLog,
-  resizeMessage,
-} from "./diagnostics.js";
+import { attachMessage, connectMessage, detachMessage, openMessage, resizeMessage } from "./diagnostics.js";
 import { Failure } from "./failure.js";
 import { type AssumedProtocol, readFrontend } from "./frontend.js";
 import { storeOf, type Verdict } from "./hotplug.js";
@@ -31,8 +24,10 @@ import { type Kind, kindOf } from "./kind.js";
 import { Looker } from "./looker.js";
 import { type VbdId, vbdName } from "./name.js";
 import { checkWriters, strangerIn } from "./ownership.js";
+import type { AgedRing } from "./request-ages.js";
 import { type VbdStatus, waitsFor } from "./status.js";
 import { type Open, StoreOpener } from "./store-opener.js";
+import { VbdLog } from "./vbd-log.js";
 import { writeInState } from "./xenbus.js";
 
 /** What a vbd needs of the daemon. */
@@ -64,7 +59,7 @@ export class Vbd {
   readonly #node: string;
   readonly #host: VbdHost;
   readonly #gone: () => void;
-  readonly #log: PacedLog;
+  readonly #log: VbdLog;
   readonly #failure: Failure;
   readonly #looker: Looker;
   readonly #opener = new StoreOpener(() => this.look());
@@ -98,12 +93,12 @@ export class Vbd {
     this.directory = `/local/domain/${host.domid}/${this.#node}`;
     this.#frontend = `/local/domain/${id.domid}/device/vbd/${id.devid}`;
     this.#gone = gone;
-    this.#log = new PacedLog(host.log);
+    this.#log = new VbdLog(this.name, host.log);
     this.#failure = new Failure(host.xenstore, host.domid, this.#node);
     this.#looker = new Looker(
       () => this.#reconcile(),
       // xenstore would not let us read or say something. What is connected stays so.
-      (trouble) => this.#say("trouble", `${trouble}; trying again`),
+      (trouble) => this.#log.say("trouble", `${trouble}; trying again`),
       () => this.#idle(),
     );
   }
@@ -131,6 +126,7 @@ export class Vbd {
         hotplug: this.#store && "waits" in this.#store ? this.#store.waits : null,
         opening: this.#opener.path,
       }),
+      lastError: this.#log.lastError,
       ...(this.#connection?.status ?? NOT_CONNECTED),
       counters,
     };
@@ -150,6 +146,11 @@ export class Vbd {
   domainDied(): void {
     this.#dead = true;
     this.look();
+  }
+
+  /** See {@link Connection.rings}; none without a connection. */
+  rings(): AgedRing[] {
+    return this.#connection?.rings() ?? [];
   }
 
   /** Looks whether the store has another size or has lost a capability. */
@@ -246,7 +247,7 @@ export class Vbd {
     this.#store = store;
     if ("error" in store) return this.#connection ? null : store.error;
     const same = before !== null && "waits" in before && "waits" in store && before.waits === store.waits;
-    if ("waits" in store && store.refused && !same) this.#say("hotplug", `waits for ${store.waits}`);
+    if ("waits" in store && store.refused && !same) this.#log.say("hotplug", `waits for ${store.waits}`);
     return null;
   }
 
@@ -302,7 +303,7 @@ export class Vbd {
       // A read that xenstore refused is tried again; all else is the guest's or the store's.
       if (error instanceof XenstoreError) throw error;
       if (error instanceof DeviceError) {
-        this.#log.say("open", openMessage(this.#node, this.id.devid, error.errno));
+        this.#log.diagnose("open", openMessage(this.#node, this.id.devid, error.errno));
       }
       return this.#refuse(error as Error);
     }
@@ -315,7 +316,7 @@ export class Vbd {
     this.#opener.giveUp();
     await checkWriters(this.#host.xenstore, this.directory, this.#host.domid);
     const { open = openDevice } = this.#host;
-    const options = { ...parseMode(keys.mode), warn: (line: string) => this.#say("warning", line) };
+    const options = { ...parseMode(keys.mode), warn: (line: string) => this.#log.say("warning", line) };
     this.#opener.begin(path, keys.mode, () => open(path, options, this.id));
     return false;
   }
@@ -331,9 +332,9 @@ export class Vbd {
       keys,
       config,
       device: this.#opener.take(),
-      onHalt: (why) => this.#say("halt", `${why}; this ring takes no more`),
+      onHalt: (why) => this.#log.say("halt", `${why}; this ring takes no more`),
       onError: (operation, error, result) => {
-        this.#say("error", `${operation} failed: ${error?.message ?? "unknown error"}`);
+        this.#log.say("error", `${operation} failed: ${error?.message ?? "unknown error"}`);
         if (operation !== "discard" || result !== Result.Unsupported) return;
         this.#announcement?.loseDiscard();
         this.look();
@@ -355,11 +356,11 @@ export class Vbd {
     this.#announcement = announcement;
     const { domid, devid } = this.id;
     if (config.assumed) {
-      this.#say("protocol", `the frontend says no protocol; ${config.protocol} is assumed`);
+      this.#log.say("protocol", `the frontend says no protocol; ${config.protocol} is assumed`);
     }
-    this.#log.say("attach", attachMessage(device.name, device.size, domid));
+    this.#log.diagnose("attach", attachMessage(device.name, device.size, domid));
     for (const [queue, port] of ports.entries()) {
-      this.#log.say(`connect ${queue}`, connectMessage(devid, domid, port, config.protocol));
+      this.#log.diagnose(`connect ${queue}`, connectMessage(devid, domid, port, config.protocol));
     }
     await this.#failure.clear();
   }
@@ -372,7 +373,7 @@ export class Vbd {
     if (keys.resizeDevice && !announcement.asked) void announcement.ask().then(() => this.look());
     const before = announcement.size;
     await announcement.tell(this.#host.xenstore, this.directory);
-    if (announcement.size !== before) this.#say("resize", resizeMessage(before, announcement.size));
+    if (announcement.size !== before) this.#log.say("resize", resizeMessage(before, announcement.size));
   }
 
   /** Waits for what is in flight, then lets go of rings, event channels, grants and the store. */
@@ -383,12 +384,12 @@ export class Vbd {
     try {
       await connection.close();
     } catch (error) {
-      this.#say("trouble", (error as Error).message);
+      this.#log.say("trouble", (error as Error).message);
     }
     connection.addCountersTo(this.#past);
     this.#connection = null;
     this.#announcement = null;
-    this.#log.say("detach", detachMessage(connection.device.name, this.id.domid));
+    this.#log.diagnose("detach", detachMessage(connection.device.name, this.id.domid));
   }
 
   /**
@@ -400,8 +401,8 @@ export class Vbd {
     await this.#disconnect();
     if (this.#state === State.Closed) return;
     if (this.#state === State.Closing) return this.#close();
-    this.#say("refusal", error.message);
-    await this.#failure.report(error).catch((refusal: Error) => this.#say("trouble", refusal.message));
+    this.#log.say("refusal", error.message);
+    await this.#failure.report(error).catch((refusal: Error) => this.#log.say("trouble", refusal.message));
     await this.#switch(State.Closing);
   }
 
@@ -429,9 +430,5 @@ export class Vbd {
     if (switched) this.#state = state;
     this.look();
     return switched;
-  }
-
-  #say(kind: string, line: string): void {
-    this.#log.say(kind, `${this.name}: ${line}`);
   }
 }

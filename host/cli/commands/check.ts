@@ -1,0 +1,58 @@
+/** `xbdback check`. */
+import { Command } from "commander";
+import { openDevice } from "../../storage/open.js";
+import { modeOf } from "../../toolstack/disk-image.js";
+import { parseMode } from "../../vbd/backend-keys.js";
+import { printable } from "../../vbd/diagnostics.js";
+import { examples } from "../options.js";
+import { pairs, printJson } from "../output.js";
+import { formatSize } from "../size.js";
+import { readDisk } from "./attach.js";
+
+export function checkCommand(): Command {
+  const command = new Command("check")
+    .summary("say whether a disk could be served, and how")
+    .description(
+      "Reads a disk specification and opens its target as the daemon would, with the same locks, then lets go of it.\n" +
+        "Needs neither a daemon nor Xen.",
+    )
+    .argument("<diskspec>", "as in xl-disk-configuration(5): target,format,vdev,access and key=value")
+    .option("--json", "print JSON", false);
+  return examples(command, "xbdback check /var/lib/xen/disk.img,raw,xvda,rw").action(check);
+}
+
+async function check(text: string, { json }: { json: boolean }): Promise<void> {
+  const disk = readDisk(text);
+  const warnings: string[] = [];
+  const warn = (line: string): void => void warnings.push(printable(line));
+  const device = await openDevice(disk.target, { ...parseMode(modeOf(disk)), warn });
+  const { size, sectorSize, physicalSectorSize, canDiscard, readOnly, store } = device;
+  await device.close();
+  const kind = store?.kind ?? "device";
+  const discard = canDiscard && !readOnly && disk.discard !== false;
+  const { target, vdev, devid } = disk;
+  if (json) {
+    return printJson({
+      target,
+      kind,
+      vdev,
+      devid,
+      size,
+      sectorSize,
+      physicalSectorSize,
+      readOnly,
+      discard,
+      warnings,
+    });
+  }
+  const rows: [string, string][] = [
+    ["target", `${printable(target)} (${kind === "block" ? "block device" : "raw image"})`],
+    ["size", `${formatSize(size)} (${size} bytes)`],
+    ["sectors", `${sectorSize} bytes, physical ${physicalSectorSize}`],
+    ["vdev", `${vdev} (${devid})`],
+    ["access", readOnly ? "read-only" : "read-write"],
+    ["discard", discard ? "yes" : "no"],
+    ...warnings.map((warning): [string, string] => ["warning", warning]),
+  ];
+  process.stdout.write(`${pairs(rows)}\n`);
+}

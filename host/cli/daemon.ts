@@ -1,0 +1,57 @@
+/** How commands get to a daemon, and to the xenstore of its machine. */
+import { ControlError, type ControlRequest, control } from "../daemon/control.js";
+import { controlSocket } from "../daemon/serve.js";
+import { findXen, openXenstore, type Platform } from "../platform/platform.js";
+import type { Xenstore } from "../platform/ports.js";
+import { NoXenError } from "../platform/xen/find.js";
+import { CliError, Exit } from "./errors.js";
+import type { Place } from "./options.js";
+
+/** Asks the daemon of a place. Rejects with a {@link CliError} that names the remedy. */
+export async function ask<T>(place: Place, request: ControlRequest): Promise<T> {
+  const { directory, kind } = place;
+  // Nobody needs to be asked for the domain's number to find the socket.
+  const platform: Platform =
+    directory === undefined ? { kind: "xen", domid: 0 } : { kind: "loopback", directory, domid: 0 };
+  try {
+    return await control<T>(controlSocket(platform, kind), request);
+  } catch (error) {
+    if (!(error instanceof ControlError)) throw error;
+    if (error.reason === "not-found") throw new CliError(error.message, Exit.notFound);
+    if (error.reason === "busy") throw new CliError(error.message, Exit.busy);
+    if (error.reason !== "unavailable") throw new CliError(error.message);
+    throw new CliError(`${error.message}: ${remedy(place, error)}`);
+  }
+}
+
+function remedy({ directory, kind }: Place, { code }: ControlError): string {
+  if (code === "EACCES" || code === "EPERM") return "run this as the daemon's user, root in dom0";
+  const serve = `xbdback serve${directory === undefined ? "" : ` --directory ${directory}`}${kind === "vbd" ? "" : ` --kind ${kind}`}`;
+  const other = directory === undefined ? "; a loopback machine is named with --directory" : "";
+  return `start it with \`${serve}\`${other}`;
+}
+
+/** The machine that a command is for. Rejects with a {@link CliError} when it is Xen's and there is none. */
+export async function platformOf(directory: string | undefined): Promise<Platform> {
+  if (directory !== undefined) return { kind: "loopback", directory, domid: 0 };
+  try {
+    return await findXen();
+  } catch (error) {
+    if (!(error instanceof NoXenError)) throw error;
+    const remedy = "name a loopback machine with --directory, or try `xbdback demo`";
+    throw new CliError(`${error.message}; without Xen, ${remedy}`, Exit.noXen);
+  }
+}
+
+/** Lets `work` have the xenstore of a machine, with this domain's rights. */
+export async function withXenstore<T>(
+  platform: Platform,
+  work: (xenstore: Xenstore) => Promise<T>,
+): Promise<T> {
+  const xenstore = await openXenstore(platform);
+  try {
+    return await work(xenstore);
+  } finally {
+    xenstore.close();
+  }
+}

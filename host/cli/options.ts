@@ -1,0 +1,69 @@
+/** Options and arguments that several commands have, and what they may be. */
+import { type Command, InvalidArgumentError, Option } from "commander";
+import { parseVbdName } from "../toolstack/vbd-name.js";
+import type { VbdId } from "../vbd/name.js";
+import { parseSize } from "./size.js";
+
+export function integer(low: number, high: number): (text: string) => number {
+  return (text) => {
+    const value = Number(text);
+    if (!/^[0-9]+$/.test(text) || value < low || value > high) {
+      throw new InvalidArgumentError(`It is a whole number from ${low} to ${high}.`);
+    }
+    return value;
+  };
+}
+
+export function size(text: string): number {
+  const bytes = parseSize(text);
+  if (bytes === null || bytes < 512 || bytes % 512 !== 0) {
+    throw new InvalidArgumentError("It is a size in whole sectors of 512 bytes, like 64M or 1G.");
+  }
+  return bytes;
+}
+
+export function kind(text: string): string {
+  if (!/^[A-Za-z0-9_-]{1,32}$/.test(text)) throw new InvalidArgumentError("It is a name like vbd or vbd3.");
+  return text;
+}
+
+/** The argument ID. */
+export function vbdId(text: string): VbdId {
+  const id = parseVbdName(text);
+  if (!id)
+    throw new InvalidArgumentError("A vbd is named xbdback1i51712, 1/xvda or 1/51712: see `xbdback list`.");
+  return id;
+}
+
+export const ID_HELP = "the vbd: xbdback1i51712, 1/xvda or 1/51712";
+
+/** Which machine, and which of its daemons. */
+export interface Place {
+  readonly directory?: string;
+  readonly kind: string;
+}
+
+export interface CommonOptions extends Place {
+  readonly json: boolean;
+}
+
+/** The loopback machine in place of Xen. */
+export function directoryOption(what = "a loopback machine, in place of the Xen below"): Option {
+  return new Option("--directory <path>", what).env("XBDBACK_DIRECTORY");
+}
+
+/** What all commands have that talk to a daemon or its xenstore. */
+export function placeOptions(command: Command): Command {
+  return command
+    .addOption(directoryOption())
+    .option("--kind <name>", "directory below backend/ in xenstore that the daemon serves", kind, "vbd")
+    .option("--json", "print JSON", false);
+}
+
+/** Help that shows commands as they are typed. */
+export function examples(command: Command, ...lines: string[]): Command {
+  return command.addHelpText(
+    "after",
+    `\nExample${lines.length > 1 ? "s" : ""}:\n${lines.map((line) => `  ${line}`).join("\n")}`,
+  );
+}

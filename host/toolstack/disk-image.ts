@@ -1,0 +1,34 @@
+/** What xbdback makes of a disk specification, or why it does nothing of the kind. */
+import { quote } from "../vbd/diagnostics.js";
+import type { DiskSpecification } from "./disk-specification.js";
+
+const KIND_OF_TYPE = { phy: "vbd", tap: "vbd3", qdisk: "qdisk" } as const;
+const OWN_SCRIPT = /(^|\/)block-xbdback$/;
+
+/** Throws an Error that names the part of a specification that xbdback cannot serve, and the remedy. */
+export function requireServable(disk: DiskSpecification): void {
+  const { format, target, backendType, script, specification } = disk;
+  if (format === "empty") throw new Error("an empty drive has nothing to serve: name an image as its target");
+  if (format !== "raw") {
+    throw new Error(
+      `format ${format}: only raw images are served; convert ${target} with \`qemu-img convert -O raw\``,
+    );
+  }
+  if (specification !== "xen") throw new Error("specification virtio is not xbdback's: leave it out");
+  if (backendType === "standalone") throw new Error("backendtype standalone is for virtio: leave it out");
+  if (script !== null && !OWN_SCRIPT.test(script)) {
+    throw new Error(
+      `script ${quote(script)} is not run here: leave it out, or attach the disk with \`xl block-attach\``,
+    );
+  }
+}
+
+/** The directory below `backend/` where the toolstack would put it: as its backendtype says, or else `kind`. */
+export function kindFor({ backendType }: DiskSpecification, kind: string): string {
+  return backendType === null || backendType === "standalone" ? kind : KIND_OF_TYPE[backendType];
+}
+
+/** The mode in xenstore. */
+export function modeOf({ readOnly }: DiskSpecification): string {
+  return readOnly ? "r" : "w";
+}

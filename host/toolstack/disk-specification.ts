@@ -1,0 +1,179 @@
+/**
+ * Disk specifications as xl-disk-configuration(5) has them: `target,format,vdev,access`, with `key=value` and flags
+ * anywhere between them. Each is given once, an empty one is the default, and `target=` takes all the rest.
+ */
+import { quote } from "../vbd/diagnostics.js";
+import { parseVirtualDevice } from "./virtual-device.js";
+
+export type DiskFormat = "raw" | "qcow" | "qcow2" | "vhd" | "qed" | "empty";
+export type BackendType = "phy" | "tap" | "qdisk" | "standalone";
+
+export interface DiskSpecification {
+  /** Absolute path; "" for an empty CD drive. */
+  readonly target: string;
+  readonly format: DiskFormat;
+  /** As it was written: "xvda". */
+  readonly vdev: string;
+  /** Virtual-device number. */
+  readonly devid: number;
+  readonly readOnly: boolean;
+  readonly cdrom: boolean;
+  /** Name or number of the domain that serves it; null: this one. */
+  readonly backend: string | null;
+  readonly backendType: BackendType | null;
+  readonly script: string | null;
+  readonly directIoSafe: boolean;
+  /** null: as the disk can. */
+  readonly discard: boolean | null;
+  readonly trusted: boolean;
+  readonly specification: "xen" | "virtio";
+}
+
+/** What is wrong with a specification, and where. */
+export class DiskSyntaxError extends Error {}
+
+const FORMATS: readonly string[] = ["raw", "qcow", "qcow2", "vhd", "qed", "empty"];
+const BACKEND_TYPES: readonly string[] = ["phy", "tap", "qdisk", "standalone"];
+const ACCESS: Readonly<Record<string, boolean>> = { rw: false, w: false, ro: true, r: true };
+
+/** The keys that a specification may have, and what each may be. Flags set one of them. */
+const KEYS: Readonly<Record<string, readonly string[] | null>> = {
+  format: FORMATS,
+  vdev: null,
+  access: Object.keys(ACCESS),
+  devtype: ["disk", "cdrom"],
+  backend: null,
+  backendtype: BACKEND_TYPES,
+  script: null,
+  specification: ["xen", "virtio"],
+};
+const FLAGS: Readonly<Record<string, readonly [string, string]>> = {
+  cdrom: ["devtype", "cdrom"],
+  "direct-io-safe": ["direct-io-safe", "yes"],
+  discard: ["discard", "yes"],
+  "no-discard": ["discard", "no"],
+  trusted: ["trusted", "yes"],
+  untrusted: ["trusted", "no"],
+};
+const POSITIONS = ["target", "format", "vdev", "access"];
+/** Old spellings of the format before the target; with one there is no format between target and vdev. */
+const OLD_FORMAT = /^(raw|qcow2?|vhd):(.*)$/s;
+const OLD_PREFIX = /^(?:tapdisk|tap2?|aio|ioemu|file|phy):(.*)$/s;
+
+/** Throws a {@link DiskSyntaxError} that names the part which is wrong. */
+export function parseDisk(text: string): DiskSpecification {
+  const values = new Parser(text).parse();
+  const vdev = values.get("vdev") ?? "";
+  if (vdev === "")
+    throw new DiskSyntaxError("no vdev: say what the guest is to call the disk, like vdev=xvda");
+  const devid = parseVirtualDevice(vdev);
+  if (devid === null)
+    throw new DiskSyntaxError(`vdev ${quote(vdev)} is no virtual device: name one like xvda, sda1 or 51712`);
+  const cdrom = values.get("devtype") === "cdrom";
+  const target = values.get("target") ?? "";
+  const format = (values.get("format") || (target === "" && cdrom ? "empty" : "raw")) as DiskFormat;
+  if (target === "" && format !== "empty")
+    throw new DiskSyntaxError("no target: name the image or block device, like target=/var/lib/xen/disk.img");
+  const discard = values.get("discard");
+  return {
+    target: target === "" || target.startsWith("/") ? target : `/dev/${target}`,
+    format,
+    vdev,
+    devid,
+    readOnly: ACCESS[values.get("access") || (cdrom ? "r" : "w")],
+    cdrom,
+    backend: values.get("backend") || null,
+    backendType: (values.get("backendtype") || null) as BackendType | null,
+    script: values.get("script") || null,
+    directIoSafe: values.has("direct-io-safe"),
+    discard: discard === undefined ? null : discard === "yes",
+    trusted: values.get("trusted") !== "no",
+    specification: (values.get("specification") || "xen") as "xen" | "virtio",
+  };
+}
+
+class Parser {
+  readonly #text: string;
+  readonly #values = new Map<string, string>();
+  /** An old prefix stands for the format. */
+  #oldPrefix = false;
+
+  constructor(text: string) {
+    this.#text = text;
+  }
+
+  parse(): Map<string, string> {
+    let rest = this.#text;
+    for (;;) {
+      rest = rest.replace(/^[ \t\n]+/, "");
+      if (rest === "") return this.#values;
+      if (rest.startsWith("target=")) {
+        this.#set("target", rest.slice("target=".length));
+        return this.#values;
+      }
+      rest = this.#dropPrefix(rest);
+      const comma = rest.indexOf(",");
+      this.#part(comma < 0 ? rest : rest.slice(0, comma));
+      if (comma < 0) return this.#values;
+      rest = rest.slice(comma + 1);
+    }
+  }
+
+  #dropPrefix(rest: string): string {
+    if (this.#values.has("target")) return rest;
+    const format = OLD_FORMAT.exec(rest);
+    const other = OLD_PREFIX.exec(rest);
+    if (!format && !other) return rest;
+    this.#oldPrefix = true;
+    if (format) this.#set("format", format[1]);
+    return format ? format[2] : (other as RegExpExecArray)[1];
+  }
+
+  #part(part: string): void {
+    const match = /^([a-z][-a-z0-9_]*)=(.*)$/s.exec(part);
+    if (Object.hasOwn(FLAGS, part)) this.#set(...FLAGS[part]);
+    else if (match) this.#named(match[1], match[2]);
+    else if (!part.includes("=")) this.#positional(part);
+    else {
+      const remedy = 'give a path with "=" or "," as the last part, target=PATH';
+      throw new DiskSyntaxError(`${quote(part)} cannot stand there: ${remedy}`);
+    }
+  }
+
+  #named(key: string, value: string): void {
+    if (!Object.hasOwn(KEYS, key)) {
+      throw new DiskSyntaxError(
+        `unknown parameter ${quote(key)}: there are target, ${Object.keys(KEYS).join(", ")} and the flags ${Object.keys(FLAGS).join(", ")}`,
+      );
+    }
+    this.#set(key, value);
+  }
+
+  #positional(part: string): void {
+    const next = POSITIONS.find((name) => !this.#values.has(name) && !(name === "format" && this.#oldPrefix));
+    if (next === undefined)
+      throw new DiskSyntaxError(
+        `${quote(part)} is one too many: target, format, vdev and access are all given`,
+      );
+    // Of the days of xend: "hdc:cdrom", where an empty drive may leave out its format.
+    const old = /^(.*):(cdrom|disk)$/.exec(part);
+    const empty = next === "format" && this.#values.get("target") === "";
+    if (!old || !(empty || next === "vdev")) {
+      this.#set(next, part);
+      return;
+    }
+    if (empty) this.#set("format", "empty");
+    this.#set("vdev", old[1]);
+    this.#set("devtype", old[2]);
+  }
+
+  #set(key: string, value: string): void {
+    if (this.#values.has(key)) throw new DiskSyntaxError(`${key} is given twice`);
+    const choices = KEYS[key];
+    if (choices && value !== "" && !choices.includes(value))
+      throw new DiskSyntaxError(
+        `unknown value ${quote(value)} for ${key}: it is one of ${choices.join(", ")}`,
+      );
+    this.#values.set(key, value);
+  }
+}

@@ -1,0 +1,67 @@
+/** Virtual-device numbers and the names that guests give them (xen-vbd-interface(7)). */
+
+/** Bus, letters or numbers of the disk, partition; "d0p1" is the form that knows no bus. */
+const NAME = /^(xvd|hd|sd)([a-z]{1,6})([0-9]{0,3})$/;
+const PLAIN = /^d([0-9]{1,7})(?:p([0-9]{1,3}))?$/;
+const NUMBER = /^(?:0x[0-9a-f]{1,8}|[0-9]{1,10})$/i;
+
+const EXTENDED = 1 << 28;
+const MAX_EXTENDED_DISK = (1 << 20) - 1;
+const XVD = 202 << 8;
+const SD = 8 << 8;
+/** The majors of the first and the second IDE channel. */
+const IDE = [3 << 8, 22 << 8];
+
+/** The number of "xvda1", "hda", "sdb2", "d5p1", "51712" or "0xca00"; null when it is none of these. */
+export function parseVirtualDevice(text: string): number | null {
+  if (NUMBER.test(text)) {
+    const number = Number(text);
+    return number < 2 ** 32 ? number : null;
+  }
+  const plain = PLAIN.exec(text);
+  if (plain) return paravirtual(Number(plain[1]), Number(plain[2] ?? 0));
+  const match = NAME.exec(text);
+  if (!match) return null;
+  const disk = numberOfLetters(match[2]);
+  const partition = match[3] === "" ? 0 : Number(match[3]);
+  if (match[3] !== "" && (partition === 0 || match[3].startsWith("0"))) return null;
+  if (match[1] === "xvd") return paravirtual(disk, partition);
+  if (match[1] === "sd") return disk < 16 && partition < 16 ? SD | (disk << 4) | partition : null;
+  return disk < 4 && partition < 64 ? IDE[disk >> 1] | ((disk & 1) << 6) | partition : null;
+}
+
+/** What a guest calls the device: "xvda1"; null for a number that no name stands for. */
+export function virtualDeviceName(devid: number): string | null {
+  const named = (bus: string, disk: number, partition: number): string =>
+    `${bus}${lettersOfNumber(disk)}${partition === 0 ? "" : partition}`;
+  const minor = devid & 0xff;
+  if (devid >>> 28 === 1) {
+    const disk = (devid >>> 8) & MAX_EXTENDED_DISK;
+    return named("xvd", disk, minor);
+  }
+  if (devid >>> 8 === XVD >> 8) return named("xvd", minor >> 4, minor & 15);
+  if (devid >>> 8 === SD >> 8) return named("sd", minor >> 4, minor & 15);
+  const channel = IDE.indexOf(devid - minor);
+  return channel < 0 || minor >= 128 ? null : named("hd", channel * 2 + (minor >> 6), minor & 63);
+}
+
+function paravirtual(disk: number, partition: number): number | null {
+  if (disk < 16 && partition < 16) return XVD | (disk << 4) | partition;
+  if (disk > MAX_EXTENDED_DISK || partition > 255) return null;
+  return EXTENDED | (disk << 8) | partition;
+}
+
+/** a is 0, z is 25, aa is 26. */
+function numberOfLetters(letters: string): number {
+  let number = 0;
+  for (const letter of letters) number = number * 26 + (letter.charCodeAt(0) - 96);
+  return number - 1;
+}
+
+function lettersOfNumber(number: number): string {
+  let letters = "";
+  for (let rest = number; rest >= 0; rest = Math.floor(rest / 26) - 1) {
+    letters = String.fromCharCode(97 + (rest % 26)) + letters;
+  }
+  return letters;
+}

@@ -1,0 +1,125 @@
+/** attach, list, show, resize and detach, as an administrator types them. */
+import assert from "node:assert/strict";
+import { truncateSync } from "node:fs";
+import { test } from "node:test";
+import { LIMIT, MIB, World } from "./world.js";
+
+test("a disk's life, from attach to detach", LIMIT, async (t) => {
+  const world = await World.start(t);
+  const image = world.image("disk.img");
+  assert.equal((await world.run("list")).expect(0).stdout, "");
+
+  const attached = (await world.run("attach", "1", `${image},raw,xvda,rw`)).expect(0);
+  assert.equal(attached.stdout, `xbdback1i51712: ${image} is xvda of domain 1\n`);
+  const waits = (await world.run("show", "1/xvda")).expect(0);
+  waits.expectMatch(/^standing +waits for the frontend; it is at Initialising \(1\)$/m);
+  waits.expectMatch(/^hotplug-status +connected$/m);
+
+  const guest = await world.guest();
+  const list = (await world.run("list")).expect(0);
+  list.expectMatch(
+    /^xbdback1i51712 {2}xvda {2}Connected \(4\) {2}Connected \(4\) {2}16 MiB +[0-9]+ {2}\S*disk.img$/m,
+  );
+  const shown = (await world.run("show", "xbdback1i51712")).expect(0);
+  shown.expectMatch(/^standing +(at work|idle)$/m);
+  shown.expectMatch(/^protocol +x86_64-abi, a ring of 1 page, persistent grants$/m);
+  shown.expectMatch(/^ring 0 +port [0-9]+, 32 slots; req_prod [0-9]+ /m);
+  const { vbd, rings } = await world.json<{ vbd: Record<string, unknown>; rings: object[] }>(
+    "show",
+    "1/51712",
+  );
+  assert.equal(vbd.name, "xbdback1i51712");
+  assert.equal(vbd.device, image);
+  assert.equal(rings.length, 1);
+
+  truncateSync(image, 32 * MIB);
+  assert.deepEqual(await world.json("resize", "1/xvda"), {
+    name: "xbdback1i51712",
+    domid: 1,
+    devid: 51712,
+    size: 32 * MIB,
+  });
+
+  assert.equal((await world.run("detach", "1/xvda")).expect(0).stdout, "xbdback1i51712: detached\n");
+  assert.notEqual((await guest.outcome()).signal, "SIGKILL");
+  assert.deepEqual(await world.json("list"), { vbds: [] });
+});
+
+test("what cannot be attached says why, and leaves nothing behind", LIMIT, async (t) => {
+  const world = await World.start(t);
+  const image = world.image("disk.img");
+  const refuse = async (status: number, pattern: RegExp, ...args: string[]): Promise<void> => {
+    const outcome = (await world.run(...args)).expect(status);
+    outcome.expectMatch(pattern, "stderr");
+    assert.equal(outcome.stderr.trim().split("\n").length, 1, outcome.story);
+  };
+  (await world.run("attach", "1", `${image},raw,xvda,rw`)).expect(0);
+  await refuse(
+    1,
+    /domain 1 has a disk 51712 already: detach it first/,
+    "attach",
+    "1",
+    `${image},raw,xvda,rw`,
+  );
+  await refuse(
+    1,
+    /disk\.img: in use by xbdback1i51712, a disk of domain 1/,
+    "attach",
+    "2",
+    `${image},raw,xvda,rw`,
+  );
+  await refuse(1, /none\.img: no such file/, "attach", "2", `${world.scene.path("none.img")},raw,xvda,rw`);
+  await refuse(1, /below \/dev, as for xl: write \/.*disk\.img/, "attach", "2", "disk.img,,xvda");
+  await refuse(1, /qemu-img convert/, "attach", "2", `${image},qcow2,xvda`);
+  await refuse(2, /unknown value "yes" for access/, "attach", "2", `${image},raw,xvda,yes`);
+  await refuse(4, /there is no domain "7"/, "attach", "7", `${image},raw,xvda,rw`);
+  await refuse(4, /there is no domain "web"/, "attach", "web", `${image},raw,xvda,rw`);
+  await refuse(4, /there is no vbd xbdback2i51712/, "detach", "2/xvda");
+  await refuse(4, /there is no vbd "xbdback2i51712"/, "show", "2/xvda");
+  await refuse(1, /xbdback1i51712 is not connected/, "resize", "1/xvda");
+  const { vbds } = await world.json<{ vbds: { name: string }[] }>("list");
+  assert.deepEqual(
+    vbds.map(({ name }) => name),
+    ["xbdback1i51712"],
+  );
+});
+
+test(
+  "without a daemon, the remedy is named; a guest that is gone does not stop a detach",
+  LIMIT,
+  async (t) => {
+    const world = await World.start(t);
+    const image = world.image("disk.img");
+    (await world.run("attach", "1", `${image},raw,xvda,rw`)).expect(0);
+    const guest = await world.guest();
+    guest.process.kill("SIGKILL");
+    await guest.ended;
+    assert.deepEqual(await world.json("detach", "1/xvda", "--timeout", "1"), {
+      name: "xbdback1i51712",
+      domid: 1,
+      devid: 51712,
+      removal: "forced",
+    });
+    world.daemon.process.kill("SIGTERM");
+    await world.daemon.ended;
+    for (const args of [["list"], ["show", "1/xvda"], ["attach", "1", `${image},raw,xvda,rw`]]) {
+      const outcome = (await world.run(...args)).expect(1);
+      outcome.expectMatch(
+        /^xbdback: no daemon answers at \S+control.sock: start it with `xbdback serve --directory \S+machine`$/m,
+        "stderr",
+      );
+    }
+  },
+);
+
+test("check needs no daemon", LIMIT, async (t) => {
+  const world = await World.start(t);
+  const image = world.image("disk.img", MIB + 100);
+  const checked = (await world.run("check", `${image},raw,xvda,ro`)).expect(0);
+  checked.expectMatch(/^size +1 MiB \(1048576 bytes\)$/m);
+  checked.expectMatch(/^access +read-only$/m);
+  checked.expectMatch(/^warning +.*not whole sectors of 512/m);
+  assert.equal((await world.json("check", `${image},raw,sda,w`)).devid, 2048);
+  (await world.run("attach", "1", `${image},raw,xvda,rw`)).expect(0);
+  (await world.run("check", `${image},raw,xvda,rw`)).expect(5).expectMatch(/in use by/, "stderr");
+});

@@ -1,0 +1,71 @@
+/** A loopback machine, a daemon and guests, each a process that a user would start, and a shell to type commands into. */
+import { join } from "node:path";
+import type { TestContext } from "node:test";
+import { type Outcome, type Running, root, Scene } from "../e2e/harness.js";
+
+const command = join(root, "bin/xbdback.mjs");
+export const LIMIT = { timeout: 120_000 };
+export const MIB = 1 << 20;
+
+export class World {
+  readonly scene: Scene;
+  readonly directory: string;
+  readonly daemon: Running;
+
+  private constructor(scene: Scene, directory: string, daemon: Running) {
+    this.scene = scene;
+    this.directory = directory;
+    this.daemon = daemon;
+  }
+
+  /** A machine with guests 1 and 2, and a daemon that serves it. */
+  static async start(t: TestContext, ...serve: string[]): Promise<World> {
+    const scene = new Scene(t);
+    const directory = scene.path("machine");
+    const machine = scene.start(process.execPath, [
+      command,
+      "machine",
+      directory,
+      "--guests",
+      "1,2",
+      "--memory",
+      "64M",
+    ]);
+    await machine.until(/^machine /m);
+    const daemon = scene.start(process.execPath, [command, "serve", "--directory", directory, ...serve]);
+    const world = new World(scene, directory, daemon);
+    while ((await world.run("list")).status !== 0) await new Promise((resolve) => setTimeout(resolve, 50));
+    return world;
+  }
+
+  /** A command under way, which is told of the machine as a user would: in the environment of its shell. */
+  start(...args: string[]): Running {
+    const line = `XBDBACK_DIRECTORY='${this.directory}' exec '${process.execPath}' '${command}' "$@"`;
+    return this.scene.start("sh", ["-c", line, "xbdback", ...args]);
+  }
+
+  /** Runs a command to its end. */
+  run(...args: string[]): Promise<Outcome> {
+    return this.start(...args).outcome();
+  }
+
+  /** Runs a command that has to succeed, with --json, and returns what it printed. */
+  async json<T = Record<string, unknown>>(...args: string[]): Promise<T> {
+    return JSON.parse((await this.run(...args, "--json")).expect(0).stdout) as T;
+  }
+
+  /** A guest that works on its disk until it is stopped. */
+  async guest(domid = 1, ...args: string[]): Promise<Running> {
+    const guest = this.start("guest", "--domid", String(domid), "--workload", "1000000000", ...args);
+    await guest.until(/"connected"/);
+    return guest;
+  }
+
+  image(name: string, bytes = 16 * MIB): string {
+    return this.scene.image(name, bytes);
+  }
+}
+
+export function pause(ms: number): Promise<void> {
+  return new Promise((resolve) => setTimeout(resolve, ms));
+}
