@@ -160,6 +160,9 @@ export const COUNT_BAD_GRANT = 23;
 export const COUNT_IO_ERRORS = 24;
 export const COUNTER_COUNT = 25;
 
+/** 1 KiB for whatever the host counts; no core reads or writes it. */
+export const HOST = 2048;
+
 // ---- Tables between core and host ---------------------------------------------------------------------------------
 
 /** u32[MAX_SLOTS], written by the host: slot in bits 0-15, result (IO_RESULT_*) in bits 16-31. */

@@ -28,6 +28,9 @@ export interface RingConfig {
   readonly maxPersistent?: number;
 }
 
+/** Requests that a pass takes at most, unless it is told otherwise. */
+export const DEFAULT_BATCH = 64;
+
 interface Exports {
   version(): number;
   attach(): number;
@@ -158,7 +161,7 @@ export class BlkifCore {
     set(abi.CONFIG_SECTOR_UNITS, config.sectorSize / 512);
     set(abi.CONFIG_MAX_INDIRECT, config.maxIndirect);
     set(abi.CONFIG_MAX_IO, config.maxIo ?? abi.MAX_IO);
-    set(abi.CONFIG_BATCH, config.batch ?? 64);
+    set(abi.CONFIG_BATCH, config.batch ?? DEFAULT_BATCH);
     set(abi.CONFIG_MAX_PERSISTENT, config.maxPersistent ?? 1056);
   }
 
@@ -167,9 +170,15 @@ export class BlkifCore {
     this.#setU64(abi.CONFIG_SECTORS, sectors);
   }
 
-  /** Takes no more requests from the ring; those in flight go on to their responses. */
-  stopTaking(): void {
-    this.memory.u32[abi.CONFIG_BATCH >> 2] = 0;
+  /** How many requests a pass takes at most. At 0 those in flight go on to their responses. */
+  setBatch(batch: number): void {
+    this.memory.u32[abi.CONFIG_BATCH >> 2] = batch;
+  }
+
+  /** Bytes of the reads and writes that were taken since the ring was attached. */
+  get bytesTaken(): number {
+    const sectors = (counter: number): number => this.#u64(abi.COUNTERS + counter * 8);
+    return (sectors(abi.COUNT_SECTORS_READ) + sectors(abi.COUNT_SECTORS_WRITTEN)) * 512;
   }
 
   /** See `step` in assembly/abi.ts. */
@@ -238,6 +247,11 @@ export class BlkifCore {
   /** Notes completion number `i` of the next step: `result` is an IO_RESULT_*. */
   setCompletion(i: number, slot: number, result: number): void {
     this.memory.u32[(abi.COMPLETIONS >> 2) + i] = slot | (result << 16);
+  }
+
+  /** The slot of completion number `i` of the next step. */
+  completionSlot(i: number): number {
+    return this.memory.u32[(abi.COMPLETIONS >> 2) + i] & 0xffff;
   }
 
   /** Entry `i` of the pages to map. */

@@ -1,5 +1,6 @@
 /** What the daemon does for those who ask at its control socket. */
 import type { RingHost } from "../reactor/ring-host.js";
+import { type Limits, NO_LIMITS } from "../reactor/throttle.js";
 import { quote } from "../vbd/diagnostics.js";
 import type { Backend } from "./backend.js";
 import type { ControlHandler, ControlRequest } from "./control.js";
@@ -12,6 +13,8 @@ type Command = (request: ControlRequest) => object | Promise<object>;
  * - `list`: `vbds`, each a VbdStatus, `mappedPages`, and `reactors`, each a ReactorStatus.
  * - `show`, `vbd` a name as in the list: `vbd`, its VbdStatus, and `rings`, each a RingState.
  * - `resize`, `vbd`: `size` in bytes, once the guest was told of it.
+ * - `pause`, `vbd`, `paused`: `inflight`, what is still in flight.
+ * - `limit`, `vbd`, `limits`, some or none of the fields of Limits: the `limits` from now on.
  */
 export function commands(backend: Backend, reactor: RingHost): ControlHandler {
   const vbd = (request: ControlRequest) => backend.vbd(String(request["vbd"] ?? ""));
@@ -19,6 +22,15 @@ export function commands(backend: Backend, reactor: RingHost): ControlHandler {
     version: () => ({ version: VERSION }),
     list: () => ({ vbds: backend.status(), mappedPages: reactor.mappedPages, reactors: reactor.threads }),
     show: (request) => ({ vbd: vbd(request).status(), rings: vbd(request).rings() }),
+    pause: async (request) => {
+      await vbd(request).throttle({ paused: request["paused"] === true });
+      return { inflight: vbd(request).status().inflight };
+    },
+    limit: async (request) => {
+      const limits = { ...vbd(request).status().limits, ...readLimits(request["limits"]) };
+      await vbd(request).throttle({ limits });
+      return { limits };
+    },
     resize: async ({ vbd }) => ({ size: await backend.resize(String(vbd ?? "")) }),
   };
   return (request) => {
@@ -26,4 +38,14 @@ export function commands(backend: Backend, reactor: RingHost): ControlHandler {
       throw new Error(`there is no command ${quote(request.command)}`);
     return table[request.command](request);
   };
+}
+
+/** The limits that a request names. Throws when one is no limit. */
+function readLimits(value: unknown): Partial<Limits> {
+  const wanted = Object.entries(value ?? {}).map(([name, limit]): [string, number] => {
+    const good = Object.hasOwn(NO_LIMITS, name) && typeof limit === "number" && limit >= 0 && limit <= 1e15;
+    if (!good) throw new Error(`${quote(name)} is no limit: iops, bps and burst are, each a number from 0`);
+    return [name, limit];
+  });
+  return Object.fromEntries(wanted);
 }

@@ -2,6 +2,7 @@
 import type { EventChannels, GrantTable } from "../platform/ports.js";
 import { DeviceQueue } from "./device-queue.js";
 import { EventLoopDriver } from "./event-loop.js";
+import { type Latency, readLatency } from "./latency.js";
 import { returnMemory, takeMemory } from "./memory-pool.js";
 import { Reactor } from "./reactor.js";
 import type { AttachedRing, AttachOptions, RingHost } from "./ring-host.js";
@@ -33,17 +34,23 @@ export class LocalRingHost implements RingHost {
         { ...options, memory, makeQueue: (core, owner) => new DeviceQueue(device, core, owner) },
         remotePort,
       );
+      let latency: Latency | null = null;
       return {
         port: ring.port,
         get inflight() {
           return ring.inflight;
         },
         counters: () => ring.counters(),
+        latency: () => latency ?? readLatency(memory),
+        throttle: async (throttle) => ring.setThrottle(throttle),
         state: () => (ring.detached ? null : readRing(memory, ring.port)),
         resize: async (sectors) => ring.resize(sectors),
         async detach() {
           // What is in flight has ended when the ring lets go; whatever goes wrong then, nobody writes there any more.
-          await reactor.detach(ring).finally(() => returnMemory(memory));
+          await reactor.detach(ring).finally(() => {
+            latency = readLatency(memory);
+            returnMemory(memory);
+          });
         },
       };
     } catch (error) {

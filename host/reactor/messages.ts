@@ -32,6 +32,8 @@ export type Request =
       readonly store: Store;
     }
   | { readonly op: "detach"; readonly ring: number }
+  /** The buffer is that of a {@link Throttle}. */
+  | { readonly op: "throttle"; readonly ring: number; readonly throttle: SharedArrayBuffer | null }
   | {
       readonly op: "resize";
       readonly ring: number;

@@ -34,12 +34,18 @@ export class Reactor {
   #listening = true;
   /** Channels that stay masked for a while: when they may be heard again. */
   readonly #masked: { port: number; ring: Ring; until: number }[] = [];
+  /** Rings that wait for their throttle. */
+  readonly #throttled: Ring[] = [];
   /** When persistent grants are looked at; Infinity while there are none. */
   #trimAt = Number.POSITIVE_INFINITY;
   #active = false;
   readonly #onRingReady = (ring: Ring): void => {
     this.#ready.push(ring);
     if (this.#ready.length === 1) this.onReady();
+  };
+
+  readonly #onRingThrottled = (ring: Ring): void => {
+    if (!this.#throttled.includes(ring)) this.#throttled.push(ring);
   };
 
   /** Takes both handles over; `close` closes them. */
@@ -67,6 +73,7 @@ export class Reactor {
   get due(): number {
     let due = this.#trimAt;
     for (const { until } of this.#masked) due = Math.min(due, until);
+    for (const { resumeAt } of this.#throttled) due = Math.min(due, resumeAt);
     return due;
   }
 
@@ -79,7 +86,13 @@ export class Reactor {
     const port = await events.bindInterdomain(options.config.domid, remotePort);
     let ring: Ring;
     try {
-      ring = new Ring(options, { grants: this.#grants, events, port, onReady: this.#onRingReady });
+      ring = new Ring(options, {
+        grants: this.#grants,
+        events,
+        port,
+        onReady: this.#onRingReady,
+        onThrottled: this.#onRingThrottled,
+      });
     } catch (error) {
       await events.unbind(port).catch(() => {});
       throw error;
@@ -165,6 +178,17 @@ export class Reactor {
       if (this.#rings.get(port) === ring) this.#events.unmask(port);
     }
     if (now >= this.#trimAt) this.#trim(now);
+    this.#resume(now);
+  }
+
+  /** A ring that is to wait on says so again. */
+  #resume(now: number): void {
+    for (let i = this.#throttled.length - 1; i >= 0; i--) {
+      const ring = this.#throttled[i];
+      if (ring.resumeAt > now && ring.resumeAt !== Number.POSITIVE_INFINITY) continue;
+      this.#throttled.splice(i, 1);
+      if (ring.resumeAt <= now) this.#run(ring);
+    }
   }
 
   /** To be called when all rings are detached. */

@@ -1,9 +1,11 @@
 /** What a vbd's connection needs of whoever serves its rings: this thread (local.ts), or reactor threads (pool.ts). */
 import type { Counters, RingConfig } from "../core/blkif.js";
 import type { BlockDevice } from "../storage/device.js";
+import type { Latency } from "./latency.js";
 import type { EngineName, Statistics } from "./messages.js";
 import type { RingOptions } from "./ring.js";
 import type { RingState } from "./ring-state.js";
+import type { Throttle } from "./throttle.js";
 
 export interface AttachOptions extends Pick<RingOptions, "ringRefs" | "onHalt" | "onError"> {
   readonly config: RingConfig;
@@ -21,6 +23,10 @@ export interface AttachedRing {
   readonly inflight: number;
   /** Since the ring was attached; they stay after it was detached. */
   counters(): Counters;
+  /** How long its I/Os took, since it was attached; that stays after it was detached. */
+  latency(): Latency;
+  /** Limits what it takes, from now on; null takes the limit away. To be called again after the throttle was changed. */
+  throttle(throttle: Throttle | null): Promise<void>;
   /** As it stands now; null when it is detached. */
   state(): RingState | null;
   /** Tells the ring the disk's new size in 512-byte sectors, after the device was told to look at it. */

@@ -3,12 +3,14 @@
  * I/Os that it asks for, and the notification that it allows.
  */
 import * as abi from "../../assembly/abi.js";
-import { BlkifCore, type Counters, type RingConfig } from "../core/blkif.js";
+import { BlkifCore, type Counters, DEFAULT_BATCH, type RingConfig } from "../core/blkif.js";
 import { coreModule } from "../core/load.js";
 import { type LinearMemory, PAGE_SIZE } from "../core/memory.js";
 import { type EventChannels, Gntst, type GrantTable } from "../platform/ports.js";
 import { Result } from "../storage/device.js";
 import type { IoOwner, IoQueue } from "./io-queue.js";
+import { LatencyTable } from "./latency.js";
+import type { Throttle } from "./throttle.js";
 
 export interface RingOptions {
   readonly config: RingConfig;
@@ -31,6 +33,8 @@ export interface RingPlace {
   readonly port: number;
   /** The ring wants {@link Ring.run} to be called, after others had their turn. */
   readonly onReady: (ring: Ring) => void;
+  /** The ring wants {@link Ring.run} at {@link Ring.resumeAt}. */
+  readonly onThrottled: (ring: Ring) => void;
 }
 
 const OPERATIONS = ["read", "write", "flush", "discard"];
@@ -52,12 +56,19 @@ export class Ring implements IoOwner {
   #ready = false;
   #halted = false;
   #detached = false;
+  /** The throttle lets it take nothing. */
+  #blocked = false;
   /** The core threw. It is not called any more; I/Os that are under way still have the memory. */
   #broken = false;
   #ios = 0;
   /** Events in a row since a request was last taken. */
   #idleEvents = 0;
   #reqCons = 0;
+  readonly #latency: LatencyTable;
+  /** How fast it may take requests; null: as fast as it can. */
+  #throttle: Throttle | null = null;
+  /** When it may take requests again, by performance.now(): Infinity while nothing is in its way, or it is paused. */
+  resumeAt = Number.POSITIVE_INFINITY;
   #finalCounters: Counters | null = null;
   #whenIdle: (() => void) | null = null;
 
@@ -68,6 +79,7 @@ export class Ring implements IoOwner {
     this.port = place.port;
     const { config, ringRefs, memory } = options;
     this.#memory = memory;
+    this.#latency = new LatencyTable(memory);
     try {
       this.#mapRing(ringRefs);
       this.#core = new BlkifCore(coreModule(), memory);
@@ -110,7 +122,7 @@ export class Ring implements IoOwner {
 
   /** Whether the frontend has put requests on the ring since the last pass. */
   get hasRequests(): boolean {
-    if (this.#halted || this.#detached || this.#broken) return false;
+    if (this.#halted || this.#detached || this.#broken || this.#blocked) return false;
     return this.#memory.u32[abi.SRING_REQ_PROD >> 2] !== this.#reqCons;
   }
 
@@ -128,6 +140,16 @@ export class Ring implements IoOwner {
   /** Since the ring was attached; they stay after it was detached. */
   counters(): Counters {
     return this.#finalCounters ?? this.#core.counters();
+  }
+
+  /** Sets or changes how fast it may take requests; null takes the limit away. */
+  setThrottle(throttle: Throttle | null): void {
+    if (this.#whenIdle || this.#detached) return;
+    this.#throttle = throttle;
+    this.#blocked = false;
+    this.resumeAt = Number.POSITIVE_INFINITY;
+    this.#core.setBatch(DEFAULT_BATCH);
+    this.#wantRun();
   }
 
   resize(sectors: number): void {
@@ -163,6 +185,9 @@ export class Ring implements IoOwner {
     const core = this.#core;
     const completions = this.#completions;
     this.#completions = 0;
+    const now = performance.now();
+    for (let i = 0; i < completions; i++) this.#latency.end(core.completionSlot(i), now);
+    const taken = this.#throttle ? this.#admit(this.#throttle, now) : 0;
     let flags = core.step(completions);
     while (flags & (abi.STEP_COPY | abi.STEP_MAP)) {
       this.#notify(flags);
@@ -170,18 +195,31 @@ export class Ring implements IoOwner {
       if (flags & abi.STEP_COPY) this.#place.grants.copy(this.#memory, abi.COPIES, core.copies);
       flags = core.step(0);
     }
+    if (this.#throttle) this.#throttle.charge((core.reqCons - this.#reqCons) | 0, core.bytesTaken - taken);
     if (core.reqCons !== this.#reqCons) this.#idleEvents = 0;
     this.#reqCons = core.reqCons;
     if (flags & abi.STEP_IO) {
       const ios = core.ios;
       for (let i = 0; i < ios; i++) {
         this.#ios++;
-        this.#queue.start(core.ioSlot(i));
+        const slot = core.ioSlot(i);
+        this.#latency.start(slot, now);
+        this.#queue.start(slot);
       }
     }
     this.#notify(flags);
     if (flags & abi.STEP_MORE) this.#wantRun();
     if (flags & abi.STEP_HALTED) this.#halt("the frontend claims more requests than its ring holds");
+  }
+
+  /** Lets the next step take what the throttle allows; the bytes that were taken before. */
+  #admit(throttle: Throttle, now: number): number {
+    const batch = throttle.admit();
+    this.#core.setBatch(batch);
+    this.#blocked = batch === 0;
+    this.resumeAt = batch === 0 ? now + Math.max(throttle.wait(), 1) : Number.POSITIVE_INFINITY;
+    if (batch === 0) this.#place.onThrottled(this);
+    return this.#core.bytesTaken;
   }
 
   #halt(why: string): void {
@@ -196,7 +234,8 @@ export class Ring implements IoOwner {
    * called once.
    */
   async detach(): Promise<void> {
-    this.#core.stopTaking();
+    this.#throttle = null;
+    this.#core.setBatch(0);
     this.#wantRun();
     await new Promise<void>((resolve) => {
       this.#whenIdle = resolve;

@@ -5,6 +5,7 @@ import type { Counters } from "../core/blkif.js";
 import { readCounters, readInflight } from "../core/blkif.js";
 import { eventFd, signalEventFd } from "../platform/libc.js";
 import type { RawDevice, Store } from "../storage/raw.js";
+import { type Latency, readLatency } from "./latency.js";
 import { returnMemory, takeMemory } from "./memory-pool.js";
 import {
   type EngineName,
@@ -104,12 +105,17 @@ export class ReactorThread {
         store: { ...device.store, bytes: device.size },
       });
       let final: Counters | null = null;
+      let finalLatency: Latency | null = null;
       return {
         port,
         get inflight() {
           return final ? 0 : readInflight(memory);
         },
         counters: () => final ?? readCounters(memory),
+        latency: () => finalLatency ?? readLatency(memory),
+        throttle: async (throttle) => {
+          if (!final) await this.#ask({ op: "throttle", ring: number, throttle: throttle?.buffer ?? null });
+        },
         state: () => (final ? null : readRing(memory, port)),
         resize: async (sectors) => {
           await this.#ask({ op: "resize", ring: number, bytes: device.size, sectors });
@@ -118,6 +124,7 @@ export class ReactorThread {
           await this.#ask({ op: "detach", ring: number });
           // Only now: the thread has said that nothing is under way into this memory any more.
           final = readCounters(memory);
+          finalLatency = readLatency(memory);
           this.#forget(number);
           returnMemory(memory);
         },

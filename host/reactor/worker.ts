@@ -14,6 +14,7 @@ import { EventLoopDriver } from "./event-loop.js";
 import { type Ask, type ReactorSettings, type Request, type Said, SharedState } from "./messages.js";
 import { Reactor } from "./reactor.js";
 import type { Ring } from "./ring.js";
+import { Throttle } from "./throttle.js";
 import { UringLoop } from "./uring-loop.js";
 import { UringQueue } from "./uring-queue.js";
 
@@ -66,6 +67,8 @@ class ReactorThread {
     if (ask.op === "detach") {
       this.#rings.delete(ask.ring);
       await this.#reactor.detach(served.ring).finally(() => this.#disks.release(served.device));
+    } else if (ask.op === "throttle") {
+      served.ring.setThrottle(ask.throttle && new Throttle(ask.throttle));
     } else {
       served.device.noteSize(ask.bytes);
       served.ring.resize(ask.sectors);

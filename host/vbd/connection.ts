@@ -1,11 +1,12 @@
 /** One connection of a frontend: the open store, and a ring at work for each of its queues. */
 import * as abi from "../../assembly/abi.js";
-import { addCounters, type Counters } from "../core/blkif.js";
 import type { AttachedRing, RingHost } from "../reactor/ring-host.js";
+import type { Throttle } from "../reactor/throttle.js";
 import type { BlockDevice, Result } from "../storage/device.js";
 import { type BackendKeys, canDiscard, type Features } from "./backend-keys.js";
 import type { FrontendConfig } from "./frontend.js";
 import { type AgedRing, RequestAges } from "./request-ages.js";
+import type { Totals } from "./totals.js";
 
 export interface ConnectionOptions {
   readonly reactor: RingHost;
@@ -87,8 +88,12 @@ export class Connection {
     return this.#ages.look(this.#rings);
   }
 
-  addCountersTo(counters: Counters): void {
-    for (const ring of this.#rings) addCounters(counters, ring.counters());
+  addTo(totals: Totals): void {
+    totals.add(this.#rings);
+  }
+
+  async throttle(throttle: Throttle | null): Promise<void> {
+    await Promise.all(this.#rings.map((ring) => ring.throttle(throttle)));
   }
 
   /** Looks at the store's size again; the rings know of it when this resolves. */

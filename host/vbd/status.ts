@@ -1,11 +1,13 @@
 /** What the operator can know of a vbd, and why it stands where it stands. */
 import type { Counters } from "../core/blkif.js";
 import { XenbusState as State, stateName, type XenbusState } from "../platform/xenbus-state.js";
+import type { Latency } from "../reactor/latency.js";
 import type { ConnectionStatus } from "./connection.js";
+import type { ThrottleStatus } from "./throttling.js";
 import type { LastError } from "./vbd-log.js";
 
 /** What is worth knowing about a vbd at one moment. */
-export interface VbdStatus extends ConnectionStatus {
+export interface VbdStatus extends ConnectionStatus, ThrottleStatus {
   readonly name: string;
   readonly kind: string;
   readonly domid: number;
@@ -21,6 +23,7 @@ export interface VbdStatus extends ConnectionStatus {
   /** What its log said last of something wrong, failed I/O included. */
   readonly lastError: LastError | null;
   readonly counters: Counters;
+  readonly latency: Latency;
 }
 
 export interface Standing {
@@ -28,6 +31,8 @@ export interface Standing {
   readonly frontendState: XenbusState;
   readonly online: boolean;
   readonly connected: boolean;
+  /** By the operator. */
+  readonly paused: boolean;
   /** The guest is known to have died. */
   readonly dead: boolean;
   /** What the hotplug script has to do first. */
@@ -43,6 +48,7 @@ export function waitsFor(standing: Standing): string | null {
   if (state === State.Unknown) return "a store to be let go";
   if (dead) return "the toolstack to remove the disk: the guest is gone";
   const at = frontendState === State.Unknown ? "is not there" : `is at ${stateName(frontendState)}`;
+  if (connected && standing.paused) return "the operator: it is paused (`xbdback unpause`)";
   if (connected) return state === State.Connected ? null : `the frontend to close; it ${at}`;
   if (state === State.Closed && !online) return "the toolstack to remove the disk";
   if (standing.error !== null) return `the frontend to write its state again after the error; it ${at}`;

@@ -7,7 +7,6 @@
  * for a store to open.
  */
 import { setTimeout as sleep } from "node:timers/promises";
-import { addCounters, noCounters } from "../core/blkif.js";
 import { type Xenstore, XenstoreError, type XenstoreWatch } from "../platform/ports.js";
 import { parseState, XenbusState as State, type XenbusState } from "../platform/xenbus-state.js";
 import type { RingHost } from "../reactor/ring-host.js";
@@ -27,6 +26,8 @@ import { checkWriters, strangerIn } from "./ownership.js";
 import type { AgedRing } from "./request-ages.js";
 import { type VbdStatus, waitsFor } from "./status.js";
 import { type Open, StoreOpener } from "./store-opener.js";
+import { type ThrottleStatus, Throttling } from "./throttling.js";
+import { Totals } from "./totals.js";
 import { VbdLog } from "./vbd-log.js";
 import { writeInState } from "./xenbus.js";
 
@@ -63,6 +64,7 @@ export class Vbd {
   readonly #failure: Failure;
   readonly #looker: Looker;
   readonly #opener = new StoreOpener(() => this.look());
+  readonly #throttling = new Throttling();
   #watch: XenstoreWatch | null = null;
   /** The guest has died; what is left of it in xenstore is not believed. */
   #dead = false;
@@ -78,7 +80,7 @@ export class Vbd {
   #connection: Connection | null = null;
   #announcement: Announcement | null = null;
   /** Of connections that have ended. */
-  #past = noCounters();
+  #past = new Totals();
 
   /**
    * `look` is to be called first, and for every change in the backend directory. `gone` is called when there is no
@@ -104,9 +106,8 @@ export class Vbd {
   }
 
   status(): VbdStatus {
-    const counters = noCounters();
-    addCounters(counters, this.#past);
-    this.#connection?.addCountersTo(counters);
+    const totals = this.#past.copy();
+    this.#connection?.addTo(totals);
     const standing = {
       state: this.#state,
       frontendState: this.#frontendState,
@@ -123,12 +124,15 @@ export class Vbd {
         ...standing,
         connected: this.connected,
         dead: this.#dead,
+        paused: this.#throttling.status.paused,
         hotplug: this.#store && "waits" in this.#store ? this.#store.waits : null,
         opening: this.#opener.path,
       }),
       lastError: this.#log.lastError,
       ...(this.#connection?.status ?? NOT_CONNECTED),
-      counters,
+      ...this.#throttling.status,
+      counters: totals.counters,
+      latency: totals.latency,
     };
   }
 
@@ -151,6 +155,11 @@ export class Vbd {
   /** See {@link Connection.rings}; none without a connection. */
   rings(): AgedRing[] {
     return this.#connection?.rings() ?? [];
+  }
+
+  /** Limits or pauses it, from now on. Resolves when its rings keep to it. */
+  throttle(status: Partial<ThrottleStatus>): Promise<void> {
+    return this.#throttling.set(status, this.#connection);
   }
 
   /** Looks whether the store has another size or has lost a capability. */
@@ -258,7 +267,7 @@ export class Vbd {
     await this.#failure.clear();
     this.#refusal = null;
     this.#dead = false;
-    this.#past = noCounters();
+    this.#past = new Totals();
     await this.#switch(State.InitWait, offerKeys(this.#host.features));
   }
 
@@ -325,7 +334,7 @@ export class Vbd {
     const { xenstore, features, reactor, assumedProtocol = "x86_32-abi" } = this.#host;
     const expectation = { ...features, backend: this.directory, assumedProtocol };
     const config = await readFrontend(xenstore, this.#frontend, expectation);
-    return Connection.open({
+    const connection = await Connection.open({
       reactor,
       features,
       domid: this.id.domid,
@@ -340,6 +349,8 @@ export class Vbd {
         this.look();
       },
     });
+    await this.#throttling.begin(connection);
+    return connection;
   }
 
   async #tellConnected(keys: BackendKeys, connection: Connection): Promise<void> {
@@ -386,7 +397,7 @@ export class Vbd {
     } catch (error) {
       this.#log.say("trouble", (error as Error).message);
     }
-    connection.addCountersTo(this.#past);
+    connection.addTo(this.#past);
     this.#connection = null;
     this.#announcement = null;
     this.#log.diagnose("detach", detachMessage(connection.device.name, this.id.domid));

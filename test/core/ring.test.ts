@@ -203,7 +203,7 @@ test("a drained ring takes nothing and asks for no event, but finishes what is i
   for (const request of requests) h.put(request);
   h.push();
   h.step();
-  h.core.stopTaking();
+  h.core.setBatch(0);
   const event = header(h, abi.SRING_REQ_EVENT);
   const later = guest.transfer(READ, 64);
   h.put(later);
@@ -226,7 +226,7 @@ test("draining between the rounds of a pass leaves nothing behind", () => {
   const requests = [guest.indirect(WRITE, 0, 20), guest.transfer(WRITE, 8), guest.transfer(READ, 160)];
   for (const request of requests) h.put(request);
   h.push();
-  h.onRound = () => h.core.stopTaking();
+  h.onRound = () => h.core.setBatch(0);
   h.step();
   h.finish();
   assert.deepEqual(h.statuses(requests), [OKAY, OKAY, OKAY]);

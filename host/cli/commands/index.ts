@@ -3,10 +3,13 @@ import type { Command } from "commander";
 import { attachCommand } from "./attach.js";
 import { checkCommand } from "./check.js";
 import { detachCommand } from "./detach.js";
+import { limitCommand } from "./limit.js";
 import { listCommand } from "./list.js";
 import { machineCommand } from "./machine.js";
+import { pauseCommand, unpauseCommand } from "./pause.js";
 import { resizeCommand } from "./resize.js";
 import { showCommand } from "./show.js";
+import { statsCommand } from "./stats.js";
 
 export function operatorCommands(): Command[] {
   return [
@@ -14,7 +17,11 @@ export function operatorCommands(): Command[] {
     detachCommand(),
     listCommand(),
     showCommand(),
+    statsCommand(),
     resizeCommand(),
+    pauseCommand(),
+    unpauseCommand(),
+    limitCommand(),
     checkCommand(),
     machineCommand(),
   ];

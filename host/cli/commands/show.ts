@@ -9,6 +9,7 @@ import { ask } from "../daemon.js";
 import { type CommonOptions, examples, ID_HELP, placeOptions, vbdId } from "../options.js";
 import { pairs, printJson } from "../output.js";
 import { formatSize } from "../size.js";
+import { describeLimits } from "./limit.js";
 
 interface Shown {
   readonly vbd: VbdStatus;
@@ -41,6 +42,7 @@ async function show(id: VbdId, options: CommonOptions): Promise<void> {
     ["frontend", stateName(vbd.frontendState)],
     ["hotplug-status", vbd.hotplugStatus ?? "none"],
     ["last error", lastError(vbd)],
+    ["limits", describeLimits(vbd.limits)],
   ];
   if (vbd.device !== null) {
     rows.push(["device", `${vbd.device}, ${formatSize(vbd.size)} (${vbd.size} bytes)`]);

@@ -1,0 +1,77 @@
+/** `xbdback limit`. */
+import { Command, InvalidArgumentError } from "commander";
+import type { Limits } from "../../reactor/throttle.js";
+import { type VbdId, vbdName } from "../../vbd/name.js";
+import { ask } from "../daemon.js";
+import { CliError, Exit } from "../errors.js";
+import { type CommonOptions, examples, ID_HELP, integer, placeOptions, vbdId } from "../options.js";
+import { printJson } from "../output.js";
+import { formatSize, parseSize } from "../size.js";
+
+interface LimitOptions extends CommonOptions {
+  readonly iops?: number;
+  readonly bps?: number;
+  readonly burst?: number;
+  readonly none?: boolean;
+}
+
+export function limitCommand(): Command {
+  const command = placeOptions(
+    new Command("limit")
+      .summary("limit a vbd's requests and bytes per second, or show the limits")
+      .description(
+        "Takes effect at once. After a rest, a vbd may take as much as --burst seconds are worth without waiting. Limits\n" +
+          "last until they are changed, the disk is detached, or the daemon ends.",
+      )
+      .argument("<id>", ID_HELP, vbdId),
+  )
+    .option("--iops <n>", "requests per second; 0: no limit", integer(0, 1e9))
+    .option("--bps <size>", "bytes per second, reads and writes together, like 100M; 0: no limit", rate)
+    .option("--burst <seconds>", "seconds' worth that may be taken at once (default: 1)", seconds)
+    .option("--none", "take all limits away");
+  return examples(
+    command,
+    "xbdback limit 1/xvda --iops 500 --bps 50M",
+    "xbdback limit 1/xvda --iops 500 --burst 10",
+    "xbdback limit 1/xvda",
+    "xbdback limit 1/xvda --none",
+  ).action(limit);
+}
+
+function rate(text: string): number {
+  const bytes = parseSize(text.replace(/\/s$/, ""));
+  if (bytes === null) throw new InvalidArgumentError("It is a size, like 500K, 100M or 1G.");
+  return bytes;
+}
+
+function seconds(text: string): number {
+  const value = Number(text);
+  if (!/^[0-9]+(\.[0-9]+)?$/.test(text) || value > 3600) {
+    throw new InvalidArgumentError("It is a number of seconds from 0 to 3600.");
+  }
+  return value;
+}
+
+async function limit(id: VbdId, options: LimitOptions): Promise<void> {
+  const { iops, bps, burst, none } = options;
+  const changes = {
+    ...(iops === undefined ? {} : { iops }),
+    ...(bps === undefined ? {} : { bps }),
+    ...(burst === undefined ? {} : { burst }),
+  };
+  if (none && Object.keys(changes).length > 0)
+    throw new CliError("--none goes with no other limit", Exit.usage);
+  const name = vbdName(id);
+  const wanted = none ? { iops: 0, bps: 0, burst: 1 } : changes;
+  const { limits } = await ask<{ limits: Limits }>(options, { command: "limit", vbd: name, limits: wanted });
+  if (options.json) printJson({ name, ...id, limits });
+  else process.stdout.write(`${name}: ${describeLimits(limits)}\n`);
+}
+
+/** "500 requests/s, 50 MiB/s, bursts of 1 s". */
+export function describeLimits({ iops, bps, burst }: Limits): string {
+  const parts = [iops > 0 ? `${iops} requests/s` : "", bps > 0 ? `${formatSize(bps)}/s` : ""].filter(
+    (part) => part !== "",
+  );
+  return parts.length === 0 ? "no limits" : `${parts.join(", ")}, bursts of ${burst} s`;
+}

@@ -1,0 +1,77 @@
+/** What vbds did between two moments, from their counters at both. */
+import type { Counters } from "../core/blkif.js";
+import { LATENCY_BUCKETS, LATENCY_OPERATIONS, type Latency } from "../reactor/latency.js";
+import type { VbdStatus } from "../vbd/status.js";
+
+/** What is needed of a VbdStatus. */
+export type Sample = Pick<VbdStatus, "name" | "domid" | "devid" | "inflight" | "counters" | "latency">;
+
+export interface Rates {
+  readonly name: string;
+  readonly domid: number;
+  readonly devid: number;
+  /** Requests a second, all and by what they are. */
+  readonly iops: number;
+  readonly reads: number;
+  readonly writes: number;
+  /** Bytes a second. */
+  readonly readBytes: number;
+  readonly writtenBytes: number;
+  /** Seconds that an I/O took on average, and that 99 of 100 took less than; null without I/O. */
+  readonly latency: number | null;
+  readonly latency99: number | null;
+  readonly inflight: number;
+  /** Failed and refused requests a second. */
+  readonly errors: number;
+}
+
+/** Rates over `seconds`. A vbd whose counters went back, or that was not there before, began anew. */
+export function ratesOf(now: Sample, before: Sample | undefined, seconds: number): Rates {
+  const restarted = before === undefined || before.counters.responses > now.counters.responses;
+  const per = (...names: (keyof Counters)[]): number =>
+    names.reduce((sum, name) => sum + now.counters[name] - (restarted ? 0 : before.counters[name]), 0) /
+    seconds;
+  return {
+    ...{ name: now.name, domid: now.domid, devid: now.devid, inflight: now.inflight },
+    iops: per("responses"),
+    reads: per("read"),
+    writes: per("write"),
+    readBytes: per("sectorsRead") * 512,
+    writtenBytes: per("sectorsWritten") * 512,
+    ...latencyOf(now.latency, restarted ? undefined : before.latency),
+    errors: per("ioErrors", "badOperation", "badSegments", "badRange", "readOnly", "badGrant"),
+  };
+}
+
+function latencyOf(now: Latency, before: Latency | undefined): Pick<Rates, "latency" | "latency99"> {
+  const buckets = new Array<number>(LATENCY_BUCKETS).fill(0);
+  let seconds = 0;
+  for (const operation of LATENCY_OPERATIONS) {
+    seconds += now[operation].seconds - (before?.[operation].seconds ?? 0);
+    for (let i = 0; i < LATENCY_BUCKETS; i++) {
+      buckets[i] += now[operation].buckets[i] - (before?.[operation].buckets[i] ?? 0);
+    }
+  }
+  const count = buckets.reduce((a, b) => a + b, 0);
+  if (count <= 0) return { latency: null, latency99: null };
+  let seen = 0;
+  const last = buckets.findIndex((bucket) => (seen += bucket) >= count * 0.99);
+  return { latency: seconds / count, latency99: 2 ** last / 1e6 };
+}
+
+/** "12", "1.2k", "3.4M": at most four characters and the unit. */
+export function shortNumber(value: number): string {
+  if (value < 1000)
+    return value < 10 && value > 0 && !Number.isInteger(value) ? value.toFixed(1) : value.toFixed(0);
+  const [scaled, unit] =
+    value < 1e6 ? [value / 1e3, "k"] : value < 1e9 ? [value / 1e6, "M"] : [value / 1e9, "G"];
+  return `${scaled.toFixed(scaled < 100 ? 1 : 0)}${unit}`;
+}
+
+/** Seconds as people read them: "85us", "1.2ms", "3.0s"; "-" for null. */
+export function shortTime(seconds: number | null): string {
+  if (seconds === null) return "-";
+  if (seconds < 1e-3) return `${(seconds * 1e6).toFixed(0)}us`;
+  if (seconds < 1) return `${(seconds * 1e3).toFixed(1)}ms`;
+  return `${seconds.toFixed(1)}s`;
+}
