@@ -64,7 +64,7 @@ export class PagePool {
     this.#free = Uint32Array.from({ length: count }, (_, i) => count - 1 - i);
     this.#views = Array.from({ length: count }, (_, i) => {
       const at = (frame + i) * PAGE_SIZE;
-      return pages.memory.u8.subarray(at, at + PAGE_SIZE);
+      return pages.bytes.subarray(at, at + PAGE_SIZE);
     });
     this.#available = count;
   }

@@ -1,7 +1,7 @@
 /** One ring of a disk with its event channel and its pages. */
 import { type LinearMemory, PAGE_SIZE } from "../core/memory.js";
 import type { EventChannels, GuestPages } from "../platform/ports.js";
-import { PortDispatcher } from "./events.js";
+import { PortDispatcher, type PortHandler } from "./events.js";
 import { PagePool } from "./grants.js";
 import {
   type Layout,
@@ -56,13 +56,20 @@ export interface QueueOwner {
   broke(error: Error): void;
 }
 
+/**
+ * So many requests become visible at once while more are being made: the backend starts on them meanwhile, and still has
+ * neighbours to put together.
+ */
+const PUSH_BATCH = 8;
+
 const indirectPages = (segments: number): number => Math.ceil(segments / SEGMENTS_PER_INDIRECT_PAGE);
 
-export class Queue {
+export class Queue implements PortHandler {
   readonly channel: Channel;
   readonly #owner: QueueOwner;
   readonly #events: EventChannels;
   readonly #memory: LinearMemory;
+  readonly #data: Uint8Array;
   readonly #settings: QueueSettings;
   readonly #ring: FrontRing;
   readonly #pool: PagePool;
@@ -87,6 +94,7 @@ export class Queue {
     this.#owner = owner;
     this.#events = events;
     this.#memory = pages.memory;
+    this.#data = pages.bytes;
     this.#settings = settings;
     this.channel = channel;
     const { backendDomid, poolPages, persistent, maxSegments } = settings;
@@ -99,7 +107,7 @@ export class Queue {
     this.#bytes = new Uint32Array(entries);
     this.#pageCounts = new Uint16Array(entries);
     this.#pages = new Uint32Array(entries * this.#pagesPerRow);
-    PortDispatcher.of(events).add(channel.port, () => this.#handleEvent());
+    PortDispatcher.of(events).add(channel.port, this);
   }
 
   /** Requests without a response. */
@@ -122,7 +130,7 @@ export class Queue {
     if (!issued) return false;
     transfer.outstanding++;
     this.#owner.counters.requests++;
-    if (this.#ring.free === 0) this.push();
+    if (this.#ring.free === 0 || this.#ring.unpushed >= PUSH_BATCH) this.push();
     return true;
   }
 
@@ -292,7 +300,7 @@ export class Queue {
   #copy(id: number, transfer: Transfer, lead: number, toPages: boolean): void {
     const { data } = transfer;
     if (data === null) return;
-    const { u8 } = this.#memory;
+    const pages = this.#data;
     const row = id * this.#pagesPerRow;
     let offset = this.#offsets[id];
     let left = this.#bytes[id];
@@ -311,23 +319,44 @@ export class Queue {
       }
       i++;
       const bytes = Math.min(run, left);
-      if (toPages) u8.set(data.subarray(offset, offset + bytes), at);
-      else data.set(u8.subarray(at, at + bytes), offset);
+      if (toPages) pages.set(data.subarray(offset, offset + bytes), at);
+      else data.set(pages.subarray(at, at + bytes), offset);
       offset += bytes;
       left -= bytes;
     }
   }
 
-  #handleEvent(): void {
-    const { counters } = this.#owner;
-    counters.notificationsReceived++;
+  get waits(): boolean {
+    return this.waiting > 0;
+  }
+
+  event(): void {
+    this.#owner.counters.notificationsReceived++;
+    this.look();
+  }
+
+  look(): boolean {
+    if (!this.#ring.hasResponses) return false;
+    this.#handle(() => this.#ring.take(this.#onResponse));
+    return true;
+  }
+
+  listen(): boolean {
+    return this.#handle(() => this.#ring.consume(this.#onResponse)) > 0;
+  }
+
+  /** Handles the responses that `take` hands out; returns how many they were. */
+  #handle(take: () => number): number {
+    let count = 0;
     try {
-      counters.responses += this.#ring.consume(this.#onResponse);
+      count = take();
+      this.#owner.counters.responses += count;
     } catch (error) {
       this.#owner.broke(error as Error);
-      return;
+      return count;
     }
-    this.#owner.roomMade();
+    if (count > 0) this.#owner.roomMade();
+    return count;
   }
 
   #answered(id: number, status: number): void {

@@ -74,6 +74,11 @@ export class FrontRing {
     return this.entries - this.#free;
   }
 
+  /** Requests produced that {@link push} has not made visible. */
+  get unpushed(): number {
+    return (this.#reqProdPvt - this.#pushed) >>> 0;
+  }
+
   /** The id (low half) that the next {@link produce} uses. Only while `free` is not 0. */
   get nextId(): number {
     return this.#freeIds[this.#free - 1];
@@ -103,6 +108,25 @@ export class FrontRing {
     return (now - Atomics.load(i32, this.#reqEvent)) >>> 0 < (now - before) >>> 0;
   }
 
+  /** Whether there are responses that {@link consume} has not seen. */
+  get hasResponses(): boolean {
+    return Atomics.load(this.#memory.i32, this.#rspProd) >>> 0 !== this.#rspCons;
+  }
+
+  /**
+   * Hands out every response that is there, and asks to be told of no other: {@link consume} must come before the
+   * frontend sleeps. As it otherwise.
+   */
+  take(answered: (id: number, status: number) => void): number {
+    let count = 0;
+    for (;;) {
+      const ready = this.#ready();
+      if (ready === 0) return count;
+      for (let i = 0; i < ready; i++) this.#take(answered);
+      count += ready;
+    }
+  }
+
   /**
    * Hands out every response, then asks to be told of the next one (FINAL_CHECK_FOR_RESPONSES). `answered` gets the
    * low half of the id and the status; it may produce. Returns how many there were.
@@ -111,23 +135,21 @@ export class FrontRing {
   consume(answered: (id: number, status: number) => void): number {
     const { i32 } = this.#memory;
     let count = 0;
-    for (;;) {
-      const prod = Atomics.load(i32, this.#rspProd);
-      const ready = (prod - this.#rspCons) >>> 0;
-      if (ready === 0) {
-        Atomics.store(i32, this.#rspEvent, (this.#rspCons + 1) | 0);
-        if (Atomics.load(i32, this.#rspProd) === prod) return count;
-        continue;
-      }
-      const pushed = (this.#pushed - this.#rspCons) >>> 0;
-      if (ready > pushed) {
-        throw new ProtocolViolation(
-          `the backend gave an illegal number of responses: ${ready} for ${pushed} requests that wait`,
-        );
-      }
-      for (let i = 0; i < ready; i++) this.#take(answered);
-      count += ready;
-    }
+    do {
+      count += this.take(answered);
+      Atomics.store(i32, this.#rspEvent, (this.#rspCons + 1) | 0);
+    } while (this.hasResponses);
+    return count;
+  }
+
+  /** How many responses are there. Throws where there are more than requests. */
+  #ready(): number {
+    const ready = (Atomics.load(this.#memory.i32, this.#rspProd) - this.#rspCons) >>> 0;
+    const pushed = (this.#pushed - this.#rspCons) >>> 0;
+    if (ready <= pushed) return ready;
+    throw new ProtocolViolation(
+      `the backend gave an illegal number of responses: ${ready} for ${pushed} requests that wait`,
+    );
   }
 
   #take(answered: (id: number, status: number) => void): void {

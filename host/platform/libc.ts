@@ -287,6 +287,14 @@ export function mapBuffer(
   return { address, bytes: koffi.view(address, length) };
 }
 
+/**
+ * `length` bytes at a native address as an ArrayBuffer that is not shared, so that V8 copies them as fast as the CPU can.
+ * Whoever owns the memory must keep it for as long as the buffer is used.
+ */
+export function viewBytes(address: number, length: number): ArrayBuffer {
+  return koffi.view(address, length);
+}
+
 export function unmapBuffer(address: number, length: number): void {
   check(c.munmap(address, length), "munmap");
 }

@@ -60,6 +60,8 @@ export interface GuestPages {
   readonly domid: number;
   /** All pages of the guest; frame n lies at byte offset n * 4096. */
   readonly memory: LinearMemory;
+  /** The same bytes, for copies of data: V8 copies to and from shared memory a word at a time. */
+  readonly bytes: Uint8Array;
 
   /** Takes `count` consecutive frames and returns the first. Throws when the guest is out of memory. */
   allocate(count: number): number;

@@ -22,6 +22,7 @@ interface Grant {
 export class FakePages implements GuestPages {
   readonly domid = 7;
   readonly memory;
+  readonly bytes;
   readonly grants = new Map<number, Grant>();
   /** Grants that were ever made. */
   granted = 0;
@@ -31,6 +32,7 @@ export class FakePages implements GuestPages {
 
   constructor(pages: number) {
     this.memory = allocateMemory(pages * PAGE_SIZE);
+    this.bytes = this.memory.u8;
     this.#used = new Uint8Array(pages);
   }
 

@@ -154,3 +154,32 @@ test("a response to a request that was not pushed is one too many", () => {
   r.respond(r.idAt(0), 0);
   assert.throws(() => r.ring.consume(() => {}), /illegal number/);
 });
+
+test("taking responses asks for no event; consuming them asks for the next one", () => {
+  const { ring, view, idAt, respond } = ringOf();
+  const rspEvent = (): number => view.getUint32(12, true);
+  for (let i = 0; i < 4; i++) ring.produce(0);
+  assert.equal(ring.unpushed, 4);
+  ring.push();
+  assert.equal(ring.unpushed, 0);
+  assert.equal(ring.hasResponses, false);
+  assert.equal(
+    ring.take(() => {}),
+    0,
+  );
+  respond(idAt(0), 0);
+  respond(idAt(1), 0);
+  assert.equal(ring.hasResponses, true);
+  assert.equal(
+    ring.take(() => {}),
+    2,
+  );
+  assert.equal(ring.hasResponses, false);
+  assert.equal(rspEvent(), 1, "passed already: the backend sends nothing for it");
+  respond(idAt(2), 0);
+  assert.equal(
+    ring.consume(() => {}),
+    1,
+  );
+  assert.equal(rspEvent(), 4);
+});

@@ -1,5 +1,6 @@
 /** The guest's side of its memory and its grant table: which frames and grant references are free. */
 import { type LinearMemory, PAGE_SIZE } from "../../core/memory.js";
+import { viewBytes } from "../libc.js";
 import { type MappedFile, mapFile } from "../mapping.js";
 import type { GuestPages } from "../ports.js";
 import {
@@ -18,6 +19,7 @@ import { MAPTRACK_BYTES, Maptrack } from "./maptrack.js";
 export class LoopbackGuestPages implements GuestPages {
   readonly domid: number;
   readonly memory: LinearMemory;
+  readonly bytes: Uint8Array;
   readonly #memoryFile: MappedFile;
   readonly #gnttab: MappedFile;
   readonly #entries: Int32Array;
@@ -38,6 +40,7 @@ export class LoopbackGuestPages implements GuestPages {
     this.#memoryFile = mapFile(paths.memory(directory, domid), pages * PAGE_SIZE);
     this.#gnttab = mapFile(paths.gnttab(directory, domid), GNTTAB_BYTES);
     this.memory = this.#memoryFile.memory;
+    this.bytes = new Uint8Array(viewBytes(this.memory.base, pages * PAGE_SIZE));
     this.#entries = this.#gnttab.memory.i32;
     this.#taken = new Uint8Array(pages);
     this.#taken[0] = 1;
