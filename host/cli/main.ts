@@ -134,7 +134,7 @@ function guestCommand(): Command {
     });
 }
 
-function program(): Command {
+export function program(): Command {
   const { version, description } = JSON.parse(readFileSync(packageFile, "utf8"));
   const root = new Command("xbdback")
     .description(description)

@@ -2,6 +2,7 @@
 import type { Command } from "commander";
 import { attachCommand } from "./attach.js";
 import { checkCommand } from "./check.js";
+import { completionCommand } from "./completion.js";
 import { detachCommand } from "./detach.js";
 import { limitCommand } from "./limit.js";
 import { listCommand } from "./list.js";
@@ -24,5 +25,6 @@ export function operatorCommands(): Command[] {
     limitCommand(),
     checkCommand(),
     machineCommand(),
+    completionCommand(),
   ];
 }

@@ -1,0 +1,159 @@
+// Makes build/xbdback_VERSION_amd64.deb: `npm run package:deb`. It needs dpkg-deb and nothing of Debian's build tools.
+//
+// The contents are what `npm pack` packs, in /usr/lib/xbdback, and what a Debian system wants of it in its own places.
+// Node is a dependency, not part of the package: Debian 13 has one that is new enough, Debian 12 gets it from NodeSource.
+import { spawnSync } from "node:child_process";
+import {
+  chmodSync,
+  copyFileSync,
+  cpSync,
+  existsSync,
+  lstatSync,
+  mkdirSync,
+  mkdtempSync,
+  readdirSync,
+  readFileSync,
+  rmSync,
+  symlinkSync,
+  writeFileSync,
+} from "node:fs";
+import { tmpdir } from "node:os";
+import { basename, dirname, join } from "node:path";
+import { fileURLToPath } from "node:url";
+import { gzipSync } from "node:zlib";
+
+const source = dirname(dirname(fileURLToPath(import.meta.url)));
+const { name, version, description, engines } = JSON.parse(
+  readFileSync(join(source, "package.json"), "utf8"),
+);
+const nodeVersion = engines.node.replace(/[^0-9.]/g, "");
+
+function run(program, ...args) {
+  const { status, stdout, stderr, error } = spawnSync(program, args, { cwd: source, encoding: "utf8" });
+  if (status === 0) return stdout;
+  const remedy =
+    error?.code === "ENOENT" ? ` (apt-get install ${program.startsWith("dpkg") ? "dpkg" : program})` : "";
+  process.stderr.write(
+    `${program} ${args.join(" ")}: ${error?.message ?? "failed"}${remedy}\n${stdout ?? ""}${stderr ?? ""}`,
+  );
+  process.exit(1);
+}
+
+/** Copies a file to where it belongs, with a mode that does not depend on the checkout's. */
+function install(from, to, mode = 0o644) {
+  mkdirSync(dirname(to), { recursive: true, mode: 0o755 });
+  copyFileSync(from, to);
+  chmodSync(to, mode);
+}
+
+function write(to, contents) {
+  mkdirSync(dirname(to), { recursive: true, mode: 0o755 });
+  writeFileSync(to, contents, { mode: 0o644 });
+}
+
+/** What `npm pack` packs, unpacked. */
+function unpackPackage(scratch, to) {
+  run("npm", "pack", "--silent", "--pack-destination", scratch);
+  const [tarball] = readdirSync(scratch).filter((file) => file.endsWith(".tgz"));
+  mkdirSync(to, { recursive: true });
+  run(
+    "tar",
+    "-xzf",
+    join(scratch, tarball),
+    "-C",
+    to,
+    "--strip-components=1",
+    "--no-same-owner",
+    "--mode=u=rwX,go=rX",
+  );
+  // Debian is glibc's.
+  rmSync(join(to, "node_modules/@koromix/koffi-linux-x64/musl_x64"), { recursive: true });
+}
+
+/** The files in the places where Debian has them. */
+function layOut(root) {
+  const packaging = join(source, "packaging");
+  const command = join(root, "usr/lib/xbdback/bin/xbdback.mjs");
+  chmodSync(command, 0o755);
+  mkdirSync(join(root, "usr/bin"), { recursive: true });
+  symlinkSync("../lib/xbdback/bin/xbdback.mjs", join(root, "usr/bin/xbdback"));
+  install(join(packaging, "xbdback.service"), join(root, "usr/lib/systemd/system/xbdback.service"));
+  install(join(source, "xen/block-xbdback"), join(root, "etc/xen/scripts/block-xbdback"), 0o755);
+  for (const page of readdirSync(join(packaging, "man"))) {
+    const section = page.slice(page.lastIndexOf(".") + 1);
+    const text = readFileSync(join(packaging, "man", page));
+    write(join(root, `usr/share/man/man${section}/${page}.gz`), gzipSync(text, { level: 9 }));
+  }
+  const completion = (shell) => run(process.execPath, command, "completion", shell);
+  write(join(root, "usr/share/bash-completion/completions/xbdback"), completion("bash"));
+  write(join(root, "usr/share/zsh/vendor-completions/_xbdback"), completion("zsh"));
+  const documents = join(root, "usr/share/doc/xbdback");
+  const licence = readFileSync(join(source, "LICENSE"), "utf8")
+    .trimEnd()
+    .replaceAll(/^$/gm, ".")
+    .replaceAll(/^/gm, " ");
+  write(
+    join(documents, "copyright"),
+    `${readFileSync(join(packaging, "debian/copyright"), "utf8")}${licence}\n`,
+  );
+  for (const file of ["README.md", "ARCHITECTURE.md"]) install(join(source, file), join(documents, file));
+  cpSync(join(root, "usr/lib/xbdback/docs"), join(documents, "docs"), { recursive: true });
+}
+
+/** Files below a directory, as paths relative to it. */
+function filesIn(directory) {
+  return readdirSync(directory, { recursive: true }).filter((file) =>
+    lstatSync(join(directory, file)).isFile(),
+  );
+}
+
+function control(root) {
+  const bytes = filesIn(root).reduce((sum, file) => sum + lstatSync(join(root, file)).size, 0);
+  return `Package: ${name}
+Version: ${version}
+Architecture: amd64
+Maintainer: The xbdback authors <xbdback@localhost>
+Installed-Size: ${Math.ceil(bytes / 1024)}
+Depends: nodejs (>= ${nodeVersion}), libc6, passwd
+Suggests: xen-utils-common, bash-completion
+Section: admin
+Priority: optional
+Description: ${description}
+ Serves image files and block devices as paravirtual disks to the guests of a
+ Xen host, in place of the kernel's xen-blkback or beside it. It comes with the
+ hotplug script for xl and runs under systemd as a user of its own.
+`;
+}
+
+/** The package's own files: control, scripts, checksums, and what of /etc is the administrator's. */
+function describe(root) {
+  const files = filesIn(root).sort();
+  const sums = files.map((file) => run("md5sum", join(root, file)).split(" ")[0]);
+  const metadata = join(root, "DEBIAN");
+  write(join(metadata, "control"), control(root));
+  write(join(metadata, "md5sums"), files.map((file, i) => `${sums[i]}  ${file}\n`).join(""));
+  write(
+    join(metadata, "conffiles"),
+    files
+      .filter((file) => file.startsWith("etc/"))
+      .map((file) => `/${file}\n`)
+      .join(""),
+  );
+  for (const script of ["postinst", "prerm", "postrm"]) {
+    install(join(source, "packaging/debian", script), join(metadata, script), 0o755);
+  }
+}
+
+const scratch = mkdtempSync(join(tmpdir(), "xbdback-deb-"));
+process.on("exit", () => rmSync(scratch, { recursive: true, force: true }));
+process.umask(0o022);
+const root = join(scratch, "root");
+unpackPackage(scratch, join(root, "usr/lib/xbdback"));
+if (!existsSync(join(root, "usr/lib/xbdback/build/blkif.wasm")))
+  throw new Error("the package has no core: build first");
+layOut(root);
+describe(root);
+const deb = join(source, "build", `${name}_${version}_amd64.deb`);
+chmodSync(root, 0o755);
+run("dpkg-deb", "--root-owner-group", "-Zxz", "--build", root, deb);
+process.stdout.write(`build/${basename(deb)}\n`);

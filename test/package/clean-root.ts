@@ -1,0 +1,187 @@
+/**
+ * A clean Debian in a directory: no compiler, no npm, nothing of this checkout; and systemd as the first process of
+ * namespaces of its own there. Needs root, and debootstrap with a network the first time.
+ */
+import assert from "node:assert/strict";
+import { type ChildProcess, spawn, spawnSync } from "node:child_process";
+import { once } from "node:events";
+import {
+  copyFileSync,
+  existsSync,
+  mkdirSync,
+  mkdtempSync,
+  readFileSync,
+  renameSync,
+  rmSync,
+  writeFileSync,
+} from "node:fs";
+import { tmpdir } from "node:os";
+import { join } from "node:path";
+import { setTimeout as pause } from "node:timers/promises";
+import { ROOT } from "../hosts/tools.js";
+
+const PATH = "/usr/sbin:/usr/bin:/sbin:/bin";
+
+/** Why there can be no clean root here, for node:test's `skip`; false if there can. */
+export function noCleanRoot(): string | false {
+  if (process.getuid?.() !== 0) return "a clean root needs root";
+  if (!existsSync("/usr/sbin/debootstrap")) return "not installed: apt-get install debootstrap";
+  return spawnSync("unshare", ["--mount", "true"]).status !== 0 && "unshare(1) is not allowed here";
+}
+
+function run(program: string, args: readonly string[]): string {
+  const { status, stdout, stderr, error } = spawnSync(program, args, { encoding: "utf8" });
+  assert.equal(status, 0, `${program} ${args.join(" ")}: ${error?.message ?? ""}\n${stdout}${stderr}`);
+  return stdout;
+}
+
+/** Debian's smallest system with systemd; made once, then kept in build/. */
+function template(): string {
+  const directory = join(ROOT, "build/clean-root");
+  if (existsSync(directory)) return directory;
+  const unfinished = `${directory}.unfinished`;
+  rmSync(unfinished, { recursive: true, force: true });
+  run("debootstrap", ["--variant=minbase", "--include=systemd,systemd-sysv", "bookworm", unfinished]);
+  renameSync(unfinished, directory);
+  return directory;
+}
+
+/** This machine's Node as Debian's package `nodejs`: bookworm's own is too old. */
+function nodePackage(scratch: string): string {
+  const root = join(scratch, "nodejs");
+  mkdirSync(join(root, "DEBIAN"), { recursive: true });
+  mkdirSync(join(root, "usr/bin"), { recursive: true });
+  copyFileSync(process.execPath, join(root, "usr/bin/node"));
+  writeFileSync(
+    join(root, "DEBIAN/control"),
+    `Package: nodejs\nVersion: ${process.versions.node}\nArchitecture: amd64\nMaintainer: test <test@localhost>\n` +
+      "Depends: libstdc++6, libc6\nDescription: Node of the machine that tests\n",
+  );
+  run("dpkg-deb", ["--root-owner-group", "-Znone", "--build", root, join(scratch, "nodejs.deb")]);
+  return join(scratch, "nodejs.deb");
+}
+
+/** A command's end. */
+export interface Ended {
+  readonly status: number | null;
+  readonly stdout: string;
+  readonly stderr: string;
+}
+
+export class CleanRoot {
+  readonly directory: string;
+  readonly #scratch: string;
+  #init: ChildProcess | null = null;
+  #initPid = 0;
+
+  /** A fresh system with Node in it. */
+  constructor() {
+    this.#scratch = mkdtempSync(join(tmpdir(), "xbdback-root-"));
+    this.directory = join(this.#scratch, "root");
+    run("cp", ["-a", "--reflink=auto", template(), this.directory]);
+    this.install(nodePackage(this.#scratch));
+  }
+
+  /** Installs a package, as `dpkg -i` does there, and returns what that prints. */
+  install(deb: string): string {
+    copyFileSync(deb, join(this.directory, "package.deb"));
+    return run("chroot", [
+      this.directory,
+      "env",
+      "-i",
+      `PATH=${PATH}`,
+      "DEBIAN_FRONTEND=noninteractive",
+      "dpkg",
+      "-i",
+      "/package.deb",
+    ]);
+  }
+
+  path(file: string): string {
+    return join(this.directory, file);
+  }
+
+  /** Boots systemd in it. `shared` is a directory of this machine's that is there by the same name. */
+  async boot(shared: string): Promise<void> {
+    const root = this.directory;
+    const script = `set -e
+      mount --make-rprivate /
+      mount --bind ${root} ${root}
+      mount -t proc proc ${root}/proc
+      mount -t sysfs -o ro sysfs ${root}/sys
+      mount -t tmpfs tmpfs ${root}/run
+      # A mount, or systemd puts this machine's devices there.
+      mount --bind ${root}/dev ${root}/dev
+      mount -t tmpfs tmpfs ${root}/dev/shm
+      mkdir -p ${root}${shared}
+      mount --bind ${shared} ${root}${shared}
+      if ! mount -t cgroup2 cgroup2 ${root}/sys/fs/cgroup 2> /dev/null; then
+        mount -t tmpfs tmpfs ${root}/sys/fs/cgroup
+        mkdir ${root}/sys/fs/cgroup/systemd
+        mount -t cgroup -o none,name=systemd cgroup ${root}/sys/fs/cgroup/systemd
+      fi
+      cd ${root}
+      exec env -i container=test PATH=${PATH} chroot ${root} /lib/systemd/systemd --system --unit=basic.target`;
+    const spaces = ["--mount", "--pid", "--fork", "--kill-child", "--cgroup", "--uts", "--ipc"];
+    const init = spawn("unshare", [...spaces, "sh", "-c", script], { stdio: ["ignore", "ignore", "pipe"] });
+    this.#init = init;
+    let errors = "";
+    init.stderr!.setEncoding("utf8").on("data", (text) => {
+      errors += text;
+    });
+    for (let tries = 0; tries < 600; tries++) {
+      await pause(100);
+      if (init.exitCode !== null) throw new Error(`systemd did not start: ${errors}`);
+      this.#initPid ||= Number(spawnSync("pgrep", ["-P", String(init.pid)], { encoding: "utf8" }).stdout);
+      if (this.#initPid && /running|degraded/.test(this.run("systemctl is-system-running").stdout)) return;
+    }
+    throw new Error(`systemd is not up after a minute: ${errors}`);
+  }
+
+  /** Runs a shell command in the booted system. */
+  run(command: string): Ended {
+    const enter = [
+      "-t",
+      String(this.#initPid),
+      "--mount",
+      "--pid",
+      "--uts",
+      "--ipc",
+      "--cgroup",
+      "--root",
+      "--wd",
+    ];
+    const inside = ["env", "-i", `PATH=${PATH}`, "HOME=/root", "LC_ALL=C.UTF-8", "sh", "-c", command];
+    const { status, stdout, stderr } = spawnSync("nsenter", [...enter, ...inside], {
+      encoding: "utf8",
+      timeout: 120_000,
+    });
+    return { status, stdout, stderr };
+  }
+
+  /** What a shell command prints. Throws with all it said if it fails. */
+  output(command: string): string {
+    const { status, stdout, stderr } = this.run(command);
+    assert.equal(
+      status,
+      0,
+      `${command}\n${stdout}${stderr}${this.run("journalctl -n 30 --no-pager").stdout}`,
+    );
+    return stdout.trimEnd();
+  }
+
+  read(file: string): string {
+    return readFileSync(this.path(file), "utf8");
+  }
+
+  async close(): Promise<void> {
+    if (this.#init && this.#init.exitCode === null) {
+      const ended = once(this.#init, "exit");
+      // --kill-child takes the first process along, and that all others.
+      this.#init.kill("SIGKILL");
+      await ended;
+    }
+    // The namespaces take a moment to go.
+    rmSync(this.#scratch, { recursive: true, force: true, maxRetries: 20, retryDelay: 100 });
+  }
+}

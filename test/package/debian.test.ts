@@ -1,0 +1,123 @@
+/** The Debian package as its user has it: installed on a clean system, run there, and under systemd. */
+import assert from "node:assert/strict";
+import { spawnSync } from "node:child_process";
+import { readFileSync, truncateSync, writeFileSync } from "node:fs";
+import { join } from "node:path";
+import { after, before, test } from "node:test";
+import { addVbd, removeVbd } from "../../host/toolstack/vbd.js";
+import { ROOT } from "../hosts/tools.js";
+import { DEVID, DOMID, Machine } from "../vbd/harness.js";
+import { CleanRoot, noCleanRoot } from "./clean-root.js";
+
+const OPTIONS = { skip: noCleanRoot(), timeout: 900_000 };
+const { version } = JSON.parse(readFileSync(join(ROOT, "package.json"), "utf8"));
+
+let root: CleanRoot;
+let machine: Machine;
+
+before(async () => {
+  if (OPTIONS.skip) return;
+  const built = spawnSync(process.execPath, [join(ROOT, "scripts/package-deb.mjs")], { encoding: "utf8" });
+  assert.equal(built.status, 0, built.stderr);
+  root = new CleanRoot();
+  root.install(join(ROOT, built.stdout.trim()));
+  machine = await Machine.start();
+  await machine.backend.stop();
+  await root.boot(machine.host.directory);
+}, OPTIONS);
+
+after(async () => {
+  await machine?.close();
+  await root?.close();
+}, OPTIONS);
+
+test("the installed command runs without a compiler, npm or AssemblyScript", OPTIONS, () => {
+  for (const tool of ["gcc", "cc", "make", "npm", "python3"])
+    assert.notEqual(root.run(`command -v ${tool}`).status, 0, tool);
+  assert.equal(root.output("xbdback --version"), version);
+  assert.match(root.output("xbdback demo --size 16M --operations 500 2> /dev/null"), /data verified/);
+});
+
+test("what the package installs is where Debian has it", OPTIONS, () => {
+  const files = root.output("dpkg -L xbdback").split("\n");
+  const wanted = [
+    "/usr/share/man/man8/xbdback.8.gz",
+    "/usr/share/man/man7/xbdback-core.7.gz",
+    "/usr/lib/systemd/system/xbdback.service",
+    "/usr/share/bash-completion/completions/xbdback",
+    "/usr/share/zsh/vendor-completions/_xbdback",
+    "/etc/xen/scripts/block-xbdback",
+    "/usr/share/doc/xbdback/copyright",
+  ];
+  assert.deepEqual(
+    wanted.filter((file) => !files.includes(file)),
+    [],
+  );
+  assert.equal(root.output("dpkg -V xbdback"), "");
+  assert.equal(
+    root.output("dpkg-query -W -f '${Conffiles}' xbdback | awk '{print $1}'"),
+    "/etc/xen/scripts/block-xbdback",
+  );
+  assert.equal(root.output("systemctl is-enabled xbdback || true"), "disabled");
+});
+
+test("without Xen the unit is skipped, not failed", OPTIONS, () => {
+  root.output("systemctl start xbdback");
+  assert.match(root.output("systemctl show -p ActiveState,ConditionResult xbdback"), /ConditionResult=no/);
+  assert.equal(root.output("systemctl is-failed xbdback || true"), "inactive");
+});
+
+/** The unit with all its restrictions, but on a loopback machine. */
+function serveLoopback(): void {
+  const command = `/usr/bin/xbdback serve --directory ${machine.host.directory}`;
+  root.output("mkdir -p /etc/systemd/system/xbdback.service.d");
+  writeFileSync(
+    root.path("etc/systemd/system/xbdback.service.d/loopback.conf"),
+    `[Unit]\nConditionPathExists=\n[Service]\nExecStart=\nExecStart=${command}\n`,
+  );
+  root.output("systemctl daemon-reload && systemctl start xbdback");
+}
+
+test("under systemd a guest has its disk, and the daemon no more than it needs", OPTIONS, async () => {
+  serveLoopback();
+  const guest = await machine.guest();
+  const path = "/srv/disk.img";
+  writeFileSync(root.path(path), "");
+  truncateSync(root.path(path), 16 << 20);
+  root.output(`chmod 600 ${path}`);
+  const spec = { backendDomid: 0, domid: DOMID, devid: DEVID, path, mode: "w", dev: "xvda" };
+  await addVbd(machine.xenstore, spec);
+  const disk = await machine.connect(guest);
+  await disk.write(4096, new Uint8Array(4096).fill(0x5a));
+  await disk.flush();
+  assert.equal(readFileSync(root.path(path))[4096], 0x5a);
+
+  const pid = root.output("systemctl show -p MainPID --value xbdback");
+  const status = root.output(`cat /proc/${pid}/status`);
+  const field = (name: string): string => new RegExp(`^${name}:\\s*(\\S+)`, "m").exec(status)?.[1] ?? "";
+  assert.equal(field("Uid"), root.output("id -u xbdback"));
+  assert.notEqual(field("Uid"), "0");
+  const DAC_OVERRIDE = "0000000000000002";
+  for (const set of ["CapPrm", "CapEff", "CapBnd"]) assert.equal(field(set), DAC_OVERRIDE, set);
+  assert.deepEqual([field("NoNewPrivs"), field("Seccomp")], ["1", "2"]);
+  // The filter lets io_uring through: this is no fallback.
+  assert.doesNotMatch(root.output("journalctl -u xbdback --no-pager"), /no io_uring|EPERM/);
+
+  await disk.close();
+  assert.equal(await removeVbd(machine.xenstore, spec), "closed");
+  root.output("systemctl stop xbdback");
+  assert.equal(root.output("systemctl show -p Result --value xbdback"), "success");
+});
+
+test("the unit is well-formed, and its score is the one that the manual states", OPTIONS, () => {
+  assert.equal(
+    root.output("systemd-analyze verify --man=no /usr/lib/systemd/system/xbdback.service 2>&1"),
+    "",
+  );
+  const report = root.output(
+    "systemd-analyze security --offline=true --no-pager /usr/lib/systemd/system/xbdback.service",
+  );
+  const [, score] = /exposure level for xbdback.service: ([0-9.]+)/.exec(report) as RegExpExecArray;
+  const manual = readFileSync(join(ROOT, "packaging/man/xbdback.8"), "utf8");
+  assert.ok(manual.includes(`gives it ${score}.`), `systemd-analyze security gives ${score}`);
+});
