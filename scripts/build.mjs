@@ -1,10 +1,11 @@
 // Builds the core (AssemblyScript to build/blkif.wasm) and the host (TypeScript to build/), each only if it changed,
-// and the core's header for hosts in C.
+// the core's header for hosts in C, and the man pages.
 import { spawnSync } from "node:child_process";
 import { existsSync, mkdirSync, readdirSync, statSync } from "node:fs";
 import { dirname, join } from "node:path";
 import { fileURLToPath } from "node:url";
 import { writeHeader } from "./c-header.mjs";
+import { writeManual } from "./manual.mjs";
 
 const root = dirname(dirname(fileURLToPath(import.meta.url)));
 
@@ -34,3 +35,4 @@ if (!existsSync(wasm) || statSync(wasm).mtimeMs < newest("assembly")) {
 }
 tool("typescript/bin/tsc", ["-p", "tsconfig.json"]);
 await writeHeader();
+await writeManual();

@@ -79,9 +79,10 @@ function layOut(root) {
   symlinkSync("../lib/xbdback/bin/xbdback.mjs", join(root, "usr/bin/xbdback"));
   install(join(packaging, "xbdback.service"), join(root, "usr/lib/systemd/system/xbdback.service"));
   install(join(source, "xen/block-xbdback"), join(root, "etc/xen/scripts/block-xbdback"), 0o755);
-  for (const page of readdirSync(join(packaging, "man"))) {
+  const manual = join(root, "usr/lib/xbdback/build/man");
+  for (const page of readdirSync(manual)) {
     const section = page.slice(page.lastIndexOf(".") + 1);
-    const text = readFileSync(join(packaging, "man", page));
+    const text = readFileSync(join(manual, page));
     write(join(root, `usr/share/man/man${section}/${page}.gz`), gzipSync(text, { level: 9 }));
   }
   const completion = (shell) => run(process.execPath, command, "completion", shell);

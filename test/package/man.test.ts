@@ -7,7 +7,7 @@ import { test } from "node:test";
 import { program } from "../../host/cli/main.js";
 import { ROOT } from "../hosts/tools.js";
 
-const directory = join(ROOT, "packaging/man");
+const directory = join(ROOT, "build/man");
 const pages = readdirSync(directory);
 
 /** Those that we mean: what one looks for comes first. */
@@ -42,7 +42,7 @@ const manual = readFileSync(join(directory, "xbdback.8"), "utf8");
 for (const command of program().commands) {
   test(`xbdback(8) has the options of ${command.name()}, and no others`, () => {
     const text = section(manual, "Ss", command.name());
-    assert.notEqual(text, "", `there is no ".Ss ${command.name()}" in packaging/man/xbdback.8`);
+    assert.notEqual(text, "", "there is no such section");
     const documented = [...text.matchAll(/^\.It Fl -([a-z0-9-]+)(?: Ar (\S+))?/gm)].map(([, name, value]) =>
       value ? `--${name} <${value}>` : `--${name}`,
     );
