@@ -108,7 +108,10 @@ function zshOption(option: Option): string {
   const description = zshText(option.description);
   const name = option.long as string;
   if (!takesValue(option)) return quoted(`${name}[${description}]`);
-  return quoted(`${name}=[${description}]:${option.attributeName()}:${zshAction(optionValues(option))}`);
+  const colon = option.optional ? "::" : ":";
+  return quoted(
+    `${name}=[${description}]${colon}${option.attributeName()}:${zshAction(optionValues(option))}`,
+  );
 }
 
 function zshArgument(argument: Argument): string {

@@ -26,9 +26,10 @@ function asSentence(text: string): string {
   return prose(`${first.toUpperCase()}${text.slice(1)}${/[.!?]$/.test(text) ? "" : "."}`);
 }
 
-function argumentName(flags: string): string {
-  const [, name] = /[<[](.*?)[>\]]/.exec(flags) ?? [];
-  return name === undefined ? "" : ` Ar ${name}`;
+function valueOf(flags: string): string {
+  const [, bracket, name] = /([<[])(.*?)[>\]]/.exec(flags) ?? [];
+  if (name === undefined) return "";
+  return bracket === "[" ? ` Op Ar ${name}` : ` Ar ${name}`;
 }
 
 function optionItem(option: Option): string {
@@ -38,7 +39,7 @@ function optionItem(option: Option): string {
   const plain = typeof defaultValue === "string" || typeof defaultValue === "number";
   if (plain && !option.negate && option.long !== "--reactors") notes.push(`The default is ${defaultValue}.`);
   if (envVar) notes.push(`Without it, the value of\n.Ev ${envVar}\nis taken.`);
-  const head = `.It Fl ${(option.long as string).slice(1)}${argumentName(option.flags)}`;
+  const head = `.It Fl ${(option.long as string).slice(1)}${valueOf(option.flags)}`;
   return [head, asSentence(option.description), ...notes].join("\n");
 }
 

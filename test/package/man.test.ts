@@ -43,9 +43,11 @@ for (const command of program().commands) {
   test(`xbdback(8) has the options of ${command.name()}, and no others`, () => {
     const text = section(manual, "Ss", command.name());
     assert.notEqual(text, "", "there is no such section");
-    const documented = [...text.matchAll(/^\.It Fl -([a-z0-9-]+)(?: Ar (\S+))?/gm)].map(([, name, value]) =>
-      value ? `--${name} <${value}>` : `--${name}`,
-    );
+    const items = text.matchAll(/^\.It Fl -([a-z0-9-]+)(?: (Op )?Ar (\S+))?/gm);
+    const documented = [...items].map(([, name, optional, value]) => {
+      if (value === undefined) return `--${name}`;
+      return optional ? `--${name} [${value}]` : `--${name} <${value}>`;
+    });
     const actual = command.options
       .filter((option) => !option.hidden)
       .map((option) => option.flags.replace(/^-., /, ""));
