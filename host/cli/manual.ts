@@ -26,7 +26,7 @@ function asSentence(text: string): string {
   return prose(`${first.toUpperCase()}${text.slice(1)}${/[.!?]$/.test(text) ? "" : "."}`);
 }
 
-function valueOf(flags: string): string {
+function placeholderOf(flags: string): string {
   const [, bracket, name] = /([<[])(.*?)[>\]]/.exec(flags) ?? [];
   if (name === undefined) return "";
   return bracket === "[" ? ` Op Ar ${name}` : ` Ar ${name}`;
@@ -39,7 +39,7 @@ function optionItem(option: Option): string {
   const plain = typeof defaultValue === "string" || typeof defaultValue === "number";
   if (plain && !option.negate && option.long !== "--reactors") notes.push(`The default is ${defaultValue}.`);
   if (envVar) notes.push(`Without it, the value of\n.Ev ${envVar}\nis taken.`);
-  const head = `.It Fl ${(option.long as string).slice(1)}${valueOf(option.flags)}`;
+  const head = `.It Fl ${(option.long as string).slice(1)}${placeholderOf(option.flags)}`;
   return [head, asSentence(option.description), ...notes].join("\n");
 }
 

@@ -5,16 +5,7 @@
 import assert from "node:assert/strict";
 import { type ChildProcess, spawn, spawnSync } from "node:child_process";
 import { once } from "node:events";
-import {
-  copyFileSync,
-  existsSync,
-  mkdirSync,
-  mkdtempSync,
-  readFileSync,
-  renameSync,
-  rmSync,
-  writeFileSync,
-} from "node:fs";
+import { copyFileSync, existsSync, mkdirSync, mkdtempSync, renameSync, rmSync, writeFileSync } from "node:fs";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
 import { setTimeout as pause } from "node:timers/promises";
@@ -133,13 +124,14 @@ export class CleanRoot {
       await pause(100);
       if (init.exitCode !== null) throw new Error(`systemd did not start: ${errors}`);
       this.#initPid ||= Number(spawnSync("pgrep", ["-P", String(init.pid)], { encoding: "utf8" }).stdout);
-      if (this.#initPid && /running|degraded/.test(this.run("systemctl is-system-running").stdout)) return;
+      if (this.#initPid && /running|degraded/.test((await this.run("systemctl is-system-running")).stdout))
+        return;
     }
     throw new Error(`systemd is not up after a minute: ${errors}`);
   }
 
-  /** Runs a shell command in the booted system. */
-  run(command: string): Ended {
+  /** Runs a shell command in the booted system; without blocking, as it may talk with this process. */
+  async run(command: string): Promise<Ended> {
     const enter = [
       "-t",
       String(this.#initPid),
@@ -152,26 +144,23 @@ export class CleanRoot {
       "--wd",
     ];
     const inside = ["env", "-i", `PATH=${PATH}`, "HOME=/root", "LC_ALL=C.UTF-8", "sh", "-c", command];
-    const { status, stdout, stderr } = spawnSync("nsenter", [...enter, ...inside], {
-      encoding: "utf8",
+    const child = spawn("nsenter", [...enter, ...inside], {
+      stdio: ["ignore", "pipe", "pipe"],
       timeout: 120_000,
     });
+    let [stdout, stderr] = ["", ""];
+    child.stdout.setEncoding("utf8").on("data", (text) => (stdout += text));
+    child.stderr.setEncoding("utf8").on("data", (text) => (stderr += text));
+    const [status] = await once(child, "close");
     return { status, stdout, stderr };
   }
 
-  /** What a shell command prints. Throws with all it said if it fails. */
-  output(command: string): string {
-    const { status, stdout, stderr } = this.run(command);
-    assert.equal(
-      status,
-      0,
-      `${command}\n${stdout}${stderr}${this.run("journalctl -n 30 --no-pager").stdout}`,
-    );
-    return stdout.trimEnd();
-  }
-
-  read(file: string): string {
-    return readFileSync(this.path(file), "utf8");
+  /** What a shell command prints. Rejects with all it said if it fails. */
+  async output(command: string): Promise<string> {
+    const { status, stdout, stderr } = await this.run(command);
+    if (status === 0) return stdout.trimEnd();
+    const journal = await this.run("journalctl -n 30 --no-pager");
+    throw new Error(`${command}: status ${status}\n${stdout}${stderr}${journal.stdout}`);
   }
 
   async close(): Promise<void> {
