@@ -139,7 +139,7 @@ class Demo {
   #backendArguments(directory: string): string[] {
     const { cache, engine, reactors, pollUs } = this.#options;
     return [
-      ...["serve", "--directory", directory, "--cache", cache, "--engine", engine],
+      ...["serve", "--directory", directory, "--log-format", "plain", "--cache", cache, "--engine", engine],
       ...["--reactors", String(reactors), "--poll-us", String(pollUs)],
     ];
   }

@@ -1,6 +1,7 @@
 /** The command tree of `xbdback`. Each command's own file does the work; here are its words. */
 import { readFileSync } from "node:fs";
 import { Command, CommanderError, Option } from "commander";
+import { LOG_FORMATS } from "../daemon/log.js";
 import { DEFAULT_PLANE } from "../daemon/serve.js";
 import { CACHES } from "../storage/direct.js";
 import { operatorCommands } from "./commands/index.js";
@@ -103,7 +104,12 @@ function serve(): Command {
     .option("--max-queues <n>", "rings offered to a frontend, 1 to 16", integer(1, 16), 4)
     .option("--max-ring-page-order <n>", "rings of up to 2^n pages, 0 to 4", integer(0, 4), 4)
     .option("--max-indirect-segments <n>", "segments of an indirect request, 0 to 256", integer(0, 256), 256)
-    .option("--no-persistent", "do not offer persistent grants");
+    .option("--no-persistent", "do not offer persistent grants")
+    .addOption(
+      new Option("--log-format <how>", "of the log on stderr; auto: pretty on a terminal, else logfmt")
+        .choices(LOG_FORMATS)
+        .default("auto"),
+    );
   return planeOptions(command)
     .option("--exit-with-parent", "stop when standard input ends, and leave SIGINT to the parent", false)
     .addHelpText("after", "\nExamples:\n  xbdback serve\n  xbdback serve --directory /dev/shm/machine")

@@ -1,4 +1,5 @@
 /** `xbdback serve`. */
+import { type LogFormat, makeLog } from "../daemon/log.js";
 import { type PlaneOptions, serve } from "../daemon/serve.js";
 import { kernelBackendOf } from "../platform/xen/find.js";
 import type { Cache } from "../storage/direct.js";
@@ -15,14 +16,16 @@ export interface ServeCommandOptions extends PlaneOptions {
   maxIndirectSegments: number;
   persistent: boolean;
   exitWithParent: boolean;
+  logFormat: LogFormat;
 }
 
 export async function serveCommand(options: ServeCommandOptions): Promise<void> {
-  const { directory, kind, exitWithParent, cache, reactors, engine, pollUs, ...features } = options;
+  const { directory, kind, exitWithParent, cache, reactors, engine, pollUs, logFormat, ...features } =
+    options;
   const platform = await platformOf(directory);
   if (platform.kind === "xen") refuseBesideKernel(kind);
   const stopped = untilStopped(exitWithParent);
-  const log = (line: string): void => void process.stderr.write(`${line}\n`);
+  const log = makeLog(logFormat);
   let lose: (error: Error) => void = () => {};
   const lost = new Promise<never>((_, reject) => {
     lose = reject;
@@ -36,7 +39,7 @@ export async function serveCommand(options: ServeCommandOptions): Promise<void> 
     await Promise.race([stopped, lost]);
   } catch (error) {
     // Without xenstore or a reactor thread there is nobody to take leave of; what is open would keep us alive.
-    log(`xbdback: ${(error as Error).message}`);
+    log(`xbdback: ${(error as Error).message}`, { level: "error" });
     process.exit(exitCodeOf(error));
   }
   await daemon.stop();

@@ -92,7 +92,10 @@ export class Backend {
     if (this.#stopped) return;
     const id = parseVbdPath(path.slice(this.#root.length + 1));
     if (id) this.#look(id);
-    else void this.#lookAtAll().catch((error: Error) => this.#host.log(`xbdback: ${error.message}`));
+    else
+      void this.#lookAtAll().catch((error: Error) =>
+        this.#host.log(`xbdback: ${error.message}`, { level: "warning" }),
+      );
   }
 
   /** Something happened to a directory of vbds: the first event, one that stands for many, or its removal. */
@@ -124,7 +127,7 @@ export class Backend {
     const theirs = [...this.#vbds.values()].filter((vbd) => vbd.id.domid === domid);
     // A guest that closed its disks before it went is no news.
     if (theirs.some((vbd) => vbd.connected)) {
-      this.#host.log(`xbdback: domain ${domid} is gone; its disks are let go`);
+      this.#host.log(`xbdback: domain ${domid} is gone; its disks are let go`, { domid });
     }
     for (const vbd of theirs) vbd.domainDied();
   }

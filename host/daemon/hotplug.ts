@@ -15,6 +15,7 @@ import { printable, quote } from "../vbd/diagnostics.js";
 import { imageOf, kindOf } from "../vbd/kind.js";
 import { Looker } from "../vbd/looker.js";
 import { type VbdId, vbdName } from "../vbd/name.js";
+import type { Log } from "../vbd/vbd-log.js";
 import type { Stores } from "./stores.js";
 
 /** What the script writes when it asks. */
@@ -27,7 +28,7 @@ export interface HotplugOptions {
   readonly domid: number;
   /** Directory below `backend/`. */
   readonly kind: string;
-  readonly log: (line: string) => void;
+  readonly log: Log;
 }
 
 export class Hotplug {
@@ -47,7 +48,7 @@ export class Hotplug {
     if (!looker) {
       looker = new Looker(
         () => this.#reconcile(id),
-        (trouble) => this.#options.log(`${name}: ${trouble}; trying again`),
+        (trouble) => this.#options.log(`${name}: ${trouble}; trying again`, { vbd: id, level: "warning" }),
         () => this.#lookers.delete(name),
       );
       this.#lookers.set(name, looker);
@@ -82,7 +83,8 @@ export class Hotplug {
   /** The keys to answer with. */
   async #verdict(id: VbdId, params: string | null, mode: string): Promise<Record<string, string>> {
     const { stores, log, kind } = this.#options;
-    const warn = (line: string): void => log(`${vbdName(id)}: ${printable(line)}`);
+    const warn = (line: string): void =>
+      log(`${vbdName(id)}: ${printable(line)}`, { vbd: id, level: "warning" });
     try {
       const path = imageOf(kindOf(kind), params);
       if (path === null)
@@ -91,7 +93,7 @@ export class Hotplug {
       return { ...(await physicalDevice(path)), "physical-device-path": path, "hotplug-status": "connected" };
     } catch (error) {
       const { message } = error as Error;
-      log(`${vbdName(id)}: refused: ${printable(message)}`);
+      log(`${vbdName(id)}: refused: ${printable(message)}`, { vbd: id, level: "error" });
       const busy = error instanceof DeviceError && error.errno === constants.errno.EBUSY;
       return { "hotplug-error": printable(message), "hotplug-status": busy ? "busy" : "error" };
     }

@@ -49,12 +49,15 @@ interface Held {
   readonly timer: NodeJS.Timeout;
 }
 
+/** `suppressed`: lines of this kind since the last one that this one stands for, too. */
+type PacedSink = (line: string, kind: string, suppressed: number) => void;
+
 /** Lines that a guest can cause: at most one a second of each kind. The last one of a burst is always said. */
 export class PacedLog {
-  readonly #log: (line: string) => void;
+  readonly #log: PacedSink;
   readonly #held = new Map<string, Held>();
 
-  constructor(log: (line: string) => void) {
+  constructor(log: PacedSink) {
     this.#log = log;
   }
 
@@ -66,10 +69,18 @@ export class PacedLog {
       held.count++;
       return;
     }
-    this.#log(printable(line));
+    this.#write(kind, line, 0);
+    this.#hold(kind, line);
+  }
+
+  #hold(kind: string, line: string): void {
     const timer = setTimeout(() => this.#release(kind, true), INTERVAL_MS);
     timer.unref();
     this.#held.set(kind, { line, count: 0, timer });
+  }
+
+  #write(kind: string, line: string, suppressed: number): void {
+    this.#log(printable(line), kind, suppressed);
   }
 
   /** Says now what waits. */
@@ -83,7 +94,8 @@ export class PacedLog {
     this.#held.delete(kind);
     if (count === 0) return;
     const last = count === 1 ? line : `${line} (${count - 1} more like it)`;
-    if (goOn) this.say(kind, last);
-    else this.#log(printable(last));
+    this.#write(kind, last, count - 1);
+    // The next one waits its second again.
+    if (goOn) this.#hold(kind, line);
   }
 }

@@ -28,7 +28,7 @@ import { type VbdStatus, waitsFor } from "./status.js";
 import { type Open, StoreOpener } from "./store-opener.js";
 import { type ThrottleStatus, Throttling } from "./throttling.js";
 import { Totals } from "./totals.js";
-import { VbdLog } from "./vbd-log.js";
+import { type Log, VbdLog } from "./vbd-log.js";
 import { writeInState } from "./xenbus.js";
 
 /** What a vbd needs of the daemon. */
@@ -38,8 +38,7 @@ export interface VbdHost {
   readonly features: Features;
   /** Our own domid. */
   readonly domid: number;
-  /** A line for the operator. */
-  readonly log: (line: string) => void;
+  readonly log: Log;
   /** Opens a store; {@link openDevice} where it is left out. */
   readonly open?: Open;
   /** The layout of a frontend that does not say; where it is left out, x86_32-abi, as on every x86 Xen. */
@@ -95,7 +94,7 @@ export class Vbd {
     this.directory = `/local/domain/${host.domid}/${this.#node}`;
     this.#frontend = `/local/domain/${id.domid}/device/vbd/${id.devid}`;
     this.#gone = gone;
-    this.#log = new VbdLog(this.name, host.log);
+    this.#log = new VbdLog(id, host.log);
     this.#failure = new Failure(host.xenstore, host.domid, this.#node);
     this.#looker = new Looker(
       () => this.#reconcile(),

@@ -18,6 +18,11 @@ export class World {
     this.daemon = daemon;
   }
 
+  /** The command itself. */
+  get program(): string {
+    return command;
+  }
+
   /** A machine with guests 1 and 2, and a daemon that serves it. */
   static async start(t: TestContext, ...serve: string[]): Promise<World> {
     const scene = new Scene(t);

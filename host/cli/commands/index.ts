@@ -11,6 +11,7 @@ import { pauseCommand, unpauseCommand } from "./pause.js";
 import { resizeCommand } from "./resize.js";
 import { showCommand } from "./show.js";
 import { statsCommand } from "./stats.js";
+import { topCommand } from "./top.js";
 
 export function operatorCommands(): Command[] {
   return [
@@ -19,6 +20,7 @@ export function operatorCommands(): Command[] {
     listCommand(),
     showCommand(),
     statsCommand(),
+    topCommand(),
     resizeCommand(),
     pauseCommand(),
     unpauseCommand(),

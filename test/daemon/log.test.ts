@@ -1,0 +1,52 @@
+/** The daemon's log in each of its formats. */
+import assert from "node:assert/strict";
+import { test } from "node:test";
+import { type LogFormat, makeLog } from "../../host/daemon/log.js";
+import { attachMessage } from "../../host/vbd/diagnostics.js";
+import type { LogContext } from "../../host/vbd/vbd-log.js";
+
+function written(format: LogFormat, line: string, context?: LogContext, isTTY = false): string {
+  let text = "";
+  const stream = { isTTY, write: (part: string) => (text += part) };
+  makeLog(format, stream as unknown as NodeJS.WriteStream)(line, context);
+  return text.replace(/[0-9-]{10}T[0-9:.]{12}Z/, "TIME").replace(/^[0-9:]{8}/, "CLOCK");
+}
+
+const vbd = { domid: 1, devid: 51712 };
+const attach = attachMessage("/disk.img", 512, 1);
+
+test("auto is pretty on a terminal and logfmt elsewhere", () => {
+  assert.equal(
+    written("auto", attach, { vbd }),
+    'time=TIME level=info domid=1 devid=51712 msg="xbd backend: attach device /disk.img (size 512) for domain 1"\n',
+  );
+  assert.equal(written("auto", attach, { vbd }, true), `CLOCK info    xbdback1i51712  ${attach}\n`);
+});
+
+test("the name stands once; what was suppressed is counted", () => {
+  const context = { vbd, level: "error", suppressed: 7 } as const;
+  const line = "xbdback1i51712: read failed: EIO (7 more like it)";
+  assert.equal(
+    written("logfmt", line, context),
+    'time=TIME level=error domid=1 devid=51712 suppressed=7 msg="read failed: EIO (7 more like it)"\n',
+  );
+  assert.deepEqual(JSON.parse(written("json", line, context)), {
+    time: "TIME",
+    level: "error",
+    domid: 1,
+    devid: 51712,
+    suppressed: 7,
+    msg: "read failed: EIO (7 more like it)",
+  });
+  assert.equal(written("plain", line, context), `${line}\n`);
+  const coloured = written("pretty", line, context, true);
+  assert.ok(coloured.startsWith("CLOCK \x1b[31merror   xbdback1i51712  read failed"), coloured);
+});
+
+test("what a guest wrote moves no terminal's cursor and makes no second line", () => {
+  for (const format of ["pretty", "logfmt", "json", "plain"] as const) {
+    const text = written(format, "xbdback1i51712: \x1b[2J\nmsg=forged \u202e", { vbd });
+    const harmful = [...text.slice(0, -1)].filter((one) => "\x1b\n\u202e".includes(one));
+    assert.deepEqual(harmful, [], format);
+  }
+});
