@@ -2,13 +2,13 @@
 import { readFileSync } from "node:fs";
 import { Command, CommanderError, Option } from "commander";
 import { LOG_FORMATS } from "../daemon/log.js";
-import { DEFAULT_PLANE } from "../daemon/serve.js";
+import { DEFAULT_MAX_RINGS, DEFAULT_PLANE } from "../daemon/serve.js";
 import { CACHES } from "../storage/direct.js";
 import { operatorCommands } from "./commands/index.js";
 import { demo } from "./demo.js";
 import { CliError, Exit, exitCodeOf } from "./errors.js";
 import { type GuestOptions, guest } from "./guest.js";
-import { directoryOption, integer, kind, size } from "./options.js";
+import { directoryOption, httpAddress, integer, kind, size } from "./options.js";
 import { serveCommand } from "./serve.js";
 
 const packageFile = new URL("../../../package.json", import.meta.url);
@@ -105,6 +105,13 @@ function serve(): Command {
     .option("--max-ring-page-order <n>", "rings of up to 2^n pages, 0 to 4", integer(0, 4), 4)
     .option("--max-indirect-segments <n>", "segments of an indirect request, 0 to 256", integer(0, 256), 256)
     .option("--no-persistent", "do not offer persistent grants")
+    .option(
+      "--max-rings <n>",
+      "rings that one guest may have, all disks together",
+      integer(1, 4096),
+      DEFAULT_MAX_RINGS,
+    )
+    .option("--http <address>", "serve a read-only page there: 127.0.0.1:PORT or [::1]:PORT", httpAddress)
     .addOption(
       new Option("--log-format <how>", "of the log on stderr; auto: pretty on a terminal, else logfmt")
         .choices(LOG_FORMATS)

@@ -1,5 +1,6 @@
 /** Options and arguments that several commands have, and what they may be. */
 import { type Command, InvalidArgumentError, Option } from "commander";
+import { type HttpAddress, parseHttpAddress } from "../daemon/http.js";
 import { parseVbdName } from "../toolstack/vbd-name.js";
 import type { VbdId } from "../vbd/name.js";
 import { parseSize } from "./size.js";
@@ -25,6 +26,14 @@ export function size(text: string): number {
 export function kind(text: string): string {
   if (!/^[A-Za-z0-9_-]{1,32}$/.test(text)) throw new InvalidArgumentError("It is a name like vbd or vbd3.");
   return text;
+}
+
+/** The page names guests' disks and is for everybody on this machine, but for nobody elsewhere. */
+export function httpAddress(text: string): HttpAddress {
+  const address = parseHttpAddress(text);
+  if (!address)
+    throw new InvalidArgumentError("It is a loopback address and a port: 127.0.0.1:8080 or [::1]:8080.");
+  return address;
 }
 
 /** The argument ID. */

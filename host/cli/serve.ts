@@ -1,4 +1,5 @@
 /** `xbdback serve`. */
+import type { HttpAddress } from "../daemon/http.js";
 import { type LogFormat, makeLog } from "../daemon/log.js";
 import { type PlaneOptions, serve } from "../daemon/serve.js";
 import { kernelBackendOf } from "../platform/xen/find.js";
@@ -17,11 +18,24 @@ export interface ServeCommandOptions extends PlaneOptions {
   persistent: boolean;
   exitWithParent: boolean;
   logFormat: LogFormat;
+  maxRings: number;
+  http?: HttpAddress;
 }
 
 export async function serveCommand(options: ServeCommandOptions): Promise<void> {
-  const { directory, kind, exitWithParent, cache, reactors, engine, pollUs, logFormat, ...features } =
-    options;
+  const {
+    directory,
+    kind,
+    exitWithParent,
+    cache,
+    reactors,
+    engine,
+    pollUs,
+    logFormat,
+    maxRings,
+    http,
+    ...features
+  } = options;
   const platform = await platformOf(directory);
   if (platform.kind === "xen") refuseBesideKernel(kind);
   const stopped = untilStopped(exitWithParent);
@@ -31,9 +45,22 @@ export async function serveCommand(options: ServeCommandOptions): Promise<void> 
     lose = reject;
   });
   const daemon = await serve(
-    { platform, kind, features, cache, plane: { reactors, engine, pollUs }, log },
+    {
+      platform,
+      kind,
+      features,
+      cache,
+      plane: { reactors, engine, pollUs },
+      log,
+      maxRings,
+      ...(http && { http }),
+    },
     lose,
   );
+  if (http)
+    log(
+      `xbdback: the page is at http://${http.host.includes(":") ? `[${http.host}]` : http.host}:${http.port}/`,
+    );
   if (platform.kind === "xen") log(`xbdback: serving backend/${kind} of domain ${platform.domid}`);
   try {
     await Promise.race([stopped, lost]);

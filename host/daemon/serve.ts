@@ -3,6 +3,7 @@ import { mkdirSync } from "node:fs";
 import { availableParallelism } from "node:os";
 import { dirname, join } from "node:path";
 import { openXenstore, type Platform } from "../platform/platform.js";
+import { CappedRingHost } from "../reactor/capped.js";
 import { type PoolOptions, ReactorPool } from "../reactor/pool.js";
 import type { Cache } from "../storage/direct.js";
 import { openDevice } from "../storage/open.js";
@@ -12,6 +13,7 @@ import { Backend } from "./backend.js";
 import { commands } from "./commands.js";
 import { ControlServer } from "./control.js";
 import { Hotplug } from "./hotplug.js";
+import { type HttpAddress, servePage } from "./http.js";
 import { Stores } from "./stores.js";
 
 export interface ServeOptions extends Pick<VbdHost, "features" | "log" | "open"> {
@@ -22,10 +24,17 @@ export interface ServeOptions extends Pick<VbdHost, "features" | "log" | "open">
   readonly plane?: PlaneOptions;
   /** Of stores. Default: auto. */
   readonly cache?: Cache;
+  /** Rings that one domain may have. Default: {@link DEFAULT_MAX_RINGS}. */
+  readonly maxRings?: number;
+  /** Where the read-only page is served; nowhere when it is left out. */
+  readonly http?: HttpAddress;
 }
 
 export type PlaneOptions = Pick<PoolOptions, "reactors" | "engine" | "pollUs">;
 export const DEFAULT_PLANE: PlaneOptions = { reactors: availableParallelism(), engine: "auto", pollUs: 0 };
+
+/** Sixteen disks of four queues. */
+export const DEFAULT_MAX_RINGS = 64;
 
 export interface Daemon {
   /** Lets go of everything and leaves xenstore as it is. */
@@ -43,7 +52,15 @@ export function controlSocket(platform: Platform, kind: string): string {
  * left open, when there is no such machine or it has a daemon.
  */
 export async function serve(options: ServeOptions, lost: (error: Error) => void): Promise<Daemon> {
-  const { platform, kind, plane = DEFAULT_PLANE, cache = "auto", ...host } = options;
+  const {
+    platform,
+    kind,
+    plane = DEFAULT_PLANE,
+    cache = "auto",
+    maxRings = DEFAULT_MAX_RINGS,
+    http,
+    ...host
+  } = options;
   /** What undoes what was done, last thing first. */
   const undo: (() => unknown)[] = [];
   const stop = async (): Promise<void> => {
@@ -60,7 +77,8 @@ export async function serve(options: ServeOptions, lost: (error: Error) => void)
   try {
     const xenstore = await openXenstore(platform);
     undo.push(() => xenstore.close());
-    const reactor = await ReactorPool.start({ ...plane, platform, log: options.log, onFailure: lost });
+    const pool = await ReactorPool.start({ ...plane, platform, log: options.log, onFailure: lost });
+    const reactor = new CappedRingHost(pool, maxRings);
     undo.push(() => reactor.close());
     // A guest of loopback that does not name its layout has ours.
     const assumedProtocol = platform.kind === "loopback" ? "native" : "x86_32-abi";
@@ -79,6 +97,13 @@ export async function serve(options: ServeOptions, lost: (error: Error) => void)
       () => hotplug.stop(),
       () => control.close(),
     );
+    if (http) {
+      const page = await servePage(http, backend);
+      undo.push(
+        () => page.close(),
+        () => page.closeAllConnections(),
+      );
+    }
     xenstore.onClose = lost;
     undo.push(() => {
       xenstore.onClose = null;

@@ -27,6 +27,9 @@ export interface RequestState {
   /** Of the ring. */
   readonly slot: number;
   readonly operation: string;
+  /** In 512 bytes; 0 for a flush. */
+  readonly sector: number;
+  readonly segments: number;
 }
 
 export interface RingState extends RingIndices {
@@ -53,7 +56,8 @@ export function readRing(memory: LinearMemory, port: number): RingState {
   };
 }
 
-function readRequests({ u8, u32 }: LinearMemory): RequestState[] {
+function readRequests(memory: LinearMemory): RequestState[] {
+  const { u32 } = memory;
   if (u32[abi.OUT_INFLIGHT >> 2] === 0) return [];
   const u64 = (at: number): number => u32[at >> 2] + u32[(at >> 2) + 1] * TWO_TO_32;
   const taken = u64(abi.JOURNAL_TAKEN);
@@ -64,8 +68,20 @@ function readRequests({ u8, u32 }: LinearMemory): RequestState[] {
     if (u32[(at + abi.JOURNAL_STATE) >> 2] !== abi.JOURNAL_BUSY) continue;
     const number = u64(at + abi.JOURNAL_INDEX);
     if (number >= taken) continue;
-    const code = u8[at + abi.JOURNAL_REQUEST];
-    found.push({ number, slot: (number & mask) >>> 0, operation: OPERATIONS[code] ?? `op ${code}` });
+    found.push({ number, slot: (number & mask) >>> 0, ...describeRequest(memory, at + abi.JOURNAL_REQUEST) });
   }
   return found.sort((a, b) => a.number - b.number);
+}
+
+/** A request as it came from the ring (blkif.h): of an INDIRECT one, what it does. */
+function describeRequest({ u8, u32 }: LinearMemory, at: number): Omit<RequestState, "number" | "slot"> {
+  const indirect = u8[at] === abi.BLKIF_OP_INDIRECT;
+  const code = indirect ? u8[at + 1] : u8[at];
+  const sectorAt = at + (u32[abi.CONFIG_ABI >> 2] === abi.ABI_X86_64 ? 16 : 12);
+  const flush = code === abi.BLKIF_OP_FLUSH_DISKCACHE;
+  return {
+    operation: OPERATIONS[code] ?? `op ${code}`,
+    sector: flush ? 0 : u32[sectorAt >> 2] + u32[(sectorAt >> 2) + 1] * TWO_TO_32,
+    segments: indirect ? u8[at + 2] + u8[at + 3] * 256 : code === abi.BLKIF_OP_DISCARD ? 0 : u8[at + 1],
+  };
 }
