@@ -40,7 +40,7 @@ say "the device goes first, by force"
 domu --name busy --bg --disk "$(disk xvda /root/b.img)" "$(guest_script busy)" || give_up "xl create"
 within 300 marked busy busy
 id=$(xl domid busy)
-xenstore-rm "$BACKEND/$id/51712"
+xenstore-rm "$BACKEND/$id/51712"; xenstore-rm "$BACKEND/$id"
 check "nothing is left of the device" within 120 released
 timeout 60 xl destroy busy
 check "no grant is in use" no_grants_in_use

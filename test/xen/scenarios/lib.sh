@@ -28,11 +28,11 @@ check_refused() {
   return 1
 }
 
-# within SECONDS COMMAND... - waits until the command succeeds.
+# within SECONDS COMMAND... - waits until the command succeeds; if it does not, shows what it said last.
 within() {
-  local end=$((SECONDS + $1)); shift
-  until "$@" >/dev/null 2>&1; do
-    if [ $SECONDS -ge $end ]; then echo "not in time: $*"; return 1; fi
+  local end=$((SECONDS + $1)) said; shift
+  until said=$("$@" 2>&1); do
+    if [ $SECONDS -ge $end ]; then echo "not in time: $*"; echo "$said"; return 1; fi
     sleep 1    # The machine is slow, and to look costs more than to wait.
   done
 }
@@ -66,6 +66,7 @@ guest_script() {
 
 console() { tr -d '\r' < "$CONSOLES/guest-$1.log"; }
 marked() { console "$1" | grep -q "^MARK $2"; }
+not() { ! "$@"; }
 
 # Nothing of a guest's is left with the daemon: grants in Xen, mappings, open images, xenstore nodes.
 released() {

@@ -44,10 +44,13 @@ check "block-detach" detach xvda
 check "nothing is left" within 120 released
 
 say "create, reboot, destroy"
-domu --name small --bg --disk "$(disk xvda /root/a.img)" --xl "on_reboot='restart'" "$(guest_script hello)" ||
-  give_up "xl create"
+domu --name small --bg --disk "$(disk xvda /root/a.img)" "$(guest_script hello)" || give_up "xl create"
 check "xl create: a guest with a disk runs to its end" domu --wait small
 check "it read the image" sh -c "tr -d '\r' < $CONSOLES/guest-small.log | grep -q 'MARK sum $sum'"
+domu --name again --bg --disk "$(disk xvda /root/b.img)" --xl "on_reboot='restart'" "$(guest_script reboot)" ||
+  give_up "xl create"
+check "a guest reboots, and finds what it wrote" within 300 marked again rebooted
+check "and ends" within 120 not xl domid again
 check_refused "xl create with an image that is not there says so" "script: /root/none.img: no such file" \
   domu --name none --disk "$(disk xvda /root/none.img)" "$(guest_script hello)"
 domu --name busy --bg --disk "$(disk xvda /root/b.img)" "$(guest_script busy)" || give_up "xl create"
@@ -57,5 +60,22 @@ check "nothing is left of it" within 120 released
 check "no grant is in use" no_grants_in_use
 check "its image is free" attach xvda /root/b.img
 check "off again" detach xvda
+
+say "attach and detach in a loop"
+# Once before counting, for what is made the first time only.
+once() { attach xvda /root/b.img && within 120 backend_state "$warm/51712" 4 && detach xvda; }
+once && within 120 released
+open_before=$(ls /proc/$DAEMON/fd | wc -l); maps_before=$(wc -l < /proc/$DAEMON/maps)
+resident() { awk '/^VmRSS/ { print $2 }' /proc/$DAEMON/status; }
+resident_before=$(resident)
+times=10; [ "${FULL:-0}" = 1 ] && times=100
+loop() { local i; for ((i = 0; i < times; i++)); do once || { echo "round $i"; return 1; }; done; }
+check "attached and detached $times times" loop
+check "nothing is left" within 120 released
+check "no grant is in use" no_grants_in_use
+check "no file is left open" test "$(ls /proc/$DAEMON/fd | wc -l)" -le "$open_before"
+echo "mappings: $maps_before, then $(wc -l < /proc/$DAEMON/maps); resident: $resident_before KiB, then $(resident) KiB"
+check "no mapping is left" test "$(wc -l < /proc/$DAEMON/maps)" -le $((maps_before + 20))
+check "memory is flat" test "$(resident)" -le $((resident_before + 20000))
 daemon_stop
 finish

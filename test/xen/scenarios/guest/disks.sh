@@ -21,6 +21,16 @@ filesystem() {
   [ "$(wc -l < /tmp/verified)" = 1001 ]
 }
 check "1001 files are the same after a remount" filesystem
+
+say "the mounted disk grows"
+echo "MARK mounted"
+grown() { [ "$(size_of xvda)" = 100663296 ]; }
+check "the guest sees a mounted disk grow" within 300 grown
+check "its new end can be read and written" sh -c '
+  dd if=/dev/urandom of=/tmp/end bs=64k count=1 2>/dev/null
+  dd if=/tmp/end of=/dev/xvda bs=64k seek=1535 oflag=direct 2>/dev/null
+  dd if=/dev/xvda bs=64k skip=1535 iflag=direct 2>/dev/null | cmp - /tmp/end'
+check "its files are as before" sh -c 'sha256sum -c /tmp/sums > /tmp/verified'
 umount /mnt
 
 say "the disk that may not be written"
@@ -32,12 +42,12 @@ say "swap"
 swap() {
   mkswap /dev/xvdc && swapon /dev/xvdc || return 1
   mkdir -p /tmp/fill && mount -t tmpfs -o size=400m fill /tmp/fill
-  i=0; while [ $i -lt 6 ]; do
+  i=0; while [ $i -lt 9 ]; do
     yes "block $i of what must be swapped out" | head -c 30000000 > /tmp/fill/$i; i=$((i + 1))
   done
   used=$(awk '$1 == "/dev/xvdc" { print $4 }' /proc/swaps)
   echo "swapped out: $used KiB"
-  i=0; while [ $i -lt 6 ]; do
+  i=0; while [ $i -lt 9 ]; do
     yes "block $i of what must be swapped out" | head -c 30000000 | cmp - /tmp/fill/$i || return 1; i=$((i + 1))
   done
   umount /tmp/fill; swapoff /dev/xvdc
