@@ -1,4 +1,5 @@
-# The same guest and fio jobs on one ram disk, served by the kernel's xen-blkback, by QEMU's qdisk, and by xbdback.
+# The same guest and fio jobs on one ram disk, served by the kernel's xen-blkback, by QEMU's qdisk, and by xbdback,
+# REPEATS times in turn.
 # Prints "PEER name", then the guest's "BENCH job iops kibs", then "CPU seconds" of dom0 for all the jobs.
 . /share/lib.sh
 install_product
@@ -29,11 +30,14 @@ peer() {
   within 120 sh -c "! xl domid $1"
 }
 
-modprobe xen-blkback
-peer blkback 'phy:/dev/ram0,xvda,w'
-rmmod xen-blkback
-peer qdisk 'format=raw,vdev=xvda,access=rw,backendtype=qdisk,target=/dev/ram0'
-daemon_start
-peer xbdback "$(disk xvda /dev/ram0)"
-daemon_stop
+# Only one backend can have the kind at a time.
+for ((round = 0; round < ${REPEATS:-1}; round++)); do
+  modprobe xen-blkback
+  peer blkback 'phy:/dev/ram0,xvda,w'
+  rmmod xen-blkback
+  peer qdisk 'format=raw,vdev=xvda,access=rw,backendtype=qdisk,target=/dev/ram0'
+  daemon_start
+  peer xbdback "$(disk xvda /dev/ram0)"
+  daemon_stop
+done
 echo "CHECKS DONE"

@@ -1,4 +1,4 @@
-# xvda 64 MiB, xvdb a filesystem that may not be written, xvdc 512 MiB for swap, xvdd 64 MiB.
+# xvda 64 MiB, xvdb a filesystem that may not be written, xvdc 160 MiB for swap, xvdd 64 MiB.
 for name in xvda xvdb xvdc xvdd; do within 300 test -b /dev/$name; done
 check "four disks are there" test -b /dev/xvda -a -b /dev/xvdb -a -b /dev/xvdc -a -b /dev/xvdd
 dmesg | grep blkfront: > /tmp/front; cat /tmp/front
@@ -42,12 +42,12 @@ say "swap"
 swap() {
   mkswap /dev/xvdc && swapon /dev/xvdc || return 1
   mkdir -p /tmp/fill && mount -t tmpfs -o size=400m fill /tmp/fill
-  i=0; while [ $i -lt 9 ]; do
+  i=0; while [ $i -lt 7 ]; do
     yes "block $i of what must be swapped out" | head -c 30000000 > /tmp/fill/$i; i=$((i + 1))
   done
   used=$(awk '$1 == "/dev/xvdc" { print $4 }' /proc/swaps)
   echo "swapped out: $used KiB"
-  i=0; while [ $i -lt 9 ]; do
+  i=0; while [ $i -lt 7 ]; do
     yes "block $i of what must be swapped out" | head -c 30000000 | cmp - /tmp/fill/$i || return 1; i=$((i + 1))
   done
   umount /tmp/fill; swapoff /dev/xvdc

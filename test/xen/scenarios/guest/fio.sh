@@ -1,18 +1,18 @@
-# Each job of the benchmark on xvda, one after the other; "BENCH job iops kibs" for each.
+# Each job of the benchmark on xvda, one after the other, those with more than one request on both queues; "BENCH job iops kibs" for each.
 within 240 test -b /dev/xvda
 dmesg | grep blkfront:
 echo "MARK fio-begins"
-while read -r job rw bs depth; do
-  /tools/bin/fio --name=$job --filename=/dev/xvda --rw=$rw --bs=$bs --iodepth=$depth --numjobs=1 --thread \
+while read -r job rw bs depth jobs; do
+  /tools/bin/fio --name=$job --filename=/dev/xvda --rw=$rw --bs=$bs --iodepth=$depth --numjobs=$jobs --thread --group_reporting \
     --ioengine=libaio --direct=1 --time_based --ramp_time=1 --runtime=5 --output-format=terse --terse-version=3 |
     awk -F';' -v job=$job 'NF > 50 { print "BENCH", job, $8 + $49, $7 + $48 }'
 done <<'JOBS'
-randread-4k-qd1 randread 4k 1
-randread-4k-qd32 randread 4k 32
-randwrite-4k-qd1 randwrite 4k 1
-randwrite-4k-qd32 randwrite 4k 32
-read-128k-qd4 read 128k 4
-write-128k-qd4 write 128k 4
+randread-4k-qd1 randread 4k 1 1
+randread-4k-qd32 randread 4k 16 2
+randwrite-4k-qd1 randwrite 4k 1 1
+randwrite-4k-qd32 randwrite 4k 16 2
+read-128k-qd4 read 128k 2 2
+write-128k-qd4 write 128k 2 2
 JOBS
 echo "MARK fio-ends"
 exit 0

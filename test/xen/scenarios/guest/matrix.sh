@@ -14,7 +14,8 @@ fio_verify() {
 }
 while read -r queues order indirect persistent; do
   name="queues $queues, ring page order $order, $indirect segments, persistent grants $persistent"
-  rmmod xen_blkfront || exit 1
+  # Not before the load has come back, in which the module is in use.
+  within 240 rmmod xen_blkfront || { lsmod; rmmod xen_blkfront; echo "CHECK FAILED $name: rmmod"; exit 1; }
   flag=Y; [ $persistent = off ] && flag=N
   insmod /mod/*-xen-blkfront.ko max_queues=$queues max_ring_page_order=$order max_indirect_segments=$indirect \
     feature_persistent=$flag
