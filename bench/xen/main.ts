@@ -52,7 +52,9 @@ function table(peers: Map<string, Peer>): string {
     });
     return job.padEnd(18) + [...counts, ...ratios].join("");
   });
-  const cpu = [...peers.values()].map(({ cpuSeconds }) => cell(`${median(cpuSeconds).toFixed(1)} s`)).join("");
+  const cpu = [...peers.values()]
+    .map(({ cpuSeconds }) => cell(`${median(cpuSeconds).toFixed(1)} s`))
+    .join("");
   return [
     `Requests a second in a guest of an emulated machine (CPU costs, not disks), medians of ${ours.cpuSeconds.length}, and`,
     "the ratios of xbdback's to the others':",
@@ -86,7 +88,9 @@ if (values.help) {
   process.exit(2);
 } else {
   buildLab();
-  const { status, output } = await runInLab("bench.sh", SECONDS_A_REPEAT * repeats, { REPEATS: values.repeats });
+  const { status, output } = await runInLab("bench.sh", SECONDS_A_REPEAT * repeats, {
+    REPEATS: values.repeats,
+  });
   const peers = parse(output);
   if (status !== 0 || !output.includes("CHECKS DONE") || !isWhole(peers, repeats)) {
     process.stderr.write(`${output}\nthe run did not get to its end: status ${status}\n`);
