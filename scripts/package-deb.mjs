@@ -78,6 +78,7 @@ function layOut(root) {
   mkdirSync(join(root, "usr/bin"), { recursive: true });
   symlinkSync("../lib/xbdback/bin/xbdback.mjs", join(root, "usr/bin/xbdback"));
   install(join(packaging, "xbdback.service"), join(root, "usr/lib/systemd/system/xbdback.service"));
+  install(join(packaging, "xbdback.toml"), join(root, "etc/xbdback/xbdback.toml"));
   install(join(source, "xen/block-xbdback"), join(root, "etc/xen/scripts/block-xbdback"), 0o755);
   const manual = join(root, "usr/lib/xbdback/build/man");
   for (const page of readdirSync(manual)) {

@@ -5,6 +5,7 @@ import { LOG_FORMATS } from "../daemon/log.js";
 import { DEFAULT_MAX_RINGS, DEFAULT_PLANE } from "../daemon/serve.js";
 import { CACHES } from "../storage/direct.js";
 import { operatorCommands } from "./commands/index.js";
+import { DEFAULT_FILE } from "./configuration.js";
 import { demo } from "./demo.js";
 import { CliError, Exit, exitCodeOf } from "./errors.js";
 import { type GuestOptions, guest } from "./guest.js";
@@ -118,10 +119,19 @@ function serve(): Command {
         .default("auto"),
     );
   return planeOptions(command)
+    .option("--config <file>", `read this configuration; default ${DEFAULT_FILE}, if it is there`)
+    .option("--dump-config", "print the configuration as it would be, and end", false)
     .option("--exit-with-parent", "stop when standard input ends, and leave SIGINT to the parent", false)
-    .addHelpText("after", "\nExamples:\n  xbdback serve\n  xbdback serve --directory /dev/shm/machine")
-    .action(async (options) => {
-      await serveCommand(options);
+    .addHelpText(
+      "after",
+      `
+Examples:
+  xbdback serve
+  xbdback serve --directory /dev/shm/machine
+  xbdback serve --config my.toml --max-queues 2 --dump-config`,
+    )
+    .action(async () => {
+      await serveCommand(command);
     });
 }
 

@@ -1,5 +1,6 @@
 /** The sections of xbdback(8) about the commands, in mdoc(7), made of the command tree: they cannot say other things. */
 import type { Command, Option } from "commander";
+import { configurable } from "./configuration.js";
 
 /** One `.Ss` for each command. */
 export function commandSections(program: Command): string {
@@ -8,6 +9,17 @@ export function commandSections(program: Command): string {
     .filter((command) => command.name() !== "help")
     .map(commandSection)
     .join("\n");
+}
+
+/** The keys of a configuration file, as items of a list. */
+export function keyList(command: Command): string {
+  const items = [...configurable(command)].map(([key, option]) => {
+    const [item, ...rest] = optionItem(option).split("\n");
+    const value = option.required || option.optional ? item.replace(/^.*? Ar /, " Ar ") : " Cm true | false";
+    const meaning = option.negate ? ["Offer persistent grants.", "The default is true."] : rest;
+    return [`.It Cm ${key} Li =${value}`, ...meaning].join("\n");
+  });
+  return `.Bl -tag -width Ds\n${items.join("\n")}\n.El`;
 }
 
 /** Text that mdoc takes as it is, each sentence on a line of its own. */

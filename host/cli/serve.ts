@@ -1,12 +1,17 @@
 /** `xbdback serve`. */
-import type { HttpAddress } from "../daemon/http.js";
+import type { Command } from "commander";
+import { formatHttpAddress, type HttpAddress } from "../daemon/http.js";
 import { type LogFormat, makeLog } from "../daemon/log.js";
 import { type PlaneOptions, serve } from "../daemon/serve.js";
+import { ServiceManager, summary } from "../daemon/service-manager.js";
 import { kernelBackendOf } from "../platform/xen/find.js";
 import type { Cache } from "../storage/direct.js";
+import { openDevice } from "../storage/open.js";
+import { configure, dump } from "./configuration.js";
 import { platformOf } from "./daemon.js";
 import { CliError, Exit, exitCodeOf } from "./errors.js";
-import { untilStopped } from "./lifetime.js";
+import { handleInstead, untilStopped } from "./lifetime.js";
+import { reload } from "./reload.js";
 
 export interface ServeCommandOptions extends PlaneOptions {
   directory?: string;
@@ -20,22 +25,26 @@ export interface ServeCommandOptions extends PlaneOptions {
   logFormat: LogFormat;
   maxRings: number;
   http?: HttpAddress;
+  config?: string;
+  dumpConfig: boolean;
 }
 
-export async function serveCommand(options: ServeCommandOptions): Promise<void> {
-  const {
-    directory,
-    kind,
-    exitWithParent,
-    cache,
-    reactors,
-    engine,
-    pollUs,
-    logFormat,
-    maxRings,
-    http,
-    ...features
-  } = options;
+/** How often the line of `systemctl status` is looked at. */
+const STATUS_INTERVAL_MS = 1000;
+
+/** `command` is the parsed `serve`. */
+export async function serveCommand(command: Command): Promise<void> {
+  const { config } = command.opts<ServeCommandOptions>();
+  configure(command, config);
+  const options = command.opts<ServeCommandOptions>();
+  if (options.dumpConfig) {
+    process.stdout.write(dump(command));
+    return;
+  }
+  const { directory, kind, exitWithParent, reactors, engine, pollUs, logFormat, maxRings, http } = options;
+  const { maxQueues, maxRingPageOrder, maxIndirectSegments, persistent, cache } = options;
+  /** What a reload may change. */
+  const live = { maxQueues, maxRingPageOrder, maxIndirectSegments, persistent, cache };
   const platform = await platformOf(directory);
   if (platform.kind === "xen") refuseBesideKernel(kind);
   const stopped = untilStopped(exitWithParent);
@@ -44,12 +53,13 @@ export async function serveCommand(options: ServeCommandOptions): Promise<void> 
   const lost = new Promise<never>((_, reject) => {
     lose = reject;
   });
+  const manager = new ServiceManager(log);
   const daemon = await serve(
     {
       platform,
       kind,
-      features,
-      cache,
+      features: live,
+      open: (path, how) => openDevice(path, { ...how, cache: live.cache }),
       plane: { reactors, engine, pollUs },
       log,
       maxRings,
@@ -57,10 +67,16 @@ export async function serveCommand(options: ServeCommandOptions): Promise<void> 
     },
     lose,
   );
-  if (http)
-    log(
-      `xbdback: the page is at http://${http.host.includes(":") ? `[${http.host}]` : http.host}:${http.port}/`,
-    );
+  if (http) log(`xbdback: the page is at http://${formatHttpAddress(http)}/`);
+  handleInstead("SIGHUP", () => {
+    manager.reloading();
+    for (const line of reload(command, live, config)) log(line);
+    manager.ready();
+  });
+  const tell = (): void => manager.status(summary(kind, daemon.backend.status()));
+  const status = setInterval(tell, STATUS_INTERVAL_MS).unref();
+  manager.ready();
+  tell();
   if (platform.kind === "xen") log(`xbdback: serving backend/${kind} of domain ${platform.domid}`);
   try {
     await Promise.race([stopped, lost]);
@@ -69,6 +85,8 @@ export async function serveCommand(options: ServeCommandOptions): Promise<void> 
     log(`xbdback: ${(error as Error).message}`, { level: "error" });
     process.exit(exitCodeOf(error));
   }
+  clearInterval(status);
+  manager.stopping();
   await daemon.stop();
   process.exit();
 }

@@ -5,6 +5,7 @@
 import { once } from "node:events";
 import { chmodSync, rmSync } from "node:fs";
 import { createConnection, createServer, type Server, type Socket } from "node:net";
+import { peerOf } from "../platform/libc.js";
 
 export type ControlRequest = { command: string } & Record<string, unknown>;
 export type ControlHandler = (request: ControlRequest) => Promise<object> | object;
@@ -45,7 +46,7 @@ export class ControlServer {
     // Half open: a client that has sent its last line gets its answer all the same.
     const server = createServer({ allowHalfOpen: true });
     const control = new ControlServer(server, path);
-    server.on("connection", (socket) => void control.#serve(socket, handler));
+    server.on("connection", (socket) => void control.#serve(socket, guarded(socket, handler)));
     const mask = process.umask(0o177);
     try {
       // The socket is made before listen() returns.
@@ -80,6 +81,20 @@ export class ControlServer {
     }
     finish(socket);
   }
+}
+
+/**
+ * The handler, if the peer is root or this user. The socket's mode keeps others out; this does so where a mode or a
+ * directory was changed, or the descriptor handed on.
+ */
+function guarded(socket: Socket, handler: ControlHandler): ControlHandler {
+  // Node tells a connection's descriptor nowhere else.
+  const { fd } = (socket as unknown as { _handle: { fd: number } })._handle;
+  const { uid } = peerOf(fd);
+  if (uid === 0 || uid === process.geteuid?.()) return handler;
+  return () => {
+    throw new Error(`user ${uid} may not control this daemon: only root and user ${process.geteuid?.()} may`);
+  };
 }
 
 /**

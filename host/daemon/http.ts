@@ -33,6 +33,11 @@ export function parseHttpAddress(text: string): HttpAddress | null {
   return match && port <= 65535 ? { host: match[1].replace(/[[\]]/g, ""), port } : null;
 }
 
+/** The other way round. */
+export function formatHttpAddress({ host, port }: HttpAddress): string {
+  return `${host.includes(":") ? `[${host}]` : host}:${port}`;
+}
+
 /** Serves the page until the server that this resolves with is closed. Rejects when it cannot listen there. */
 export async function servePage({ host, port }: HttpAddress, backend: Backend): Promise<Server> {
   const server = createServer((request, response) => answer(backend, request, response));

@@ -5,6 +5,7 @@ import { dirname, join } from "node:path";
 import { openXenstore, type Platform } from "../platform/platform.js";
 import { CappedRingHost } from "../reactor/capped.js";
 import { type PoolOptions, ReactorPool } from "../reactor/pool.js";
+import type { RingHost } from "../reactor/ring-host.js";
 import type { Cache } from "../storage/direct.js";
 import { openDevice } from "../storage/open.js";
 import type { VbdId } from "../vbd/name.js";
@@ -37,6 +38,8 @@ export const DEFAULT_PLANE: PlaneOptions = { reactors: availableParallelism(), e
 export const DEFAULT_MAX_RINGS = 64;
 
 export interface Daemon {
+  readonly backend: Pick<Backend, "status">;
+  readonly reactor: Pick<RingHost, "mappedPages" | "threads">;
   /** Lets go of everything and leaves xenstore as it is. */
   stop(): Promise<void>;
 }
@@ -109,9 +112,9 @@ export async function serve(options: ServeOptions, lost: (error: Error) => void)
       xenstore.onClose = null;
     });
     await backend.start();
+    return { stop, backend, reactor };
   } catch (error) {
     await stop().catch(() => {});
     throw error;
   }
-  return { stop };
 }

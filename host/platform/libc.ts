@@ -3,6 +3,7 @@
  *
  * Each wrapper throws a {@link SystemError} that names the call and the errno; none returns -1.
  */
+import { closeSync } from "node:fs";
 import { constants } from "node:os";
 import koffi from "koffi";
 
@@ -21,6 +22,13 @@ const c = {
   memmove: libc.func("void memmove(int64 to, int64 from, size_t length)"),
   read: libc.func("long read(int fd, void *buffer, size_t count)"),
   write: libc.func("long write(int fd, const void *buffer, size_t count)"),
+  socket: libc.func("int socket(int domain, int type, int protocol)"),
+  sendto: libc.func(
+    "long sendto(int fd, const void *bytes, size_t length, int flags, const void *address, uint32 addressLength)",
+  ),
+  getsockopt: libc.func(
+    "int getsockopt(int fd, int level, int option, _Out_ void *value, _Inout_ uint32 *length)",
+  ),
   eventfd: libc.func("int eventfd(uint32 initial, int flags)"),
   ioUringSetup: libc.func("long syscall(long number, uint32 entries, void *parameters)"),
   ioUringEnter: libc.func(
@@ -219,6 +227,37 @@ export function writeNonBlocking(fd: number, buffer: Uint8Array): boolean {
   if (c.write(fd, buffer, buffer.byteLength) >= 0) return true;
   if (koffi.errno() === constants.errno.EAGAIN) return false;
   throw new SystemError("write", koffi.errno());
+}
+
+const AF_UNIX = 1;
+const SOCK_DGRAM = 2;
+const SOCK_CLOEXEC = 0x80000;
+const MSG_NOSIGNAL = 0x4000;
+
+/** Sends one datagram to a Unix socket: a path, or, with `@` in front, a name of the abstract namespace. */
+export function sendDatagram(address: string, bytes: Uint8Array): void {
+  // struct sockaddr_un: u16 family, then the path; an abstract name begins with 0 and has no end but the length.
+  const name = Buffer.from(address);
+  if (name[0] === 0x40) name[0] = 0;
+  const sockaddr = Buffer.concat([Buffer.from([AF_UNIX, 0]), name]);
+  const fd = check(c.socket(AF_UNIX, SOCK_DGRAM | SOCK_CLOEXEC, 0), "socket");
+  try {
+    const flags = MSG_NOSIGNAL;
+    check(c.sendto(fd, bytes, bytes.byteLength, flags, sockaddr, sockaddr.byteLength), "sendto", address);
+  } finally {
+    closeSync(fd);
+  }
+}
+
+const SOL_SOCKET = 1;
+const SO_PEERCRED = 17;
+
+/** Who is at the other end of a connected Unix socket, as of the time of connect(2). */
+export function peerOf(fd: number): { pid: number; uid: number; gid: number } {
+  const ucred = new Int32Array(3);
+  check(c.getsockopt(fd, SOL_SOCKET, SO_PEERCRED, ucred, [ucred.byteLength]), "getsockopt SO_PEERCRED");
+  const [pid, uid, gid] = new Uint32Array(ucred.buffer);
+  return { pid, uid, gid };
 }
 
 const EFD_NONBLOCK = 0x800;

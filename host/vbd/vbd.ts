@@ -58,6 +58,8 @@ export class Vbd {
   /** Our directory as xenbus calls it: "backend/vbd/1/51712". */
   readonly #node: string;
   readonly #host: VbdHost;
+  /** As they were offered: the host's may change meanwhile. */
+  #features: Features;
   readonly #gone: () => void;
   readonly #log: VbdLog;
   readonly #failure: Failure;
@@ -87,6 +89,7 @@ export class Vbd {
    */
   constructor(host: VbdHost, kind: string, id: VbdId, gone: () => void) {
     this.#host = host;
+    this.#features = { ...host.features };
     this.id = id;
     this.name = vbdName(id);
     this.#kind = kindOf(kind);
@@ -267,7 +270,8 @@ export class Vbd {
     this.#refusal = null;
     this.#dead = false;
     this.#past = new Totals();
-    await this.#switch(State.InitWait, offerKeys(this.#host.features));
+    this.#features = { ...this.#host.features };
+    await this.#switch(State.InitWait, offerKeys(this.#features));
   }
 
   async #frontendStarts(keys: BackendKeys): Promise<void> {
@@ -330,7 +334,8 @@ export class Vbd {
   }
 
   async #openConnection(keys: BackendKeys): Promise<Connection> {
-    const { xenstore, features, reactor, assumedProtocol = "x86_32-abi" } = this.#host;
+    const { xenstore, reactor, assumedProtocol = "x86_32-abi" } = this.#host;
+    const features = this.#features;
     const expectation = { ...features, backend: this.directory, assumedProtocol };
     const config = await readFrontend(xenstore, this.#frontend, expectation);
     const connection = await Connection.open({
@@ -354,7 +359,7 @@ export class Vbd {
 
   async #tellConnected(keys: BackendKeys, connection: Connection): Promise<void> {
     const { device, config, ports } = connection;
-    const announcement = new Announcement(connection, keys, this.#host.features);
+    const announcement = new Announcement(connection, keys, this.#features);
     let told = false;
     try {
       told = await this.#switch(State.Connected, announcement.keys);

@@ -4,6 +4,7 @@ import { spawnSync } from "node:child_process";
 import { readFileSync, truncateSync, writeFileSync } from "node:fs";
 import { join } from "node:path";
 import { after, before, test } from "node:test";
+import { setTimeout as pause } from "node:timers/promises";
 import { addVbd, removeVbd } from "../../host/toolstack/vbd.js";
 import { ROOT } from "../hosts/tools.js";
 import { DEVID, DOMID, Machine } from "../vbd/harness.js";
@@ -42,6 +43,7 @@ test("what the package installs is where Debian has it", OPTIONS, async () => {
   const files = (await root.output("dpkg -L xbdback")).split("\n");
   const wanted = [
     "/usr/share/man/man8/xbdback.8.gz",
+    "/usr/share/man/man5/xbdback.toml.5.gz",
     "/usr/share/man/man7/xbdback-core.7.gz",
     "/usr/lib/systemd/system/xbdback.service",
     "/usr/share/bash-completion/completions/xbdback",
@@ -56,7 +58,7 @@ test("what the package installs is where Debian has it", OPTIONS, async () => {
   assert.equal(await root.output("dpkg -V xbdback"), "");
   assert.equal(
     await root.output("cat /var/lib/dpkg/info/xbdback.conffiles"),
-    "/etc/xen/scripts/block-xbdback",
+    "/etc/xbdback/xbdback.toml\n/etc/xen/scripts/block-xbdback",
   );
   assert.equal(await root.output("systemctl is-enabled xbdback || true"), "disabled");
 });
@@ -69,6 +71,10 @@ test("without Xen the unit is skipped, not failed", OPTIONS, async () => {
   );
   assert.equal(await root.output("systemctl is-failed xbdback || true"), "inactive");
 });
+
+function journal(): Promise<string> {
+  return root.output("journalctl -u xbdback --no-pager");
+}
 
 /** The unit with all its restrictions, but on a loopback machine. */
 async function serveLoopback(): Promise<void> {
@@ -104,12 +110,52 @@ test("under systemd a guest has its disk, and the daemon no more than it needs",
   for (const set of ["CapPrm", "CapEff", "CapBnd"]) assert.equal(field(set), DAC_OVERRIDE, set);
   assert.deepEqual([field("NoNewPrivs"), field("Seccomp")], ["1", "2"]);
   // The filter lets io_uring through: this is no fallback.
-  assert.doesNotMatch(await root.output("journalctl -u xbdback --no-pager"), /no io_uring|EPERM/);
+  assert.doesNotMatch(await journal(), /no io_uring|EPERM/);
+
+  // What Type=notify has heard, and what a reload says and leaves alone.
+  const show = (what: string): Promise<string> => root.output(`systemctl show -p ${what} --value xbdback`);
+  const told = "serving backend/vbd: 1 disk, 1 connected";
+  for (let tries = 0; tries < 100 && (await show("StatusText")) !== told; tries++) await pause(100);
+  assert.equal(await show("StatusText"), told);
+  writeFileSync(root.path("etc/xbdback/xbdback.toml"), "max-queues = 1\nkind = 'vbd3'\n");
+  await root.output("systemctl reload xbdback");
+  const lines = [
+    "max-queues = 1: for disks that connect from now on",
+    '"vbd3.?": takes effect when the daemon is started',
+  ];
+  const reloaded = async (): Promise<boolean> => {
+    const text = await journal();
+    return lines.every((line) => new RegExp(line).test(text));
+  };
+  for (let tries = 0; tries < 100 && !(await reloaded()); tries++) await pause(100);
+  assert.ok(await reloaded(), await journal());
+  assert.equal(await show("ActiveState"), "active");
+  assert.equal(await show("MainPID"), pid);
+  await disk.write(0, new Uint8Array(4096));
+  writeFileSync(root.path("etc/xbdback/xbdback.toml"), "");
 
   await disk.close();
   assert.equal(await removeVbd(machine.xenstore, spec), "closed");
   await root.output("systemctl stop xbdback");
   assert.equal(await root.output("systemctl show -p Result --value xbdback"), "success");
+});
+
+test("a daemon that does nothing any more is killed by the watchdog, and started anew", OPTIONS, async () => {
+  const drop = root.path("etc/systemd/system/xbdback.service.d/watchdog.conf");
+  writeFileSync(drop, "[Service]\nWatchdogSec=2s\nTimeoutAbortSec=1s\n");
+  await root.output("systemctl daemon-reload && systemctl start xbdback");
+  const pid = await root.output("systemctl show -p MainPID --value xbdback");
+  // As long as it is alive it says so.
+  await pause(5000);
+  assert.equal(await root.output("systemctl show -p MainPID --value xbdback"), pid);
+  await root.output(`kill -STOP ${pid}`);
+  const restarted = async (): Promise<boolean> =>
+    (await root.output("systemctl show -p NRestarts --value xbdback")) !== "0" &&
+    (await root.output("systemctl show -p ActiveState --value xbdback")) === "active";
+  for (let tries = 0; tries < 300 && !(await restarted()); tries++) await pause(100);
+  assert.ok(await restarted());
+  assert.match(await journal(), /Watchdog timeout/);
+  await root.output("systemctl stop xbdback");
 });
 
 test("the unit is well-formed, and its score is the one that the manual states", OPTIONS, async () => {

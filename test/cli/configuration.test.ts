@@ -1,0 +1,125 @@
+/** The configuration file: what it may say, who wins, and what is said of mistakes. */
+import assert from "node:assert/strict";
+import { spawnSync } from "node:child_process";
+import { mkdtempSync, rmSync, writeFileSync } from "node:fs";
+import { tmpdir } from "node:os";
+import { join } from "node:path";
+import { test } from "node:test";
+import type { Command } from "commander";
+import { parse } from "smol-toml";
+import { configurable, configure, dump } from "../../host/cli/configuration.js";
+import { program } from "../../host/cli/main.js";
+import { reload } from "../../host/cli/reload.js";
+import { ROOT } from "../hosts/tools.js";
+
+const directory = mkdtempSync(join(tmpdir(), "xbdback-toml-"));
+process.on("exit", () => rmSync(directory, { recursive: true, force: true }));
+const file = join(directory, "xbdback.toml");
+
+/** `serve` with its command line parsed, and nothing done. */
+function served(...args: string[]): Command {
+  const command = program().commands.find((one) => one.name() === "serve") as Command;
+  command.parseOptions(args);
+  return command;
+}
+
+function withFile(text: string, ...args: string[]): Command {
+  writeFileSync(file, text);
+  const command = served(...args);
+  assert.equal(configure(command, file), file);
+  return command;
+}
+
+test("a key is an option, and the command line wins", () => {
+  const text = 'max-queues = 2\ncache = "none"\npersistent = false\n# a comment\n"poll-us" = 0x10\n';
+  const { maxQueues, cache, persistent, pollUs, maxRingPageOrder } = withFile(
+    text,
+    "--max-queues",
+    "8",
+  ).opts();
+  assert.deepEqual([maxQueues, cache, persistent, pollUs, maxRingPageOrder], [8, "none", false, 16, 4]);
+});
+
+const MISTAKES: [text: string, complaint: RegExp][] = [
+  ["\nmax-qeues = 2", /:2: max-qeues: there is no such key; there are .*max-queues/],
+  ["max-queues = 17", /:1: max-queues: It is a whole number from 1 to 16\.$/],
+  ["max-queues = -1", /:1: max-queues: It is a whole number/],
+  ["max-queues = 1.5", /:1: max-queues: It is a whole number/],
+  ["max-queues = true", /:1: max-queues: It is a string or a number\.$/],
+  ['# x\n\ncache = "fast"', /:3: cache: Allowed choices are auto, none, writeback\.$/],
+  ['persistent = "no"', /:1: persistent: It is true or false\.$/],
+  ["kind = [1]", /:1: kind: It is a string or a number\.$/],
+  ["kind = 1979-05-27", /:1: kind: It is a string or a number\.$/],
+  ["[frontend]\nmax-queues = 2", /:1: frontend: there is no such key/],
+  ['kind = "a/b"', /:1: kind: It is a name like vbd or vbd3\.$/],
+  ["config = 'x'", /:1: config: there is no such key/],
+  ["__proto__ = 1", /:1: __proto__: there is no such key/],
+  ["kind = \n", /:1:8: /],
+  ["kind = 'a'\nkind = 'b'", /:2:/],
+];
+for (const [text, complaint] of MISTAKES) {
+  test(`a mistake is named with its place: ${JSON.stringify(text)}`, () => {
+    writeFileSync(file, text);
+    const command = served();
+    const before = { ...command.opts() };
+    assert.throws(
+      () => configure(command, file),
+      (error: Error) =>
+        error.message.startsWith(file) && complaint.test(error.message) && !error.message.includes("\n"),
+    );
+    assert.deepEqual(command.opts(), before);
+  });
+}
+
+test("a file that is named must be there; the usual one need not", () => {
+  assert.throws(
+    () => configure(served(), join(directory, "none")),
+    /can't read the configuration .*none: ENOENT/,
+  );
+});
+
+test("what is dumped is a configuration that says the same", () => {
+  const text = dump(withFile('cache = "none"\npersistent = false\nhttp = "[::1]:80"\n', "--kind", "vbd3"));
+  assert.match(text, /^cache = "none" {2}# file$/m);
+  assert.match(text, /^kind = "vbd3" {2}# command line$/m);
+  assert.match(text, /^max-queues = 4 {2}# default$/m);
+  assert.match(text, /^persistent = false {2}# file$/m);
+  assert.doesNotMatch(text, /exit-with-parent|dump-config/);
+  const again = withFile(text);
+  for (const [key, value] of Object.entries(parse(text))) {
+    const option = configurable(again).get(key);
+    const effective = again.getOptionValue(option?.attributeName() ?? "");
+    assert.deepEqual(effective, key === "http" ? { host: "::1", port: 80 } : value, key);
+  }
+});
+
+test("--dump-config and a wrong file, as a user sees them", () => {
+  const run = (...args: string[]) =>
+    spawnSync(process.execPath, [join(ROOT, "bin/xbdback.mjs"), "serve", "--config", file, ...args], {
+      encoding: "utf8",
+    });
+  writeFileSync(file, "max-queues = 3");
+  const { status, stdout, stderr } = run("--dump-config");
+  assert.deepEqual([status, stderr], [0, ""]);
+  assert.match(stdout, /^max-queues = 3 {2}# file$/m);
+  writeFileSync(file, "max-queues = 99");
+  const wrong = run();
+  assert.equal(wrong.status, 2);
+  assert.equal(wrong.stderr, `xbdback: ${file}:1: max-queues: It is a whole number from 1 to 16.\n`);
+});
+
+test("a reload changes what can be changed, and says what cannot", () => {
+  const command = withFile("max-queues = 2\npoll-us = 5\ncache = 'none'\n", "--max-indirect-segments", "7");
+  const live = { maxQueues: 2, cache: "none", maxIndirectSegments: 7 };
+  writeFileSync(file, "max-queues = 3\npoll-us = 6\nmax-indirect-segments = 9\n");
+  assert.deepEqual(reload(command, live, file), [
+    `xbdback: read ${file} again; connected disks stay as they are`,
+    "xbdback: max-queues = 3: for disks that connect from now on",
+    'xbdback: cache = "auto": for disks that connect from now on',
+    "xbdback: poll-us = 6: takes effect when the daemon is started anew",
+  ]);
+  assert.deepEqual(live, { maxQueues: 3, cache: "auto", maxIndirectSegments: 7 });
+  writeFileSync(file, "max-queues = ");
+  assert.match(reload(command, live, file).join(), /^xbdback: the configuration stays as it is: .*:1:/);
+  assert.deepEqual([live.maxQueues, command.opts()["maxQueues"]], [3, 3]);
+});

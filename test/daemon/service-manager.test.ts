@@ -1,0 +1,119 @@
+/** The daemon and whoever has started it: what it tells the service manager, and who may tell it what to do. */
+import assert from "node:assert/strict";
+import { spawn } from "node:child_process";
+import { chmodSync, mkdtempSync, rmSync } from "node:fs";
+import { tmpdir } from "node:os";
+import { join } from "node:path";
+import { test } from "node:test";
+import { setTimeout as pause } from "node:timers/promises";
+import { ControlServer } from "../../host/daemon/control.js";
+import { ServiceManager, summary } from "../../host/daemon/service-manager.js";
+import { absent } from "../hosts/tools.js";
+
+/** Receives datagrams and prints each as a line of JSON: Node cannot. */
+const RECEIVER = `
+import json, socket, sys
+s = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM)
+s.bind(sys.argv[1].replace("@", "\\0", 1))
+print("null", flush=True)
+while True: print(json.dumps(s.recv(4096).decode()), flush=True)
+`;
+
+for (const kind of ["a path", "an abstract name"] as const) {
+  test(`sd_notify to ${kind}`, { skip: absent({ python3: "python3" }), timeout: 30_000 }, async () => {
+    const directory = mkdtempSync(join(tmpdir(), "xbdback-notify-"));
+    const path = join(directory, "notify");
+    const address = kind === "a path" ? path : `@${path}`;
+    const receiver = spawn("python3", ["-c", RECEIVER, address], { stdio: ["ignore", "pipe", "inherit"] });
+    const lines = receiver.stdout.setEncoding("utf8")[Symbol.asyncIterator]();
+    let buffered = "";
+    const next = async (): Promise<string | null> => {
+      while (!buffered.includes("\n")) buffered += (await lines.next()).value;
+      const [line] = buffered.split("\n");
+      buffered = buffered.slice(line.length + 1);
+      return JSON.parse(line);
+    };
+    try {
+      assert.equal(await next(), null);
+      const environment = {
+        NOTIFY_SOCKET: address,
+        WATCHDOG_USEC: "20000",
+        WATCHDOG_PID: String(process.pid),
+      };
+      const manager = new ServiceManager(assert.fail, environment);
+      assert.deepEqual(environment, {});
+      manager.ready();
+      assert.equal(await next(), "READY=1");
+      assert.equal(await next(), "WATCHDOG=1");
+      manager.stopping();
+      let last = await next();
+      while (last === "WATCHDOG=1") last = await next();
+      assert.equal(last, "STOPPING=1");
+      manager.status("1 disk");
+      manager.status("1 disk");
+      manager.reloading();
+      assert.equal(await next(), "STATUS=1 disk");
+      assert.match((await next()) ?? "", /^RELOADING=1\nMONOTONIC_USEC=[0-9]+$/);
+    } finally {
+      receiver.kill();
+      rmSync(directory, { recursive: true });
+    }
+  });
+}
+
+test("a service manager that is gone is told of in a line, and kills nothing", () => {
+  const lines: string[] = [];
+  new ServiceManager((line) => lines.push(line), { NOTIFY_SOCKET: "/nonexistent/notify" }).ready();
+  assert.deepEqual(lines, ["xbdback: the service manager does not hear: sendto /nonexistent/notify: ENOENT"]);
+  new ServiceManager(assert.fail, {}).ready();
+});
+
+test("another process's watchdog is not ours", async () => {
+  const lines: string[] = [];
+  const environment = { NOTIFY_SOCKET: "/nonexistent", WATCHDOG_USEC: "1", WATCHDOG_PID: "1" };
+  new ServiceManager((line) => lines.push(line), environment);
+  await pause(50);
+  assert.deepEqual(lines, []);
+});
+
+test("the status counts disks", () => {
+  const vbd = (waitsFor: string | null) => ({ waitsFor });
+  assert.equal(summary("vbd", [vbd(null)]), "serving backend/vbd: 1 disk, 1 connected");
+  assert.equal(summary("vbd3", [vbd(null), vbd("x")]), "serving backend/vbd3: 2 disks, 1 connected");
+});
+
+const CLIENT = `
+const socket = require("node:net").connect(process.argv[1]);
+socket.on("data", (data) => { process.stdout.write(data); socket.end(); });
+socket.write('{"command": "list"}\\n');
+`;
+
+test("the control socket answers root and its own user, and refuses others even if they can connect", {
+  skip: process.getuid?.() !== 0 && "needs root, to be somebody else",
+}, async () => {
+  const directory = mkdtempSync(join(tmpdir(), "xbdback-peer-"));
+  const path = join(directory, "control.sock");
+  const control = await ControlServer.listen(path, () => ({ asked: true }));
+  const askAs = async (uid: number): Promise<object> => {
+    const child = spawn(process.execPath, ["-e", CLIENT, path], {
+      uid,
+      stdio: ["ignore", "pipe", "inherit"],
+      cwd: "/",
+    });
+    let answer = "";
+    for await (const data of child.stdout) answer += data;
+    return JSON.parse(answer);
+  };
+  try {
+    chmodSync(directory, 0o755);
+    chmodSync(path, 0o666);
+    assert.deepEqual(await askAs(0), { ok: true, asked: true });
+    assert.deepEqual(await askAs(65534), {
+      ok: false,
+      error: "user 65534 may not control this daemon: only root and user 0 may",
+    });
+  } finally {
+    await control.close();
+    rmSync(directory, { recursive: true });
+  }
+});
