@@ -4,7 +4,7 @@ import { readFileSync } from "node:fs";
 import { join } from "node:path";
 import { cpuSeconds } from "./processes.js";
 import type { Row } from "./rows.js";
-import { type Contestant, PINNED_CPU, per100k, type Sample } from "./sample.js";
+import { type Contestant, isApart, PINNED_CPU, per100k, type Sample } from "./sample.js";
 
 /** The part of fio's JSON that is read. */
 interface FioDirection {
@@ -34,8 +34,14 @@ function pattern({ readPercent, sequential }: Row): string[] {
   return [`--rw=${sequential ? "" : "rand"}${direction}`, ...(mixed ? [`--rwmixread=${readPercent}`] : [])];
 }
 
-/** Resolves with the job of a run. Rejects with the last thing that fio said. */
-async function runFio(row: Row, seconds: number, scratch: string, engine: string[]): Promise<FioJob> {
+/** Resolves with the job of a run, on one CPU or, with null, on any. Rejects with the last thing that fio said. */
+async function runFio(
+  row: Row,
+  seconds: number,
+  scratch: string,
+  cpu: string | null,
+  engine: string[],
+): Promise<FioJob> {
   const output = join(scratch, "fio.json");
   const child = spawn(
     "fio",
@@ -48,7 +54,7 @@ async function runFio(row: Row, seconds: number, scratch: string, engine: string
       // From the call to its end; and one histogram for reads and writes together.
       ...["--lat_percentiles=1", "--clat_percentiles=0", "--unified_rw_reporting=mixed"],
       "--percentile_list=50:90:99:99.9",
-      ...(row.pinned ? [`--cpus_allowed=${PINNED_CPU}`] : []),
+      ...(cpu === null ? [] : [`--cpus_allowed=${cpu}`]),
     ],
     { stdio: ["ignore", "ignore", "pipe"], cwd: scratch },
   );
@@ -91,7 +97,8 @@ function sampleOf(job: FioJob, serverCpuSeconds: number | null): Sample {
 /** fio's io_uring on the file; `batch`: up to as many I/Os in a system call as there are. */
 export class FioUring implements Contestant {
   readonly name: string;
-  readonly pids = [];
+  readonly servers = [];
+  readonly clients = [];
   readonly #file: string;
   readonly #scratch: string;
   readonly #batch: boolean;
@@ -105,7 +112,7 @@ export class FioUring implements Contestant {
 
   async run(row: Row, seconds: number): Promise<Sample> {
     const { cache, depth } = row;
-    const job = await runFio(row, seconds, this.#scratch, [
+    const job = await runFio(row, seconds, this.#scratch, row.pinned ? PINNED_CPU : null, [
       ...["--ioengine=io_uring", `--filename=${this.#file}`, `--direct=${cache === "none" ? 1 : 0}`],
       // What is in the page cache stays there.
       ...["--invalidate=0", "--allow_file_create=0"],
@@ -118,21 +125,23 @@ export class FioUring implements Contestant {
 /** fio's NBD client at a server on a Unix socket. */
 export class FioNbd implements Contestant {
   readonly name: string;
-  readonly pids: readonly number[];
+  readonly servers: readonly number[];
+  readonly clients = [];
   readonly #socket: string;
   readonly #scratch: string;
 
   constructor(name: string, pid: number, socket: string, scratch: string) {
     this.name = name;
-    this.pids = [pid];
+    this.servers = [pid];
     this.#socket = socket;
     this.#scratch = scratch;
   }
 
   async run(row: Row, seconds: number): Promise<Sample> {
-    const before = cpuSeconds(this.pids[0]);
+    const before = cpuSeconds(this.servers[0]);
     const uri = `--uri=nbd+unix:///?socket=${this.#socket}`;
-    const job = await runFio(row, seconds, this.#scratch, ["--ioengine=nbd", uri]);
-    return sampleOf(job, cpuSeconds(this.pids[0]) - before);
+    const cpu = row.pinned || isApart(row) ? PINNED_CPU : null;
+    const job = await runFio(row, seconds, this.#scratch, cpu, ["--ioengine=nbd", uri]);
+    return sampleOf(job, cpuSeconds(this.servers[0]) - before);
   }
 }

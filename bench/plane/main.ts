@@ -2,7 +2,15 @@
  * `npm run bench`: the data plane beside fio on the raw file and beside NBD servers, in one run. docs/bench.md tells
  * what the rows, the options and the JSON are.
  */
-import { mkdirSync, mkdtempSync, realpathSync, rmSync, writeFileSync } from "node:fs";
+import {
+  existsSync,
+  mkdirSync,
+  mkdtempSync,
+  readFileSync,
+  realpathSync,
+  rmSync,
+  writeFileSync,
+} from "node:fs";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
 import { fileURLToPath } from "node:url";
@@ -27,6 +35,7 @@ const USAGE = `npm run bench -- [options] [parts]     measures the rows whose na
   --list             print the names of the rows
   --directory PATH   where the file that is measured on is made, not on tmpfs (TMPDIR)
   --output PATH      where bench.json and bench.svg are written (build/bench/results)
+  --plot FILE        measure nothing: draw the bench.json of an earlier run as FILE (SVG)
   --size SIZE        of the file (1G; --quick: 64M)
   --seconds N        of one run (1; --quick: 0.3)
   --repeats N        (5; --quick: 3)
@@ -39,6 +48,7 @@ const OPTIONS = {
   help: { type: "boolean", default: false },
   directory: { type: "string", default: tmpdir() },
   output: { type: "string", default: fileURLToPath(new URL("../results", import.meta.url)) },
+  plot: { type: "string" },
   size: { type: "string" },
   seconds: { type: "string" },
   repeats: { type: "string" },
@@ -153,9 +163,18 @@ async function measure(options: Options, scratch: string, say: (line: string) =>
   };
 }
 
+/** Draws the report of an earlier run, which is in `directory`. */
+function redraw(directory: string, file: string): void {
+  const path = join(directory, "bench.json");
+  if (!existsSync(path))
+    throw new Error(`there is no ${path}: measure first, or name its place with --output`);
+  writeFileSync(file, plot(JSON.parse(readFileSync(path, "utf8")) as Report));
+}
+
 async function main(): Promise<void> {
   const options = parse(process.argv.slice(2));
   if (options.help) return console.log(USAGE);
+  if (options.plot !== undefined) return redraw(options.output, options.plot);
   const chosen = [...options.rows, ...options.scales];
   if (chosen.length === 0) throw new UsageError("no row has all of these parts: --list prints the names");
   if (options.list) return console.log(chosen.map(({ name }) => name).join("\n"));

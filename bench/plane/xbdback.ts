@@ -183,8 +183,12 @@ export class Xbdback implements Contestant {
     this.machine = machine;
   }
 
-  get pids(): readonly number[] {
-    return [this.machine.backendPid, this.machine.guestsPid];
+  get servers(): readonly number[] {
+    return [this.machine.backendPid];
+  }
+
+  get clients(): readonly number[] {
+    return [this.machine.guestsPid];
   }
 
   async run({ blockSize, depth, readPercent, sequential }: Row, seconds: number): Promise<Sample> {

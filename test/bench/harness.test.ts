@@ -58,7 +58,14 @@ test("one tiny row gives a report as documented", { timeout: 150_000 }, (t) => {
   }
   for (const key of keysOf(report))
     assert.ok(documentation.includes(`\`${key}\``), `${key} is not documented`);
-  assert.match(readFileSync(join(output, "bench.svg"), "utf8"), /^<svg .*<\/svg>\n$/s);
+  const drawn = readFileSync(join(output, "bench.svg"), "utf8");
+  assert.match(drawn, /^<svg .*<\/svg>\n$/s);
+  const again = join(directory, "again.svg");
+  assert.equal(bench("--plot", again, "--output", output).status, 0);
+  assert.equal(readFileSync(again, "utf8"), drawn);
+  const none = bench("--plot", again, "--output", directory);
+  assert.equal(none.status, 1);
+  assert.match(none.stderr, /^bench: there is no .*bench\.json: measure first/);
 });
 
 test("what is told of many disks is documented; the better of two depths counts", () => {

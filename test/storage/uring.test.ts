@@ -72,6 +72,23 @@ test("a wait ends after its time, and at once when the descriptor that is polled
   closeSync(fd);
 });
 
+test("who looks without a call sees that a completion waits for one", LIMIT, () => {
+  const engine = new UringEngine();
+  const fd = eventFd();
+  let signals = 0;
+  engine.poll(fd, () => signals++);
+  engine.ring.enter(0, 0);
+  assert.equal(engine.ring.promising, false);
+  signalEventFd(fd);
+  assert.equal(engine.ring.promising, true);
+  engine.ring.enter(0, 0);
+  engine.reap();
+  assert.equal(signals, 1);
+  assert.equal(engine.ring.promising, false);
+  engine.close();
+  closeSync(fd);
+});
+
 test("a wait for several completions is content with one after a while", LIMIT, (t) => {
   const engine = new UringEngine();
   const fd = openSync(image(t, 4096), "r");

@@ -298,7 +298,7 @@ export class Uring {
 function setUp(submissions: number, completions: number, params: Uint32Array): number {
   const common = Setup.cqSize | Setup.clamp | Setup.submitAll;
   for (const flags of [
-    common | Setup.singleIssuer | Setup.deferTaskrun,
+    common | Setup.singleIssuer | Setup.deferTaskrun | Setup.taskrunFlag,
     common,
     Setup.cqSize | Setup.clamp,
   ]) {
