@@ -205,7 +205,7 @@ test("a daemon whose machine goes away says so in one line and ends", LIMIT, asy
     await pause(100);
     await host.close();
     assert.deepEqual(await ended, [1, null]);
-    assert.match(said, /^xbdback: [^\n]+\n$/);
+    assert.match(said, /^time=\S+ level=error msg="[^\n]*xenstored closed the connection[^\n]*"\n$/);
   } finally {
     daemon.kill("SIGKILL");
   }
