@@ -26,6 +26,10 @@ export async function ask<T>(place: Place, request: ControlRequest): Promise<T> 
 
 function remedy({ directory, kind }: Place, { code }: ControlError): string {
   if (code === "EACCES" || code === "EPERM") return "run this as the daemon's user, root in dom0";
+  // It is there, or was a moment ago.
+  if (code !== "ENOENT" && code !== "ECONNREFUSED") {
+    return "it is overloaded or out of file descriptors: look at its log and its limits (LimitNOFILE=, `ulimit -n`)";
+  }
   const serve = `xbdback serve${directory === undefined ? "" : ` --directory ${directory}`}${kind === "vbd" ? "" : ` --kind ${kind}`}`;
   const other = directory === undefined ? "; a loopback machine is named with --directory" : "";
   return `start it with \`${serve}\`${other}`;

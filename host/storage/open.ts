@@ -28,7 +28,7 @@ import {
   openerOf,
 } from "./usage.js";
 
-const { EACCES, EBUSY, EINVAL, EIO, EISDIR, ENOENT, EPERM, EROFS } = constants.errno;
+const { EACCES, EBUSY, EINVAL, EIO, EISDIR, EMFILE, ENFILE, ENOENT, EPERM, EROFS } = constants.errno;
 const openFile = promisify(open);
 const statPath = promisify(stat);
 const statFile = promisify(fstat);
@@ -206,6 +206,11 @@ async function refusal(path: string, errno: number): Promise<DeviceError> {
       return new DeviceError(errno, path, "read-only; attach it read-only, or make it writable");
     case EBUSY:
       return claimedElsewhere(path);
+    case EMFILE:
+    case ENFILE: {
+      const whose = errno === EMFILE ? "`ulimit -n`, or LimitNOFILE= in the unit" : "`sysctl fs.file-max`";
+      return new DeviceError(errno, path, `cannot be opened: too many open files; raise ${whose}`);
+    }
     default: {
       const { code } = new SystemError("open", errno);
       return new DeviceError(errno, path, `cannot be opened (${code}); check the storage below it`);
