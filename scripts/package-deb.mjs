@@ -78,6 +78,8 @@ function layOut(root) {
   mkdirSync(join(root, "usr/bin"), { recursive: true });
   symlinkSync("../lib/xbdback/bin/xbdback.mjs", join(root, "usr/bin/xbdback"));
   install(join(packaging, "xbdback.service"), join(root, "usr/lib/systemd/system/xbdback.service"));
+  const dashboard = "grafana-dashboard.json";
+  install(join(packaging, dashboard), join(root, "usr/share/xbdback", dashboard));
   install(join(packaging, "xbdback.toml"), join(root, "etc/xbdback/xbdback.toml"));
   install(join(source, "xen/block-xbdback"), join(root, "etc/xen/scripts/block-xbdback"), 0o755);
   const manual = join(root, "usr/lib/xbdback/build/man");

@@ -6,7 +6,8 @@
 import { readFileSync } from "node:fs";
 import type { Command, Option } from "commander";
 import { parse, TomlError, type TomlPrimitive } from "smol-toml";
-import { formatHttpAddress, type HttpAddress } from "../daemon/http.js";
+import { formatHttpAddress } from "../daemon/http.js";
+import type { MetricsAddress } from "../metrics/server.js";
 import { CliError, Exit } from "./errors.js";
 
 export const DEFAULT_FILE = "/etc/xbdback/xbdback.toml";
@@ -102,7 +103,9 @@ function evaluateOption(option: Option, value: TomlPrimitive): unknown {
 
 /** A value as it is written. */
 export function written(value: unknown): unknown {
-  return typeof value === "object" ? formatHttpAddress(value as HttpAddress) : value;
+  if (typeof value !== "object") return value;
+  const address = value as MetricsAddress;
+  return "path" in address ? address.path : formatHttpAddress(address);
 }
 
 const SOURCES: Record<string, string> = { cli: "command line", config: "file", env: "environment" };

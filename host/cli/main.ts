@@ -9,7 +9,7 @@ import { DEFAULT_FILE } from "./configuration.js";
 import { demo } from "./demo.js";
 import { CliError, Exit, exitCodeOf } from "./errors.js";
 import { type GuestOptions, guest } from "./guest.js";
-import { directoryOption, httpAddress, integer, kind, size } from "./options.js";
+import { directoryOption, httpAddress, integer, kind, metricsAddress, size } from "./options.js";
 import { serveCommand } from "./serve.js";
 
 const packageFile = new URL("../../../package.json", import.meta.url);
@@ -119,6 +119,11 @@ function serve(): Command {
         .default("auto"),
     );
   return planeOptions(command)
+    .option(
+      "--metrics <address>",
+      "answer Prometheus there: 127.0.0.1:PORT, [::1]:PORT, or the path of a Unix socket",
+      metricsAddress,
+    )
     .option("--config <file>", `read this configuration; default ${DEFAULT_FILE}, if it is there`)
     .option("--dump-config", "print the configuration as it would be, and end", false)
     .option("--exit-with-parent", "stop when standard input ends, and leave SIGINT to the parent", false)

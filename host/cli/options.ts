@@ -1,6 +1,7 @@
 /** Options and arguments that several commands have, and what they may be. */
 import { type Command, InvalidArgumentError, Option } from "commander";
 import { type HttpAddress, parseHttpAddress } from "../daemon/http.js";
+import { type MetricsAddress, parseMetricsAddress } from "../metrics/server.js";
 import { parseVbdName } from "../toolstack/vbd-name.js";
 import type { VbdId } from "../vbd/name.js";
 import { parseSize } from "./size.js";
@@ -75,4 +76,14 @@ export function examples(command: Command, ...lines: string[]): Command {
     "after",
     `\nExample${lines.length > 1 ? "s" : ""}:\n${lines.map((line) => `  ${line}`).join("\n")}`,
   );
+}
+
+export function metricsAddress(text: string): MetricsAddress {
+  const address = parseMetricsAddress(text);
+  if (!address) {
+    throw new InvalidArgumentError(
+      "It is 127.0.0.1:PORT, [::1]:PORT, or the absolute path of a Unix socket.",
+    );
+  }
+  return address;
 }

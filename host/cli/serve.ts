@@ -4,6 +4,10 @@ import { formatHttpAddress, type HttpAddress } from "../daemon/http.js";
 import { type LogFormat, makeLog } from "../daemon/log.js";
 import { type PlaneOptions, serve } from "../daemon/serve.js";
 import { ServiceManager, summary } from "../daemon/service-manager.js";
+import { VERSION as version } from "../daemon/version.js";
+import { collect } from "../metrics/collect.js";
+import { expose } from "../metrics/exposition.js";
+import { type MetricsAddress, serveMetrics } from "../metrics/server.js";
 import { kernelBackendOf } from "../platform/xen/find.js";
 import type { Cache } from "../storage/direct.js";
 import { openDevice } from "../storage/open.js";
@@ -25,6 +29,7 @@ export interface ServeCommandOptions extends PlaneOptions {
   logFormat: LogFormat;
   maxRings: number;
   http?: HttpAddress;
+  metrics?: MetricsAddress;
   config?: string;
   dumpConfig: boolean;
 }
@@ -41,7 +46,8 @@ export async function serveCommand(command: Command): Promise<void> {
     process.stdout.write(dump(command));
     return;
   }
-  const { directory, kind, exitWithParent, reactors, engine, pollUs, logFormat, maxRings, http } = options;
+  const { directory, kind, exitWithParent, reactors, engine, pollUs, logFormat, maxRings, http, metrics } =
+    options;
   const { maxQueues, maxRingPageOrder, maxIndirectSegments, persistent, cache } = options;
   /** What a reload may change. */
   const live = { maxQueues, maxRingPageOrder, maxIndirectSegments, persistent, cache };
@@ -68,12 +74,23 @@ export async function serveCommand(command: Command): Promise<void> {
     lose,
   );
   if (http) log(`xbdback: the page is at http://${formatHttpAddress(http)}/`);
+  const { backend, reactor } = daemon;
+  const measure = (): string =>
+    expose(
+      collect({
+        version,
+        vbds: backend.status(),
+        mappedPages: reactor.mappedPages,
+        reactors: reactor.threads,
+      }),
+    );
+  const exporter = metrics && (await serveMetrics(metrics, measure));
   handleInstead("SIGHUP", () => {
     manager.reloading();
     for (const line of reload(command, live, config)) log(line);
     manager.ready();
   });
-  const tell = (): void => manager.status(summary(kind, daemon.backend.status()));
+  const tell = (): void => manager.status(summary(kind, backend.status()));
   const status = setInterval(tell, STATUS_INTERVAL_MS).unref();
   manager.ready();
   tell();
@@ -87,6 +104,7 @@ export async function serveCommand(command: Command): Promise<void> {
   }
   clearInterval(status);
   manager.stopping();
+  await exporter?.close();
   await daemon.stop();
   process.exit();
 }

@@ -1,0 +1,147 @@
+/** The daemon's metrics. Labels are numbers and words of ours: nothing that a guest has chosen. */
+import type { Counters } from "../core/blkif.js";
+import { LATENCY_BUCKETS, LATENCY_OPERATIONS } from "../reactor/latency.js";
+import type { ReactorStatus } from "../reactor/ring-host.js";
+import type { VbdStatus } from "../vbd/status.js";
+import type { Family, HistogramSample, Labels, Sample } from "./exposition.js";
+
+/** What there is to be told of at one moment. */
+export interface Observed {
+  readonly version: string;
+  readonly vbds: readonly VbdStatus[];
+  readonly mappedPages: number;
+  readonly reactors: readonly ReactorStatus[];
+}
+
+/** Values of one vbd by a label more, or by none. */
+type Values = readonly (readonly [labels: Labels, value: number])[];
+
+const SECTOR = 512;
+/** Seconds: bucket i of a latency table holds what took less than 2^i microseconds, its last one all the rest. */
+const BOUNDS = Array.from({ length: LATENCY_BUCKETS - 1 }, (_, i) => 2 ** i / 1e6);
+
+function by(label: string, values: Readonly<Record<string, number>>): Values {
+  return Object.entries(values).map(([name, value]) => [{ [label]: name }, value]);
+}
+
+function one(value: number): Values {
+  return [[{}, value]];
+}
+
+const COUNTERS: [name: string, help: string, (counters: Counters) => Values][] = [
+  [
+    "requests_total",
+    "Requests taken from rings, by the operation that they ask for.",
+    ({ read, write, barrier, flush, discard }) => by("op", { read, write, barrier, flush, discard }),
+  ],
+  [
+    "indirect_requests_total",
+    "Requests whose segments were in pages of their own.",
+    ({ indirect }) => one(indirect),
+  ],
+  [
+    "bytes_total",
+    "Bytes that guests have read and written.",
+    (c) => by("direction", { read: c.sectorsRead * SECTOR, write: c.sectorsWritten * SECTOR }),
+  ],
+  ["segments_total", "Segments of requests.", ({ segments }) => one(segments)],
+  ["ios_total", "I/Os that were started, after coalescing.", ({ ios }) => one(ios)],
+  [
+    "merged_requests_total",
+    "Requests that joined an I/O that another one had opened.",
+    ({ merged }) => one(merged),
+  ],
+  ["held_requests_total", "Requests that had to wait for an earlier one.", ({ held }) => one(held)],
+  [
+    "rejected_requests_total",
+    "Requests that were answered with an error without I/O.",
+    (c) =>
+      by("reason", {
+        operation: c.badOperation,
+        segments: c.badSegments,
+        range: c.badRange,
+        read_only: c.readOnly,
+        grant: c.badGrant,
+      }),
+  ],
+  ["failed_requests_total", "Requests that the disk failed.", ({ ioErrors }) => one(ioErrors)],
+  ["responses_total", "Responses written.", ({ responses }) => one(responses)],
+  [
+    "notifications_total",
+    "Times that responses were published, by whether the frontend had asked for an event.",
+    ({ pushes, notifications }) => by("outcome", { sent: notifications, suppressed: pushes - notifications }),
+  ],
+  ["grant_copies_total", "Grant copies.", ({ copies }) => one(copies)],
+  ["grant_maps_total", "Pages mapped persistently.", ({ maps }) => one(maps)],
+];
+
+const GAUGES: [name: string, help: string, (vbd: VbdStatus) => number][] = [
+  ["inflight_requests", "Requests taken and not yet answered.", ({ inflight }) => inflight],
+  [
+    "vbd_connected",
+    "1 while the disk is at work for its guest, else 0.",
+    ({ waitsFor }) => (waitsFor === null ? 1 : 0),
+  ],
+  ["vbd_size_bytes", "Size of the disk; 0 while it is not connected.", ({ size }) => size],
+  ["vbd_rings", "Rings of the disk.", ({ queues }) => queues],
+];
+
+/** Every metric of the daemon. */
+export function collect({ version, vbds, mappedPages, reactors }: Observed): Family[] {
+  const label = ({ domid, devid }: VbdStatus): Labels => ({ domid, devid });
+  const counters = COUNTERS.map(([name, help, values]): Family => {
+    const samples = vbds.flatMap((vbd) =>
+      values(vbd.counters).map(([more, value]): Sample => ({ labels: { ...label(vbd), ...more }, value })),
+    );
+    return { name: `xbdback_${name}`, help, type: "counter", samples };
+  });
+  const gauges = GAUGES.map(([name, help, value]): Family => {
+    const samples = vbds.map((vbd): Sample => ({ labels: label(vbd), value: value(vbd) }));
+    return { name: `xbdback_${name}`, help, type: "gauge", samples };
+  });
+  const single = (name: string, help: string, value: number, labels: Labels = {}): Family => ({
+    name: `xbdback_${name}`,
+    help,
+    type: "gauge",
+    samples: [{ labels, value }],
+  });
+  return [
+    single("build_info", "1; the version is the label.", 1, { version }),
+    ...counters,
+    ...gauges,
+    {
+      name: "xbdback_io_duration_seconds",
+      help: "How long I/Os took, from the pass that started one to the pass that took in its end.",
+      type: "histogram",
+      samples: vbds.flatMap((vbd) => durations(vbd, label(vbd))),
+    },
+    single("mapped_pages", "Pages of guests that are mapped.", mappedPages),
+    ...reactorFamilies(reactors),
+  ];
+}
+
+function durations({ latency }: VbdStatus, labels: Labels): HistogramSample[] {
+  return LATENCY_OPERATIONS.map((op) => {
+    const { buckets, seconds } = latency[op];
+    return { labels: { ...labels, op }, bounds: BOUNDS, counts: buckets, sum: seconds };
+  });
+}
+
+function reactorFamilies(reactors: readonly ReactorStatus[]): Family[] {
+  const family = (
+    name: string,
+    help: string,
+    type: "counter" | "gauge",
+    value: (one: ReactorStatus) => number,
+  ): Family => ({
+    name: `xbdback_reactor_${name}`,
+    help,
+    type,
+    samples: reactors.map((status, reactor) => ({ labels: { reactor }, value: value(status) })),
+  });
+  return [
+    family("rings", "Rings that a reactor thread serves.", "gauge", ({ rings }) => rings),
+    family("passes_total", "Passes of rings.", "counter", ({ passes }) => passes),
+    family("enters_total", "Calls of io_uring_enter.", "counter", ({ enters }) => enters),
+  ];
+}
