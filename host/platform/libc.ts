@@ -347,17 +347,12 @@ function nothing(): void {}
 /** koffi stops a poll whose handle is garbage: callers need not know. */
 const polls = new Set<Poll>();
 
-/**
- * Node 26 runs no promise's continuation after a callback of koffi's poll; after an immediate's it does, at the price of a
- * turn of the event loop. Node 20 is known to need none.
- */
-const NEEDS_IMMEDIATE = Number(process.versions.node.split(".")[0]) > 20;
-
 /** Calls `ready` on the event loop whenever `fd` has something to read. Keeps the process alive until closed. */
 export function pollReadable(fd: number, ready: () => void): Poll {
   const handle = koffi.node.poll(fd, { readable: true }, () => {
     ready();
-    if (NEEDS_IMMEDIATE) setImmediate(nothing);
+    // Node 26 runs no promise's continuation after a callback of koffi's poll; after an immediate's it does.
+    setImmediate(nothing);
   });
   const poll: Poll = {
     close() {
