@@ -4,7 +4,7 @@ import { readFileSync } from "node:fs";
 import { join } from "node:path";
 import { cpuSeconds } from "./processes.js";
 import type { Row } from "./rows.js";
-import { type Contestant, isApart, PINNED_CPU, per100k, type Sample } from "./sample.js";
+import { type Contestant, PINNED_CPU, per100k, type Sample } from "./sample.js";
 
 /** The part of fio's JSON that is read. */
 interface FioDirection {
@@ -34,14 +34,8 @@ function pattern({ readPercent, sequential }: Row): string[] {
   return [`--rw=${sequential ? "" : "rand"}${direction}`, ...(mixed ? [`--rwmixread=${readPercent}`] : [])];
 }
 
-/** Resolves with the job of a run, on one CPU or, with null, on any. Rejects with the last thing that fio said. */
-async function runFio(
-  row: Row,
-  seconds: number,
-  scratch: string,
-  cpu: string | null,
-  engine: string[],
-): Promise<FioJob> {
+/** Resolves with the job of a run. Rejects with the last thing that fio said. */
+async function runFio(row: Row, seconds: number, scratch: string, engine: string[]): Promise<FioJob> {
   const output = join(scratch, "fio.json");
   const child = spawn(
     "fio",
@@ -54,7 +48,7 @@ async function runFio(
       // From the call to its end; and one histogram for reads and writes together.
       ...["--lat_percentiles=1", "--clat_percentiles=0", "--unified_rw_reporting=mixed"],
       "--percentile_list=50:90:99:99.9",
-      ...(cpu === null ? [] : [`--cpus_allowed=${cpu}`]),
+      ...(row.pinned ? [`--cpus_allowed=${PINNED_CPU}`] : []),
     ],
     { stdio: ["ignore", "ignore", "pipe"], cwd: scratch },
   );
@@ -97,8 +91,7 @@ function sampleOf(job: FioJob, serverCpuSeconds: number | null): Sample {
 /** fio's io_uring on the file; `batch`: up to as many I/Os in a system call as there are. */
 export class FioUring implements Contestant {
   readonly name: string;
-  readonly servers = [];
-  readonly clients = [];
+  readonly pids = [];
   readonly #file: string;
   readonly #scratch: string;
   readonly #batch: boolean;
@@ -112,7 +105,7 @@ export class FioUring implements Contestant {
 
   async run(row: Row, seconds: number): Promise<Sample> {
     const { cache, depth } = row;
-    const job = await runFio(row, seconds, this.#scratch, row.pinned ? PINNED_CPU : null, [
+    const job = await runFio(row, seconds, this.#scratch, [
       ...["--ioengine=io_uring", `--filename=${this.#file}`, `--direct=${cache === "none" ? 1 : 0}`],
       // What is in the page cache stays there.
       ...["--invalidate=0", "--allow_file_create=0"],
@@ -125,23 +118,21 @@ export class FioUring implements Contestant {
 /** fio's NBD client at a server on a Unix socket. */
 export class FioNbd implements Contestant {
   readonly name: string;
-  readonly servers: readonly number[];
-  readonly clients = [];
+  readonly pids: readonly number[];
   readonly #socket: string;
   readonly #scratch: string;
 
   constructor(name: string, pid: number, socket: string, scratch: string) {
     this.name = name;
-    this.servers = [pid];
+    this.pids = [pid];
     this.#socket = socket;
     this.#scratch = scratch;
   }
 
   async run(row: Row, seconds: number): Promise<Sample> {
-    const before = cpuSeconds(this.servers[0]);
+    const before = cpuSeconds(this.pids[0]);
     const uri = `--uri=nbd+unix:///?socket=${this.#socket}`;
-    const cpu = row.pinned || isApart(row) ? PINNED_CPU : null;
-    const job = await runFio(row, seconds, this.#scratch, cpu, ["--ioengine=nbd", uri]);
-    return sampleOf(job, cpuSeconds(this.servers[0]) - before);
+    const job = await runFio(row, seconds, this.#scratch, ["--ioengine=nbd", uri]);
+    return sampleOf(job, cpuSeconds(this.pids[0]) - before);
   }
 }

@@ -1,10 +1,11 @@
 /** Measures rows: the contestants in turn, several times each, on the same file. */
 import { closeSync, createReadStream, fsyncSync, openSync } from "node:fs";
+import { cpus } from "node:os";
 import { FioUring } from "./fio.js";
 import { NbdPeer, objection } from "./peers.js";
 import { pin } from "./processes.js";
 import type { Row, Setup } from "./rows.js";
-import { ALL_CPUS, type Contestant, isApart, OTHER_CPUS, PINNED_CPU, type Sample } from "./sample.js";
+import { type Contestant, PINNED_CPU, type Sample } from "./sample.js";
 import { countSyscalls, type Tool } from "./syscalls.js";
 import { Machine, Xbdback } from "./xbdback.js";
 
@@ -126,14 +127,8 @@ async function measureRow(
   contestants: readonly Contestant[],
   { repeats, seconds, file }: Plan,
 ): Promise<Map<string, Sample[]>> {
-  const place = (clients: string, servers: string): void => {
-    for (const contestant of contestants) {
-      for (const pid of contestant.clients) pin(pid, clients);
-      for (const pid of contestant.servers) pin(pid, servers);
-    }
-  };
-  if (row.pinned) place(PINNED_CPU, PINNED_CPU);
-  else if (isApart(row)) place(PINNED_CPU, OTHER_CPUS);
+  const pids = contestants.flatMap((contestant) => contestant.pids);
+  if (row.pinned) for (const pid of pids) pin(pid, PINNED_CPU);
   try {
     for (const contestant of contestants)
       if (contestant.warmUpSeconds) await contestant.run(row, Math.min(contestant.warmUpSeconds, seconds));
@@ -148,9 +143,11 @@ async function measureRow(
     }
     return samples;
   } finally {
-    if (row.pinned || isApart(row)) place(ALL_CPUS, ALL_CPUS);
+    if (row.pinned) for (const pid of pids) pin(pid, ALL_CPUS);
   }
 }
+
+const ALL_CPUS = `0-${cpus().length - 1}`;
 
 /** A run of its own: who counts system calls slows them down. */
 async function syscallsOf(

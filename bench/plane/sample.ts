@@ -1,5 +1,4 @@
 /** One run of one contestant, and contestants. */
-import { cpus } from "node:os";
 import type { Latency } from "./histogram.js";
 import type { Row } from "./rows.js";
 
@@ -26,9 +25,8 @@ export interface Contestant {
   readonly name: string;
   /** Rejects with an Error of one line. */
   run(row: Row, seconds: number): Promise<Sample>;
-  /** Processes that serve, and those that make the load; fio, which is both or makes load, pins itself. */
-  readonly servers: readonly number[];
-  readonly clients: readonly number[];
+  /** Whose threads are pinned where the row says so; fio pins itself. */
+  readonly pids: readonly number[];
   /** Time that its code takes to become fast. */
   readonly warmUpSeconds?: number;
 }
@@ -37,15 +35,5 @@ export interface Contestant {
 export const per100k = (cpuSeconds: number, operations: number): number =>
   operations === 0 ? 0 : (cpuSeconds / operations) * 1e5;
 
-/** The CPU of pinned rows, and of those who make load for a server that has the others: see {@link isApart}. */
+/** The CPU of pinned rows. */
 export const PINNED_CPU = "0";
-export const OTHER_CPUS = `1-${cpus().length - 1}`;
-export const ALL_CPUS = `0-${cpus().length - 1}`;
-
-/**
- * A guest has CPUs of its own. Linux would put the two ends of a FIFO or a socket on the same CPU, one waiting for the
- * other, while another CPU is idle.
- */
-export function isApart({ pinned, queues }: Row): boolean {
-  return !pinned && queues === 1 && cpus().length > 1;
-}

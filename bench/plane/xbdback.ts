@@ -183,12 +183,8 @@ export class Xbdback implements Contestant {
     this.machine = machine;
   }
 
-  get servers(): readonly number[] {
-    return [this.machine.backendPid];
-  }
-
-  get clients(): readonly number[] {
-    return [this.machine.guestsPid];
+  get pids(): readonly number[] {
+    return [this.machine.backendPid, this.machine.guestsPid];
   }
 
   async run({ blockSize, depth, readPercent, sequential }: Row, seconds: number): Promise<Sample> {
