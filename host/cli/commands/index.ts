@@ -3,11 +3,13 @@ import type { Command } from "commander";
 import { attachCommand } from "./attach.js";
 import { checkCommand } from "./check.js";
 import { completionCommand } from "./completion.js";
+import { decodeCommand } from "./decode.js";
 import { detachCommand } from "./detach.js";
 import { limitCommand } from "./limit.js";
 import { listCommand } from "./list.js";
 import { machineCommand } from "./machine.js";
 import { pauseCommand, unpauseCommand } from "./pause.js";
+import { replayCommand } from "./replay.js";
 import { resizeCommand } from "./resize.js";
 import { showCommand } from "./show.js";
 import { statsCommand } from "./stats.js";
@@ -26,6 +28,8 @@ export function operatorCommands(): Command[] {
     unpauseCommand(),
     limitCommand(),
     checkCommand(),
+    decodeCommand(),
+    replayCommand(),
     machineCommand(),
     completionCommand(),
   ];
