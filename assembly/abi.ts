@@ -219,6 +219,8 @@ export const JOURNAL_IDENTITY_BYTES = 64;
 export const JOURNAL_CHECKED_END = JOURNAL + 128;
 /** u64: requests taken, begun at the ring index where the journal began; its low half is req_cons. */
 export const JOURNAL_TAKEN = JOURNAL + 128;
+/** 64 bytes that are the host's at all times; no core reads or writes them. */
+export const JOURNAL_HOST = JOURNAL + 192;
 
 export const JOURNAL_ENTRIES = JOURNAL + PAGE;
 export const JOURNAL_ENTRY_BYTES = 128;

@@ -10,6 +10,11 @@ export function median(values: readonly number[]): number {
   return [...values].sort((a, b) => a - b)[values.length >> 1];
 }
 
+/** The value that a share `q` of all are not above; `q` = 1 is the greatest. */
+export function quantile(values: readonly number[], q: number): number {
+  return [...values].sort((a, b) => a - b)[Math.max(0, Math.ceil(values.length * q) - 1)];
+}
+
 /** Null of no values. */
 export function summary(values: readonly number[]): Measured | null {
   if (values.length === 0) return null;

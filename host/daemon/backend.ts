@@ -4,9 +4,10 @@
  */
 import type { XenstoreWatch } from "../platform/ports.js";
 import { quote } from "../vbd/diagnostics.js";
+import type { VbdHost } from "../vbd/host.js";
 import { parseVbdPath, type VbdId, vbdName } from "../vbd/name.js";
 import type { VbdStatus } from "../vbd/status.js";
-import { Vbd, type VbdHost } from "../vbd/vbd.js";
+import { Vbd } from "../vbd/vbd.js";
 import { ControlError } from "./control.js";
 import { Guests } from "./guests.js";
 
@@ -108,6 +109,7 @@ export class Backend {
         if (id && !this.#stopped) this.#look(id);
       }
     }
+    if (!this.#stopped) this.#host.journals?.sweep((name) => this.#vbds.has(name));
   }
 
   /** A vbd that is not there says so at its first look. */

@@ -8,13 +8,14 @@ import { type PoolOptions, ReactorPool } from "../reactor/pool.js";
 import type { RingHost } from "../reactor/ring-host.js";
 import type { Cache } from "../storage/direct.js";
 import { openDevice } from "../storage/open.js";
+import type { VbdHost } from "../vbd/host.js";
 import type { VbdId } from "../vbd/name.js";
-import type { VbdHost } from "../vbd/vbd.js";
 import { Backend } from "./backend.js";
 import { commands } from "./commands.js";
 import { ControlServer } from "./control.js";
 import { Hotplug } from "./hotplug.js";
 import { type HttpAddress, servePage } from "./http.js";
+import { openJournals } from "./journals.js";
 import { Stores } from "./stores.js";
 
 export interface ServeOptions extends Pick<VbdHost, "features" | "log" | "open"> {
@@ -40,7 +41,7 @@ export const DEFAULT_MAX_RINGS = 64;
 export interface Daemon {
   readonly backend: Pick<Backend, "status">;
   readonly reactor: Pick<RingHost, "mappedPages" | "threads">;
-  /** Lets go of everything and leaves xenstore as it is. */
+  /** Lets go of everything and leaves xenstore and the journals as they are: guests wait for the next daemon. */
   stop(): Promise<void>;
 }
 
@@ -91,7 +92,9 @@ export async function serve(options: ServeOptions, lost: (error: Error) => void)
     const open: VbdHost["open"] = (path, options, vbd) => stores.open(path, options, vbd);
     const hotplug = new Hotplug({ xenstore, stores, domid, kind, log: host.log });
     const changed = (id: VbdId): void => hotplug.look(id);
-    const backend = new Backend({ ...host, open, changed, assumedProtocol, xenstore, reactor, domid, kind });
+    const journals = openJournals(platform, kind);
+    const rest = { open, changed, xenstore, reactor, domid, kind, journals };
+    const backend = new Backend({ ...host, ...rest, assumedProtocol });
     const socket = controlSocket(platform, kind);
     if (platform.kind === "xen") mkdirSync(dirname(socket), { recursive: true, mode: 0o755 });
     const control = await ControlServer.listen(socket, commands(backend, reactor));

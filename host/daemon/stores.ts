@@ -62,7 +62,7 @@ export class Stores {
   async #use(path: string, options: OpenOptions, vbd: VbdId): Promise<User> {
     const identity = await identityOf(path);
     const shared = options.shared || (await this.#sharedWith(path, identity, options.readOnly, vbd));
-    const device = await this.#open(path, { ...options, shared }, vbd);
+    const device = await this.#open(path, { ...options, shared, user: vbd.domid * 2 ** 32 + vbd.devid }, vbd);
     const user = { vbd, identity, path, readOnly: options.readOnly, device };
     this.#users.add(user);
     // Whoever has the device closes it; that is when it is free.

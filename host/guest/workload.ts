@@ -120,6 +120,7 @@ export class Workload {
   readonly #unit: number;
   #started = 0;
   #done = 0;
+  #stopped = false;
   readonly result = { reads: 0, writes: 0, flushes: 0, discards: 0, bytesRead: 0, bytesWritten: 0 };
 
   constructor(disk: GuestDisk, options: WorkloadOptions) {
@@ -136,10 +137,15 @@ export class Workload {
     await Promise.all(Array.from({ length: this.#options.depth }, () => this.#worker()));
   }
 
+  /** {@link run} starts no more operations. */
+  stop(): void {
+    this.#stopped = true;
+  }
+
   /** One of `depth` workers: an operation after the other until enough were started. */
   async #worker(): Promise<void> {
     const bytes = new Uint8Array(MAX_SECTORS * 512);
-    while (this.#started < this.#options.operations) {
+    while (this.#started < this.#options.operations && !this.#stopped) {
       this.#started++;
       await this.#operation(bytes);
       this.#done++;

@@ -187,6 +187,8 @@ export function setDirect(fd: number, direct: boolean): void {
 }
 
 const F_OFD_GETLK = 36;
+const F_OFD_SETLK = 37;
+const F_RDLCK = 0;
 const F_WRLCK = 1;
 const F_UNLCK = 2;
 
@@ -195,18 +197,34 @@ const F_UNLCK = 2;
  * thread pool: on a network file system the server is asked.
  */
 export function isRangeLocked(fd: number, start: number, length: number): Promise<boolean> {
-  // struct flock: s16 l_type @0, s16 l_whence @2, s64 l_start @8, s64 l_len @16, s32 l_pid @24.
-  const lock = new DataView(new ArrayBuffer(32));
-  lock.setInt16(0, F_WRLCK, true);
-  lock.setBigInt64(8, BigInt(start), true);
-  lock.setBigInt64(16, BigInt(length), true);
+  const lock = rangeLock(F_WRLCK, start, length);
   return new Promise((resolve, reject) => {
     const done = errnoOf((errno) => {
-      if (errno === 0) resolve(lock.getInt16(0, true) !== F_UNLCK);
+      if (errno === 0) resolve(new Int16Array(lock.buffer)[0] !== F_UNLCK);
       else reject(new SystemError("fcntl F_OFD_GETLK", errno));
     });
-    c.fcntl.async(fd, F_OFD_GETLK, new Uint8Array(lock.buffer), done);
+    c.fcntl.async(fd, F_OFD_GETLK, lock, done);
   });
+}
+
+/** Takes a shared lock on these bytes for the open file, which keeps it until its last use has ended. */
+export function shareRange(fd: number, start: number, length: number): Promise<void> {
+  return new Promise((resolve, reject) => {
+    const done = errnoOf((errno) => {
+      if (errno === 0) resolve();
+      else reject(new SystemError("fcntl F_OFD_SETLK", errno));
+    });
+    c.fcntl.async(fd, F_OFD_SETLK, rangeLock(F_RDLCK, start, length), done);
+  });
+}
+
+/** struct flock: s16 l_type @0, s16 l_whence @2, s64 l_start @8, s64 l_len @16, s32 l_pid @24. */
+function rangeLock(type: number, start: number, length: number): Uint8Array {
+  const lock = new DataView(new ArrayBuffer(32));
+  lock.setInt16(0, type, true);
+  lock.setBigInt64(8, BigInt(start), true);
+  lock.setBigInt64(16, BigInt(length), true);
+  return new Uint8Array(lock.buffer);
 }
 
 /** ioctl(2) with a pointer argument; returns its (non-negative) result. */

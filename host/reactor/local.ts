@@ -26,9 +26,9 @@ export class LocalRingHost implements RingHost {
     return this.#reactor.mappedPages;
   }
 
-  async attach({ remotePort, device, ...options }: AttachOptions): Promise<AttachedRing> {
+  async attach({ remotePort, device, journal, ...options }: AttachOptions): Promise<AttachedRing> {
     const reactor = this.#reactor;
-    const memory = takeMemory();
+    const memory = takeMemory(journal);
     try {
       const ring = await reactor.attach(
         { ...options, memory, makeQueue: (core, owner) => new DeviceQueue(device, core, owner) },
@@ -49,12 +49,12 @@ export class LocalRingHost implements RingHost {
           // What is in flight has ended when the ring lets go; whatever goes wrong then, nobody writes there any more.
           await reactor.detach(ring).finally(() => {
             latency = readLatency(memory);
-            returnMemory(memory);
+            returnMemory(memory, journal);
           });
         },
       };
     } catch (error) {
-      returnMemory(memory);
+      returnMemory(memory, journal);
       throw error;
     }
   }

@@ -5,17 +5,26 @@
 import { MEMORY_BYTES } from "../../assembly/abi.js";
 import { allocateMemory, type LinearMemory } from "../core/memory.js";
 import { addressOf, mapAnonymous } from "../platform/libc.js";
+import type { RingJournal } from "./journal.js";
 
 const idle: LinearMemory[] = [];
 const MAX_IDLE = 16;
 
-/** A memory of MEMORY_BYTES in which every byte is zero. */
-export function takeMemory(): LinearMemory {
-  return idle.pop() ?? allocateMemory(MEMORY_BYTES, addressOf);
+/** A memory of MEMORY_BYTES in which every byte is zero, but for the journal's, if there is one. */
+export function takeMemory(journal: RingJournal | null): LinearMemory {
+  const memory = idle.pop() ?? allocateMemory(MEMORY_BYTES, addressOf);
+  try {
+    journal?.map(memory);
+    return memory;
+  } catch (error) {
+    returnMemory(memory, journal);
+    throw error;
+  }
 }
 
-/** Takes a memory back; nothing may use it any more, and no I/O may be on its way into it. */
-export function returnMemory(memory: LinearMemory): void {
+/** Takes a memory back; nothing may use it any more, and no I/O may be on its way into it. Its journal is released. */
+export function returnMemory(memory: LinearMemory, journal: RingJournal | null): void {
+  journal?.release();
   if (idle.length >= MAX_IDLE) return;
   mapAnonymous(memory.base, memory.memory.buffer.byteLength);
   idle.push(memory);

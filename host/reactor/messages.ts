@@ -4,6 +4,7 @@ import type { RingConfig } from "../core/blkif.js";
 import type { Platform } from "../platform/platform.js";
 import type { Result } from "../storage/device.js";
 import type { Store } from "../storage/raw.js";
+import type { Start } from "./start.js";
 
 export type EngineName = "io_uring" | "libuv";
 
@@ -26,6 +27,7 @@ export type Request =
       readonly config: RingConfig;
       readonly ringRefs: Uint32Array;
       readonly remotePort: number;
+      readonly start: Start;
       readonly memory: WebAssembly.Memory;
       /** Native address of the memory. */
       readonly base: number;
@@ -41,12 +43,18 @@ export type Request =
       readonly sectors: number;
     };
 
+/** `hopeless`: a RingError. */
+export interface Refusal {
+  readonly message: string;
+  readonly hopeless: boolean;
+}
+
 /** `id` is the answer's, too. */
 export type Ask = { readonly id: number } & Request;
 
 export type Said =
   | { readonly event: "started"; readonly engine: EngineName; readonly missing: string | null }
-  | { readonly event: "answer"; readonly id: number; readonly result: number; readonly error: string | null }
+  | { readonly event: "answer"; readonly id: number; readonly result: number; readonly error: Refusal | null }
   | { readonly event: "halt"; readonly ring: number; readonly why: string }
   | {
       readonly event: "error";

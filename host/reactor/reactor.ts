@@ -5,6 +5,7 @@
  */
 import type { EventChannels, GrantTable } from "../platform/ports.js";
 import { Ring, type RingOptions } from "./ring.js";
+import { bind } from "./start.js";
 
 const MAX_PORTS_A_READ = 64;
 /** Rings that a driver may look at again and again. */
@@ -83,7 +84,7 @@ export class Reactor {
    */
   async attach(options: RingOptions, remotePort: number): Promise<Ring> {
     const events = this.#events;
-    const port = await events.bindInterdomain(options.config.domid, remotePort);
+    const port = await bind(events, options.config.domid, remotePort, options.start);
     let ring: Ring;
     try {
       ring = new Ring(options, {

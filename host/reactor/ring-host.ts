@@ -1,18 +1,21 @@
 /** What a vbd's connection needs of whoever serves its rings: this thread (local.ts), or reactor threads (pool.ts). */
 import type { Counters, RingConfig } from "../core/blkif.js";
 import type { BlockDevice } from "../storage/device.js";
+import type { RingJournal } from "./journal.js";
 import type { Latency } from "./latency.js";
 import type { EngineName, Statistics } from "./messages.js";
 import type { RingOptions } from "./ring.js";
 import type { RingState } from "./ring-state.js";
 import type { Throttle } from "./throttle.js";
 
-export interface AttachOptions extends Pick<RingOptions, "ringRefs" | "onHalt" | "onError"> {
+export interface AttachOptions extends Pick<RingOptions, "ringRefs" | "start" | "onHalt" | "onError"> {
   readonly config: RingConfig;
   /** The frontend's end of the event channel, unbound for us. */
   readonly remotePort: number;
   /** Stays the caller's, who closes it when all its rings are detached. */
   readonly device: BlockDevice;
+  /** Lies in the ring's memory until the ring is detached; then, or when the ring cannot be attached, it is released. */
+  readonly journal: RingJournal | null;
 }
 
 /** A ring that is served. */

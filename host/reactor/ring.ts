@@ -10,6 +10,7 @@ import { type EventChannels, Gntst, type GrantTable } from "../platform/ports.js
 import { Result } from "../storage/device.js";
 import type { IoOwner, IoQueue } from "./io-queue.js";
 import { LatencyTable } from "./latency.js";
+import { begin, type Start } from "./start.js";
 import type { Throttle } from "./throttle.js";
 
 export interface RingOptions {
@@ -18,6 +19,7 @@ export interface RingOptions {
   readonly ringRefs: Uint32Array;
   /** All zeros, MEMORY_BYTES; the ring's until {@link Ring.detach} has resolved. */
   readonly memory: LinearMemory;
+  readonly start: Start;
   readonly makeQueue: (core: BlkifCore, owner: IoOwner) => IoQueue;
   /** The ring takes no more requests: the guest has spoilt it, or the core failed over it. Called at most once. */
   readonly onHalt: (why: string) => void;
@@ -83,10 +85,10 @@ export class Ring implements IoOwner {
     try {
       this.#mapRing(ringRefs);
       this.#core = new BlkifCore(coreModule(), memory);
-      const code = this.#core.attach(config);
-      if (code === abi.ATTACH_BAD_RING) throw new Error("req_prod is more than a ring ahead of rsp_prod");
-      if (code !== abi.ATTACH_OK) throw new Error(`the core refused its configuration (${code})`);
+      begin(this.#core, config, options.start);
       this.#queue = options.makeQueue(this.#core, this);
+      // Whoever went before may have been killed between publishing responses and telling of them.
+      if (options.start !== "attach") place.events.notify(place.port);
     } catch (error) {
       place.grants.unmap(memory, abi.SRING, ringRefs.length);
       throw error;

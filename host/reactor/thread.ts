@@ -17,6 +17,7 @@ import {
 } from "./messages.js";
 import type { AttachedRing, AttachOptions } from "./ring-host.js";
 import { readRing } from "./ring-state.js";
+import { RingError } from "./start.js";
 
 type Waiting = { resolve: (result: number) => void; reject: (error: Error) => void };
 type Listener = Pick<AttachOptions, "onHalt" | "onError">;
@@ -88,9 +89,9 @@ export class ReactorThread {
     options: AttachOptions,
     device: Pick<RawDevice, "size"> & { store: Store },
   ): Promise<AttachedRing> {
-    const { config, ringRefs, remotePort, onHalt, onError } = options;
+    const { config, ringRefs, remotePort, start, journal, onHalt, onError } = options;
     const number = this.#nextRing++;
-    const memory = takeMemory();
+    const memory = takeMemory(journal);
     this.rings++;
     this.#listeners.set(number, { onHalt, onError });
     try {
@@ -100,6 +101,7 @@ export class ReactorThread {
         config,
         ringRefs,
         remotePort,
+        start,
         memory: memory.memory,
         base: memory.base,
         store: { ...device.store, bytes: device.size },
@@ -126,12 +128,12 @@ export class ReactorThread {
           final = readCounters(memory);
           finalLatency = readLatency(memory);
           this.#forget(number);
-          returnMemory(memory);
+          returnMemory(memory, journal);
         },
       };
     } catch (error) {
       this.#forget(number);
-      if (!this.#ended) returnMemory(memory);
+      if (!this.#ended) returnMemory(memory, journal);
       throw error;
     }
   }
@@ -164,7 +166,7 @@ export class ReactorThread {
       const waiting = this.#waiting.get(said.id);
       this.#waiting.delete(said.id);
       if (said.error === null) waiting?.resolve(said.result);
-      else waiting?.reject(new Error(said.error));
+      else waiting?.reject(new (said.error.hopeless ? RingError : Error)(said.error.message));
     } else if (said.event === "halt") this.#listeners.get(said.ring)?.onHalt(said.why);
     else this.#listeners.get(said.ring)?.onError(said.operation, new Error(said.message), said.result);
   }

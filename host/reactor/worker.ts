@@ -11,9 +11,11 @@ import { UringEngine } from "../storage/uring/engine.js";
 import { DeviceQueue } from "./device-queue.js";
 import { Disks } from "./disks.js";
 import { EventLoopDriver } from "./event-loop.js";
+import { noteFlushErrno } from "./journal.js";
 import { type Ask, type ReactorSettings, type Request, type Said, SharedState } from "./messages.js";
 import { Reactor } from "./reactor.js";
 import type { Ring } from "./ring.js";
+import { RingError } from "./start.js";
 import { Throttle } from "./throttle.js";
 import { UringLoop } from "./uring-loop.js";
 import { UringQueue } from "./uring-queue.js";
@@ -48,7 +50,8 @@ class ReactorThread {
     try {
       say({ event: "answer", id, result: await this.#carryOut(ask), error: null });
     } catch (error) {
-      say({ event: "answer", id, result: 0, error: (error as Error).message });
+      const refusal = { message: (error as Error).message, hopeless: error instanceof RingError };
+      say({ event: "answer", id, result: 0, error: refusal });
     }
     this.publish();
   }
@@ -77,7 +80,7 @@ class ReactorThread {
   }
 
   async #attach(ask: Extract<Request, { op: "attach" }>): Promise<number> {
-    const { ring: number, config, ringRefs, remotePort, store } = ask;
+    const { ring: number, config, ringRefs, remotePort, start, store } = ask;
     const memory = viewMemory(ask.memory, ask.base);
     const device = await this.#disks.take(store);
     const engine = this.#engine;
@@ -89,12 +92,14 @@ class ReactorThread {
           config,
           ringRefs,
           memory,
+          start,
           makeQueue: (core, owner) =>
             engine instanceof UringEngine
               ? new UringQueue(engine, device, core, owner)
               : new DeviceQueue(device, core, owner),
           onHalt: (why) => say({ event: "halt", ring: number, why }),
           onError: (operation, error, result) => {
+            noteFlushErrno(memory, device.flushErrno);
             const now = performance.now();
             // What the store cannot do is to be known, even if there was another error a moment ago.
             const news = result === Result.Unsupported && !incapable.has(operation);

@@ -6,6 +6,7 @@ import { SystemError, tryLockAsync } from "../platform/libc.js";
 import type { BlockDevice } from "./device.js";
 import { type Cache, makeDirect } from "./direct.js";
 import type { IoEngine } from "./engine.js";
+import { fence } from "./fence.js";
 import {
   blockGeometry,
   type Geometry,
@@ -56,6 +57,8 @@ export interface OpenOptions {
   readonly readOnly: boolean;
   /** Takes no lock and heeds nobody's: libxl's modes "w!" and "r!", where the administrator takes the blame. */
   readonly shared?: boolean;
+  /** Whose use it is: see {@link fence}. A number below 2^47. */
+  readonly user?: number;
   /** Whether the page cache is used. Default: writeback. */
   readonly cache?: Cache;
   /** Gets one line about a store that is served, but not as one might think. Default: console.warn. */
@@ -93,6 +96,10 @@ export async function openStore(path: string, options: OpenOptions): Promise<Sto
     const stats = await statFile(fd, { bigint: true });
     const kind = kindOf(path, stats);
     if (!shared) await claim(fd, path, kind, stats, readOnly);
+    // What is not ours alone may still be read, or written, by a dead process for the same user.
+    if ((shared || readOnly) && options.user !== undefined && !(await fence(fd, options.user))) {
+      throw inUse(path, await openerOf(path, false));
+    }
     const bytes = await usableBytes(fd, path, kind);
     if (kind === "block" && !readOnly && isWriteProtected(fd)) throw await refusal(path, EROFS);
     const geometry =

@@ -88,6 +88,11 @@ export class RawDevice implements BlockDevice {
     return this.#size;
   }
 
+  /** Of the fdatasync that failed, here or in another thread; 0 when none did. */
+  get flushErrno(): number {
+    return this.#flushErrno[0];
+  }
+
   get canDiscard(): boolean {
     return this.#canDiscard;
   }

@@ -17,12 +17,17 @@ export class Announcement {
   #asked = false;
   #discardLost = false;
 
-  /** `toolstack` is what the connection was made for. */
-  constructor(connection: Connection, toolstack: BackendKeys, features: Features) {
+  /** `toolstack` is what the connection was made for, `told` what the frontend knows already, if it does. */
+  constructor(
+    connection: Connection,
+    toolstack: BackendKeys,
+    features: Features,
+    told: Record<string, string> | null = null,
+  ) {
     this.#connection = connection;
     this.#toolstack = toolstack;
     this.#features = features;
-    this.#told = this.#now();
+    this.#told = told ?? this.#now();
   }
 
   /** What was told last, or is to be told first. */
@@ -80,7 +85,7 @@ export class Announcement {
     if (!changes || !(await writeInState(xenstore, directory, XenbusState.Connected, changes))) return;
     this.#asked = false;
     for (const [key, value] of Object.entries(changes))
-      if (key in this.#told) this.#told[key] = value as string;
+      if (value !== null && key !== "state") this.#told[key] = value;
   }
 
   #changes(): Changes | null {

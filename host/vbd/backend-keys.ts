@@ -110,6 +110,21 @@ export function offerKeys(features: Features): Record<string, string> {
   return keys;
 }
 
+/** Names of {@link deviceKeys}. */
+export const DEVICE_KEYS = [
+  "sectors",
+  "info",
+  "sector-size",
+  "physical-sector-size",
+  "feature-flush-cache",
+  "feature-barrier",
+  "feature-persistent",
+  "feature-discard",
+  "discard-granularity",
+  "discard-alignment",
+  "discard-secure",
+] as const;
+
 /** What the frontend must know before it uses the disk; published before state 4, all at once. */
 export function deviceKeys(
   device: BlockDevice,

@@ -5,6 +5,7 @@ import type { Throttle } from "../reactor/throttle.js";
 import type { BlockDevice, Result } from "../storage/device.js";
 import { type BackendKeys, canDiscard, type Features } from "./backend-keys.js";
 import type { FrontendConfig } from "./frontend.js";
+import { type Beginning, monotonicMs } from "./journals.js";
 import { type AgedRing, RequestAges } from "./request-ages.js";
 import type { Totals } from "./totals.js";
 
@@ -17,6 +18,8 @@ export interface ConnectionOptions {
   readonly config: FrontendConfig;
   /** Taken over: it is closed with the connection, and when there is none to be had. */
   readonly device: BlockDevice;
+  /** How each queue's ring is begun. The journals are taken over, and released with the connection. */
+  readonly beginnings: readonly Beginning[];
   /** A ring takes no more requests; once for each ring. */
   readonly onHalt: (why: string) => void;
   readonly onError: (operation: string, error: Error | undefined, result: Result) => void;
@@ -50,23 +53,27 @@ export class Connection {
   readonly config: FrontendConfig;
   readonly #rings: AttachedRing[] = [];
   readonly #ages = new RequestAges();
+  readonly #beginnings: readonly Beginning[];
   #closing = false;
 
-  private constructor({ device, config }: ConnectionOptions) {
+  private constructor({ device, config, beginnings }: ConnectionOptions) {
     this.device = device;
     this.config = config;
+    this.#beginnings = beginnings;
   }
 
   /** Attaches every ring. Rejects with what is wrong with one of them; everything is let go then. */
   static async open(options: ConnectionOptions): Promise<Connection> {
     const connection = new Connection(options);
     try {
-      for (const queue of options.config.queues) {
+      for (const queue of options.config.queues.keys()) {
         connection.#rings.push(await attach(options, queue));
       }
       return connection;
     } catch (error) {
       await connection.close().catch(() => {});
+      // Those of rings that are detached are released already, and of the others nothing is under way.
+      for (const { journal } of options.beginnings) journal?.release();
       throw error;
     }
   }
@@ -103,6 +110,11 @@ export class Connection {
     await Promise.all(this.#rings.map((ring) => ring.resize(sectors)));
   }
 
+  /** Notes in the journals that another process is to go on with the rings, from now on; `close` is to follow. */
+  handOver(): void {
+    for (const { journal } of this.#beginnings) if (journal) journal.handedOver = monotonicMs();
+  }
+
   /** Waits for what is in flight and lets go of everything, even where that goes wrong; rejects then, at the end. */
   async close(): Promise<void> {
     this.#closing = true;
@@ -112,8 +124,9 @@ export class Connection {
   }
 }
 
-function attach(options: ConnectionOptions, queue: FrontendConfig["queues"][number]): Promise<AttachedRing> {
+function attach(options: ConnectionOptions, queue: number): Promise<AttachedRing> {
   const { reactor, features, domid, keys, config, device, onHalt, onError } = options;
+  const { ringRefs, eventChannel } = config.queues[queue];
   const discard = canDiscard(device, keys);
   return reactor.attach({
     config: {
@@ -131,9 +144,10 @@ function attach(options: ConnectionOptions, queue: FrontendConfig["queues"][numb
       sectorSize: device.sectorSize,
       maxIndirect: features.maxIndirectSegments,
     },
-    ringRefs: queue.ringRefs,
-    remotePort: queue.eventChannel,
+    ringRefs,
+    remotePort: eventChannel,
     device,
+    ...options.beginnings[queue],
     onHalt,
     onError,
   });

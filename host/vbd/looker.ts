@@ -7,15 +7,22 @@ export class Looker {
   /** Why the last look failed; null when it did not. */
   trouble: string | null = null;
   readonly #once: () => Promise<void>;
-  readonly #failed: (trouble: string) => void;
+  readonly #failed: (trouble: string, again: boolean) => void;
   readonly #idle: () => void;
   #dirty = false;
   #looking: Promise<void> | null = null;
   #retry: NodeJS.Timeout | null = null;
   #stopped = false;
 
-  /** `failed` is called after each look that rejected, `idle` when no look is wanted any more. */
-  constructor(once: () => Promise<void>, failed: (trouble: string) => void, idle: () => void) {
+  /**
+   * `failed` is called after each look that rejected, with whether the one before did for the same reason, `idle` when no
+   * look is wanted any more.
+   */
+  constructor(
+    once: () => Promise<void>,
+    failed: (trouble: string, again: boolean) => void,
+    idle: () => void,
+  ) {
     this.#once = once;
     this.#failed = failed;
     this.#idle = idle;
@@ -55,8 +62,10 @@ export class Looker {
         await this.#once();
         this.trouble = null;
       } catch (error) {
-        this.trouble = (error as Error).message;
-        this.#failed(this.trouble);
+        const { message } = error as Error;
+        const again = this.trouble === message;
+        this.trouble = message;
+        this.#failed(message, again);
         this.#lookLater();
       }
     }

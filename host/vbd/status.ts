@@ -50,6 +50,7 @@ export function waitsFor(standing: Standing): string | null {
   const at = frontendState === State.Unknown ? "is not there" : `is at ${stateName(frontendState)}`;
   if (connected && standing.paused) return "the operator: it is paused (`xbdback unpause`)";
   if (connected) return state === State.Connected ? null : `the frontend to close; it ${at}`;
+  if (state === State.Connected) return standing.error ?? "the process before to let go of the disk";
   if (state === State.Closed && !online) return "the toolstack to remove the disk";
   if (standing.error !== null) return `the frontend to write its state again after the error; it ${at}`;
   if (state >= State.Closing) return `the frontend to begin again; it ${at}`;

@@ -7,43 +7,29 @@
  * for a store to open.
  */
 import { setTimeout as sleep } from "node:timers/promises";
-import { type Xenstore, XenstoreError, type XenstoreWatch } from "../platform/ports.js";
+import { XenstoreError, type XenstoreWatch } from "../platform/ports.js";
 import { parseState, XenbusState as State, type XenbusState } from "../platform/xenbus-state.js";
-import type { RingHost } from "../reactor/ring-host.js";
-import { Result } from "../storage/device.js";
-import { DeviceError, openDevice } from "../storage/open.js";
+import { RingError } from "../reactor/start.js";
+import { DeviceError } from "../storage/open.js";
+import { adoptionMessage } from "./adoption.js";
 import { Announcement } from "./announcement.js";
-import { type BackendKeys, type Features, offerKeys, parseMode, readBackendKeys } from "./backend-keys.js";
-import { Connection, NOT_CONNECTED } from "./connection.js";
+import { type BackendKeys, type Features, offerKeys, readBackendKeys } from "./backend-keys.js";
+import { type Connection, NOT_CONNECTED } from "./connection.js";
+import { Connector } from "./connector.js";
 import { attachMessage, connectMessage, detachMessage, openMessage, resizeMessage } from "./diagnostics.js";
 import { Failure } from "./failure.js";
-import { type AssumedProtocol, readFrontend } from "./frontend.js";
+import type { VbdHost } from "./host.js";
 import { storeOf, type Verdict } from "./hotplug.js";
 import { type Kind, kindOf } from "./kind.js";
 import { Looker } from "./looker.js";
 import { type VbdId, vbdName } from "./name.js";
-import { checkWriters, strangerIn } from "./ownership.js";
+import { strangerIn } from "./ownership.js";
 import type { AgedRing } from "./request-ages.js";
 import { type VbdStatus, waitsFor } from "./status.js";
-import { type Open, StoreOpener } from "./store-opener.js";
 import { type ThrottleStatus, Throttling } from "./throttling.js";
 import { Totals } from "./totals.js";
-import { type Log, VbdLog } from "./vbd-log.js";
+import { VbdLog } from "./vbd-log.js";
 import { writeInState } from "./xenbus.js";
-
-/** What a vbd needs of the daemon. */
-export interface VbdHost {
-  readonly xenstore: Xenstore;
-  readonly reactor: RingHost;
-  readonly features: Features;
-  /** Our own domid. */
-  readonly domid: number;
-  readonly log: Log;
-  /** Opens a store; {@link openDevice} where it is left out. */
-  readonly open?: Open;
-  /** The layout of a frontend that does not say; where it is left out, x86_32-abi, as on every x86 Xen. */
-  readonly assumedProtocol?: AssumedProtocol;
-}
 
 /** How long stopping waits for a store that was given up while it opened. */
 const GIVEN_UP_MS = 1000;
@@ -64,7 +50,7 @@ export class Vbd {
   readonly #log: VbdLog;
   readonly #failure: Failure;
   readonly #looker: Looker;
-  readonly #opener = new StoreOpener(() => this.look());
+  readonly #connector: Connector;
   readonly #throttling = new Throttling();
   #watch: XenstoreWatch | null = null;
   /** The guest has died; what is left of it in xenstore is not believed. */
@@ -99,10 +85,15 @@ export class Vbd {
     this.#gone = gone;
     this.#log = new VbdLog(id, host.log);
     this.#failure = new Failure(host.xenstore, host.domid, this.#node);
+    this.#connector = new Connector(host, id, this.directory, this.#frontend, {
+      look: () => this.look(),
+      say: (kind, line) => this.#log.say(kind, line),
+      lostDiscard: () => this.#announcement?.loseDiscard(),
+    });
     this.#looker = new Looker(
       () => this.#reconcile(),
       // xenstore would not let us read or say something. What is connected stays so.
-      (trouble) => this.#log.say("trouble", `${trouble}; trying again`),
+      (trouble, again) => again || this.#log.say("trouble", `${trouble}; trying again`),
       () => this.#idle(),
     );
   }
@@ -128,7 +119,7 @@ export class Vbd {
         dead: this.#dead,
         paused: this.#throttling.status.paused,
         hotplug: this.#store && "waits" in this.#store ? this.#store.waits : null,
-        opening: this.#opener.path,
+        opening: this.#connector.opening,
       }),
       lastError: this.#log.lastError,
       ...(this.#connection?.status ?? NOT_CONNECTED),
@@ -181,19 +172,20 @@ export class Vbd {
     return announcement.size;
   }
 
-  /** Lets go of everything without a word to xenstore. */
+  /** Lets go of everything without a word to xenstore: the guest waits for another process to go on. */
   async stop(): Promise<void> {
     this.#looker.stop();
     await this.#looker.settled();
-    await this.#leave();
-    const { givenUp } = this.#opener;
+    this.#connection?.handOver();
+    await this.#leave(true);
+    const { givenUp } = this.#connector;
     if (givenUp) await Promise.race([givenUp, sleep(GIVEN_UP_MS, undefined, { ref: false })]);
   }
 
   /** A store that is still to be let go could be in the way of this vbd's next life. */
   #idle(): void {
     const gone = this.#keys?.state === State.Unknown && this.#looker.trouble === null;
-    if (!gone || this.#opener.givenUp) return;
+    if (!gone || this.#connector.givenUp) return;
     this.#looker.stop();
     this.#gone();
   }
@@ -221,6 +213,7 @@ export class Vbd {
     if (keys.state === State.Initialising) return this.#offer();
     if (this.#dead) return this.#close();
     if (this.#refusal) return this.#refuse(this.#refusal);
+    if (await this.#connector.adoption.pends(keys.state, this.#frontendState)) return this.#takeOver(keys);
     await this.#announce(keys);
     return this.#follow(keys);
   }
@@ -308,9 +301,37 @@ export class Vbd {
     if (this.#state !== State.Closed) await this.#switch(State.Closed);
   }
 
+  /** A frontend that another process left connected. Whatever is not damage is tried again, and the guest waits. */
+  async #takeOver(keys: BackendKeys): Promise<void> {
+    if ((await this.#host.xenstore.isDomainIntroduced(this.id.domid)) === false) {
+      this.#dead = true;
+      return this.#close();
+    }
+    const store = this.#store as Verdict;
+    if (!("path" in store))
+      throw new Error("waits" in store ? `waits for ${store.waits}` : store.error.message);
+    try {
+      if (!(await this.#connector.ready(keys, store.path))) return;
+      const orphan = this.#connector.adoption.take();
+      this.#connection = await this.#connector.adopt(keys, orphan, this.#features);
+      await this.#throttling.begin(this.#connection);
+      this.#announcement = new Announcement(this.#connection, keys, this.#features, orphan.told);
+      this.#sayConnected(this.#connection);
+      this.#log.say("adoption", adoptionMessage(orphan));
+    } catch (error) {
+      this.#connector.giveUp();
+      if (error instanceof RingError) return this.#refuse(error);
+      throw error;
+    }
+    // What has changed meanwhile is to be told.
+    this.look();
+  }
+
   async #connect(keys: BackendKeys, path: string): Promise<void> {
     try {
-      if (await this.#opened(keys, path)) this.#connection = await this.#openConnection(keys);
+      if (!(await this.#connector.ready(keys, path))) return;
+      this.#connection = await this.#connector.attach(keys, this.#features);
+      await this.#throttling.begin(this.#connection);
     } catch (error) {
       // A read that xenstore refused is tried again; all else is the guest's or the store's.
       if (error instanceof XenstoreError) throw error;
@@ -319,46 +340,10 @@ export class Vbd {
       }
       return this.#refuse(error as Error);
     }
-    if (this.#connection && !this.#looker.stopped) await this.#tellConnected(keys, this.#connection);
-  }
-
-  /** True once the store is open; begins to open it first. The end of that leads to another look. */
-  async #opened(keys: BackendKeys, path: string): Promise<boolean> {
-    if (this.#opener.isFor(path, keys.mode)) return this.#opener.ready();
-    this.#opener.giveUp();
-    await checkWriters(this.#host.xenstore, this.directory, this.#host.domid);
-    const { open = openDevice } = this.#host;
-    const options = { ...parseMode(keys.mode), warn: (line: string) => this.#log.say("warning", line) };
-    this.#opener.begin(path, keys.mode, () => open(path, options, this.id));
-    return false;
-  }
-
-  async #openConnection(keys: BackendKeys): Promise<Connection> {
-    const { xenstore, reactor, assumedProtocol = "x86_32-abi" } = this.#host;
-    const features = this.#features;
-    const expectation = { ...features, backend: this.directory, assumedProtocol };
-    const config = await readFrontend(xenstore, this.#frontend, expectation);
-    const connection = await Connection.open({
-      reactor,
-      features,
-      domid: this.id.domid,
-      keys,
-      config,
-      device: this.#opener.take(),
-      onHalt: (why) => this.#log.say("halt", `${why}; this ring takes no more`),
-      onError: (operation, error, result) => {
-        this.#log.say("error", `${operation} failed: ${error?.message ?? "unknown error"}`);
-        if (operation !== "discard" || result !== Result.Unsupported) return;
-        this.#announcement?.loseDiscard();
-        this.look();
-      },
-    });
-    await this.#throttling.begin(connection);
-    return connection;
+    if (!this.#looker.stopped) await this.#tellConnected(keys, this.#connection);
   }
 
   async #tellConnected(keys: BackendKeys, connection: Connection): Promise<void> {
-    const { device, config, ports } = connection;
     const announcement = new Announcement(connection, keys, this.#features);
     let told = false;
     try {
@@ -369,6 +354,11 @@ export class Vbd {
     }
     if (!told) return;
     this.#announcement = announcement;
+    this.#sayConnected(connection);
+    await this.#failure.clear();
+  }
+
+  #sayConnected({ device, config, ports }: Connection): void {
     const { domid, devid } = this.id;
     if (config.assumed) {
       this.#log.say("protocol", `the frontend says no protocol; ${config.protocol} is assumed`);
@@ -377,7 +367,6 @@ export class Vbd {
     for (const [queue, port] of ports.entries()) {
       this.#log.diagnose(`connect ${queue}`, connectMessage(devid, domid, port, config.protocol));
     }
-    await this.#failure.clear();
   }
 
   /** Tells a frontend at work what has changed of its disk. */
@@ -391,16 +380,21 @@ export class Vbd {
     if (announcement.size !== before) this.#log.say("resize", resizeMessage(before, announcement.size));
   }
 
-  /** Waits for what is in flight, then lets go of rings, event channels, grants and the store. */
-  async #disconnect(): Promise<void> {
-    this.#opener.giveUp();
+  /**
+   * Waits for what is in flight, then lets go of rings, event channels, grants and the store, and of the journals, unless
+   * another process is to go on.
+   */
+  async #disconnect(handOver = false): Promise<void> {
+    this.#connector.giveUp();
+    this.#connector.adoption.end();
     const connection = this.#connection;
-    if (!connection) return;
     try {
-      await connection.close();
+      await connection?.close();
     } catch (error) {
       this.#log.say("trouble", (error as Error).message);
     }
+    if (!handOver) this.#connector.discardJournals();
+    if (!connection) return;
     connection.addTo(this.#past);
     this.#connection = null;
     this.#announcement = null;
@@ -429,9 +423,9 @@ export class Vbd {
     await this.#failure.clear();
   }
 
-  async #leave(): Promise<void> {
+  async #leave(handOver = false): Promise<void> {
     this.#looker.dropRetry();
-    await this.#disconnect();
+    await this.#disconnect(handOver);
     const watch = this.#watch;
     this.#watch = null;
     await watch?.remove();

@@ -48,7 +48,7 @@ for (const order of ["domain first", "backend directory first"] as const) {
       assert.ok(machine.reactor.mappedPages > 0, "nobody has told the backend yet");
       const spec = { backendDomid: 0, domid: DOMID, devid: DEVID, path, mode: "w", dev: "xvda" };
       if (order === "domain first") await machine.host.destroyGuest(DOMID);
-      const removal = await removeVbd(machine.xenstore, spec, 300);
+      const removal = await removeVbd(machine.xenstore, spec, 2000);
       assert.equal(removal, order === "domain first" ? "closed" : "forced");
       if (order !== "domain first") await machine.host.destroyGuest(DOMID);
       await until("the vbd is gone", () => machine.backend.status().length === 0);

@@ -14,8 +14,8 @@ import type { RingHost } from "../../host/reactor/ring-host.js";
 import { openDevice } from "../../host/storage/open.js";
 import { DEFAULT_FEATURES, type Features } from "../../host/vbd/backend-keys.js";
 import type { AssumedProtocol } from "../../host/vbd/frontend.js";
+import type { VbdHost } from "../../host/vbd/host.js";
 import type { VbdStatus } from "../../host/vbd/status.js";
-import type { VbdHost } from "../../host/vbd/vbd.js";
 import { Front } from "./front.js";
 import { spyOn } from "./spy.js";
 

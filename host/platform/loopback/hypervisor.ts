@@ -139,7 +139,7 @@ function claim(directory: string): number {
 
 /** Removes what a dead hypervisor left. */
 function clear(directory: string): void {
-  for (const path of [paths.domains(directory), paths.doorbells(directory), paths.socket(directory)]) {
-    rmSync(path, { recursive: true, force: true });
+  for (const path of [paths.domains, paths.doorbells, paths.journals, paths.socket]) {
+    rmSync(path(directory), { recursive: true, force: true });
   }
 }

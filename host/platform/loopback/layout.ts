@@ -20,6 +20,8 @@ export const paths = {
   /** The guest's event channels: see evtchn-words.ts. */
   evtchn: (directory: string, domid: number) => join(directory, "domains", `${domid}`, "evtchn"),
   doorbells: (directory: string) => join(directory, "evtchn"),
+  /** What the backend keeps of rings that are at work, beyond its own life. */
+  journals: (directory: string) => join(directory, "journals"),
   /** FIFO of u32 port numbers: what a read of /dev/xen/evtchn would give to this handle. */
   doorbell: (directory: string, handle: number) => join(directory, "evtchn", `${handle}`),
 };

@@ -1,0 +1,15 @@
+/** Where a daemon keeps its rings' journals: in memory, which outlives the daemon and not the machine. */
+import { mkdirSync } from "node:fs";
+import { paths } from "../platform/loopback/layout.js";
+import type { Platform } from "../platform/platform.js";
+import { Journals } from "../vbd/journals.js";
+
+/** A tmpfs on every system that runs Xen's toolstack. */
+const XEN_DIRECTORY = "/run/xbdback/journals";
+
+/** Throws the error of mkdir(2) when they cannot be there. */
+export function openJournals(platform: Platform, kind: string): Journals {
+  const directory = platform.kind === "xen" ? XEN_DIRECTORY : paths.journals(platform.directory);
+  mkdirSync(directory, { recursive: true, mode: 0o700 });
+  return new Journals(directory, kind);
+}

@@ -1,0 +1,158 @@
+/**
+ * Going on with a frontend that another process of ours has left connected, killed or stopped (docs/restart.md). What is in
+ * xenstore stays as it is: the guest is to see a pause and nothing else.
+ */
+import { constants } from "node:os";
+import { setTimeout as sleep } from "node:timers/promises";
+import { type Xenstore, XenstoreError } from "../platform/ports.js";
+import { XenbusState as State, type XenbusState } from "../platform/xenbus-state.js";
+import type { BlockDevice } from "../storage/device.js";
+import { DeviceError } from "../storage/open.js";
+import { DEVICE_KEYS } from "./backend-keys.js";
+import { type AssumedProtocol, type FrontendConfig, readFrontend } from "./frontend.js";
+import { type Beginning, identitiesOf, MAX_QUEUES, monotonicMs, type VbdJournals } from "./journals.js";
+
+/** The store of a process that is dead is its own until its last I/O has ended. */
+const BUSY_MS = 10_000;
+const BUSY_SAID_MS = 1000;
+const MAX_BUSY_RETRY_MS = 64;
+/** What any of our releases may have offered. */
+const WIDEST = { maxQueues: MAX_QUEUES, maxRingPageOrder: 4 };
+
+export interface AdoptionOptions {
+  readonly xenstore: Xenstore;
+  /** Null where none are kept. */
+  readonly journals: VbdJournals | null;
+  /** The frontend's. */
+  readonly domid: number;
+  /** Backend and frontend. */
+  readonly directory: string;
+  readonly frontend: string;
+  readonly assumedProtocol: AssumedProtocol;
+}
+
+/** What there is to go on with. */
+export interface Orphan {
+  readonly config: FrontendConfig;
+  readonly beginnings: readonly Beginning[];
+  /** What the frontend was told of its disk. */
+  readonly told: Record<string, string>;
+  /** The errno of an fdatasync that failed for the process before, or 0. */
+  readonly flushErrno: number;
+  /** When it was handed over, by {@link monotonicMs}; 0 when the process was killed. */
+  readonly since: number;
+}
+
+export class Adoption {
+  readonly #options: AdoptionOptions;
+  #orphan: Orphan | null = null;
+  #over = false;
+
+  constructor(options: AdoptionOptions) {
+    this.#options = options;
+  }
+
+  /**
+   * Whether there is a frontend to go on with; {@link take} follows when its store is open. Once false, always false. Rejects
+   * with why that cannot be told yet, and the guest waits.
+   */
+  async pends(ours: XenbusState, theirs: XenbusState): Promise<boolean> {
+    const { journals } = this.#options;
+    if (this.#over) return false;
+    const atWork = theirs >= State.InitWait && theirs <= State.Closing;
+    if (journals && atWork && (ours === State.Connected || ours === State.Closing)) {
+      this.#orphan ??= await this.#find(journals, ours);
+      if (this.#orphan) return true;
+    }
+    this.end();
+    return false;
+  }
+
+  /** What was found, for a connection to take over. If that fails, it is to be found again. */
+  take(): Orphan {
+    const orphan = this.#orphan as Orphan;
+    this.#orphan = null;
+    return orphan;
+  }
+
+  /** Nothing is to be adopted any more. */
+  end(): void {
+    this.#over = true;
+    for (const { journal } of this.#orphan?.beginnings ?? []) journal?.release();
+    this.#orphan = null;
+  }
+
+  async #find(journals: VbdJournals, ours: XenbusState): Promise<Orphan | null> {
+    const { xenstore, directory, frontend, assumedProtocol } = this.#options;
+    const offer = { ...WIDEST, backend: directory, assumedProtocol };
+    const config = await readFrontend(xenstore, frontend, offer);
+    const told: Record<string, string> = {};
+    for (const key of DEVICE_KEYS) {
+      const value = await xenstore.read(`${directory}/${key}`);
+      if (value !== null) told[key] = value;
+    }
+    const beginnings = journals.inherit(await this.identities(config), ours === State.Connected);
+    if (beginnings === null) return null;
+    const rings = beginnings.flatMap(({ start, journal }) =>
+      start === "recover" && journal ? [journal] : [],
+    );
+    const flushErrno = Math.max(0, ...rings.map((journal) => journal.flushErrno));
+    const since = Math.max(0, ...rings.map((journal) => journal.handedOver));
+    // Whoever comes next must not take that for the moment at which we were killed.
+    for (const journal of rings) journal.handedOver = 0;
+    return { config, beginnings, told, flushErrno, since };
+  }
+
+  async identities(config: FrontendConfig): Promise<Buffer[]> {
+    const { xenstore, domid, directory } = this.#options;
+    const vm = await xenstore.read(`/local/domain/${domid}/vm`).catch((error: unknown) => {
+      // A driver domain may not read it.
+      if (error instanceof XenstoreError) return null;
+      throw error;
+    });
+    return identitiesOf(directory, vm ?? "", config);
+  }
+}
+
+/** A flush that failed for the process before has failed for good: see RawDevice. */
+export function inheritFlushErrno(device: BlockDevice, errno: number): void {
+  if (device.store) Atomics.store(new Int32Array(device.store.flushErrno), 0, errno);
+}
+
+/**
+ * The fence: opens a store as soon as the kernel has ended the last I/O of the process before, which keeps the locks until
+ * then. Rejects, with who has it, after ten seconds; `say` gets a line after one.
+ */
+export async function openWhenFree(
+  open: () => Promise<BlockDevice>,
+  say: (line: string) => void,
+): Promise<BlockDevice> {
+  const start = performance.now();
+  let said = false;
+  for (let delay = 2; ; delay = Math.min(2 * delay, MAX_BUSY_RETRY_MS)) {
+    try {
+      return await open();
+    } catch (error) {
+      if (!(error instanceof DeviceError) || error.errno !== constants.errno.EBUSY) throw error;
+      const waited = performance.now() - start;
+      if (waited > BUSY_MS) throw error;
+      if (waited > BUSY_SAID_MS && !said) {
+        said = true;
+        say(`${error.message}; the guest waits until I/O of the process before has ended`);
+      }
+      await sleep(delay);
+    }
+  }
+}
+
+/** For the operator. */
+export function adoptionMessage({ since, beginnings }: Orphan): string {
+  const journals = beginnings.filter(({ start }) => start === "recover").length;
+  const pause =
+    since > 0
+      ? `after a pause of ${(monotonicMs() - since).toFixed(0)} ms`
+      : `${(process.uptime() * 1000).toFixed(0)} ms after this process began`;
+  const rings =
+    journals === beginnings.length ? "" : ` (${beginnings.length - journals} rings without a journal)`;
+  return `taken over${rings} ${pause}`;
+}

@@ -1,0 +1,134 @@
+/** Makes a vbd's connections: opens its store, reads its frontend, and begins the rings, anew or where they were left. */
+
+import { XenbusState as State } from "../platform/xenbus-state.js";
+import { Result } from "../storage/device.js";
+import { openDevice } from "../storage/open.js";
+import { Adoption, inheritFlushErrno, type Orphan, openWhenFree } from "./adoption.js";
+import { type BackendKeys, type Features, parseMode } from "./backend-keys.js";
+import { Connection } from "./connection.js";
+import { type AssumedProtocol, readFrontend } from "./frontend.js";
+import type { VbdHost } from "./host.js";
+import type { Beginning, VbdJournals } from "./journals.js";
+import type { VbdId } from "./name.js";
+import { checkWriters } from "./ownership.js";
+import { StoreOpener } from "./store-opener.js";
+
+/** What the vbd does for its connections. */
+export interface Listener {
+  /** Something may have changed. */
+  look(): void;
+  /** A line for the operator, of one of few kinds. */
+  say(kind: string, line: string): void;
+  /** The store does not know how to discard after all. */
+  lostDiscard(): void;
+}
+
+export class Connector {
+  readonly adoption: Adoption;
+  readonly #host: VbdHost;
+  readonly #id: VbdId;
+  /** Backend and frontend directories. */
+  readonly #directory: string;
+  readonly #frontend: string;
+  readonly #listener: Listener;
+  readonly #opener: StoreOpener;
+  /** Null where none are kept. */
+  readonly #journals: VbdJournals | null;
+  readonly #assumedProtocol: AssumedProtocol;
+
+  constructor(host: VbdHost, id: VbdId, directory: string, frontend: string, listener: Listener) {
+    const { xenstore, assumedProtocol = "x86_32-abi" } = host;
+    this.#host = host;
+    this.#id = id;
+    this.#directory = directory;
+    this.#frontend = frontend;
+    this.#listener = listener;
+    this.#opener = new StoreOpener(() => listener.look());
+    const journals = host.journals?.of(id) ?? null;
+    this.#journals = journals;
+    this.#assumedProtocol = assumedProtocol;
+    this.adoption = new Adoption({
+      xenstore,
+      journals,
+      domid: id.domid,
+      directory,
+      frontend,
+      assumedProtocol,
+    });
+  }
+
+  /** The store that is being opened. */
+  get opening(): string | null {
+    return this.#opener.path;
+  }
+
+  /** Settles when a store that was given up is closed; null when it is. */
+  get givenUp(): Promise<void> | null {
+    return this.#opener.givenUp;
+  }
+
+  /** The store that was opened, or is being opened, is not wanted any more. */
+  giveUp(): void {
+    this.#opener.giveUp();
+  }
+
+  /** True once the store is open; begins to open it first. The end of that leads to another look. */
+  async ready(keys: BackendKeys, path: string): Promise<boolean> {
+    if (this.#opener.isFor(path, keys.mode)) return this.#opener.ready();
+    this.#opener.giveUp();
+    const { xenstore, domid, open = openDevice } = this.#host;
+    await checkWriters(xenstore, this.#directory, domid);
+    const warn = (line: string): void => this.#listener.say("warning", line);
+    const begin = () => open(path, { ...parseMode(keys.mode), warn }, this.#id);
+    // A process of ours had it open not long ago.
+    const waits = keys.state !== State.InitWait && this.#journals !== null;
+    this.#opener.begin(path, keys.mode, waits ? () => openWhenFree(begin, warn) : begin);
+    return false;
+  }
+
+  /** Connects a frontend that has made its rings anew, once the store is {@link ready}. Rejects with why not. */
+  async attach(keys: BackendKeys, features: Features): Promise<Connection> {
+    const { xenstore } = this.#host;
+    const offer = { ...features, backend: this.#directory, assumedProtocol: this.#assumedProtocol };
+    const config = await readFrontend(xenstore, this.#frontend, offer);
+    const without: Beginning[] = config.queues.map(() => ({ start: "attach", journal: null }));
+    const beginnings = this.#journals?.create(await this.adoption.identities(config)) ?? without;
+    return this.#open(keys, { features, config, beginnings, device: this.#opener.take() });
+  }
+
+  /** Goes on with a frontend that was left connected, once the store is {@link ready}. Rejects with why not. */
+  async adopt(keys: BackendKeys, orphan: Orphan, features: Features): Promise<Connection> {
+    const { config, beginnings, flushErrno } = orphan;
+    const device = this.#opener.take();
+    inheritFlushErrno(device, flushErrno);
+    const connection = await this.#open(keys, { features, config, beginnings, device });
+    this.adoption.end();
+    return connection;
+  }
+
+  /** Nobody is to go on with rings of this vbd. */
+  discardJournals(): void {
+    this.#journals?.discard();
+  }
+
+  #open(
+    keys: BackendKeys,
+    what: Pick<Parameters<typeof Connection.open>[0], "features" | "config" | "beginnings" | "device">,
+  ): Promise<Connection> {
+    const { reactor } = this.#host;
+    const { look, say, lostDiscard } = this.#listener;
+    return Connection.open({
+      reactor,
+      domid: this.#id.domid,
+      keys,
+      ...what,
+      onHalt: (why) => say("halt", `${why}; this ring takes no more`),
+      onError: (operation, error, result) => {
+        say("error", `${operation} failed: ${error?.message ?? "unknown error"}`);
+        if (operation !== "discard" || result !== Result.Unsupported) return;
+        lostDiscard();
+        look();
+      },
+    });
+  }
+}

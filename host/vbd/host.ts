@@ -1,0 +1,23 @@
+/** What a vbd needs of the daemon. */
+import type { Xenstore } from "../platform/ports.js";
+import type { RingHost } from "../reactor/ring-host.js";
+import type { Features } from "./backend-keys.js";
+import type { AssumedProtocol } from "./frontend.js";
+import type { Journals } from "./journals.js";
+import type { Open } from "./store-opener.js";
+import type { Log } from "./vbd-log.js";
+
+export interface VbdHost {
+  readonly xenstore: Xenstore;
+  readonly reactor: RingHost;
+  readonly features: Features;
+  /** Our own domid. */
+  readonly domid: number;
+  readonly log: Log;
+  /** Opens a store; openDevice where it is left out. */
+  readonly open?: Open;
+  /** The layout of a frontend that does not say; where it is left out, x86_32-abi, as on every x86 Xen. */
+  readonly assumedProtocol?: AssumedProtocol;
+  /** Where rings outlive this process. */
+  readonly journals?: Journals;
+}

@@ -1,0 +1,205 @@
+/** Backend and guest as processes for tests that kill them, on a loopback machine of this process. */
+import { type ChildProcess, fork, spawn } from "node:child_process";
+import { createHash } from "node:crypto";
+import { once } from "node:events";
+import { createReadStream, mkdtempSync, readdirSync, rmSync, truncateSync, writeFileSync } from "node:fs";
+import { tmpdir } from "node:os";
+import { join } from "node:path";
+import { setTimeout as sleep } from "node:timers/promises";
+import { fileURLToPath } from "node:url";
+import { control } from "../../host/daemon/control.js";
+import { controlSocket } from "../../host/daemon/serve.js";
+import { LoopbackHost } from "../../host/platform/loopback/host.js";
+import { paths } from "../../host/platform/loopback/layout.js";
+import { addVbd, type VbdSpec } from "../../host/toolstack/vbd.js";
+import { monotonicMs } from "../../host/vbd/journals.js";
+import type { VbdStatus } from "../../host/vbd/status.js";
+import type { GuestArguments, GuestHears, GuestSays } from "./guest.js";
+
+export const DEVID = 51712;
+const command = fileURLToPath(new URL("../../../bin/xbdback.mjs", import.meta.url));
+const guestModule = fileURLToPath(new URL("./guest.js", import.meta.url));
+
+/** A machine and its images' directory. */
+export class Site {
+  readonly host: LoopbackHost;
+  readonly images = mkdtempSync(join(tmpdir(), "xbdback-restart-"));
+  /** What backends have said, the last lines. */
+  readonly log: string[] = [];
+  backend: Backend | null = null;
+  closed = false;
+
+  private constructor(host: LoopbackHost) {
+    this.host = host;
+  }
+
+  static async start(): Promise<Site> {
+    return new Site(await LoopbackHost.start());
+  }
+
+  async close(): Promise<void> {
+    this.closed = true;
+    await this.backend?.kill();
+    await this.host.close();
+    rmSync(this.images, { recursive: true, force: true });
+  }
+
+  /** Starts a backend; the one before must be dead. */
+  serve(...how: string[]): Backend {
+    return this.run(command, "serve", "--directory", this.host.directory, ...how);
+  }
+
+  /** Starts a program that serves as a backend. */
+  run(program: string, ...args: string[]): Backend {
+    this.backend = new Backend([program, ...args], (line) => {
+      this.log.push(line);
+      if (this.log.length > 1000) this.log.splice(0, 500);
+    });
+    return this.backend;
+  }
+
+  /** Makes a guest's domain and its disk, an image of zeros. */
+  async plug(domid: number, bytes: number, mode = "w"): Promise<VbdSpec> {
+    const path = join(this.images, `disk${domid}.img`);
+    writeFileSync(path, "");
+    truncateSync(path, bytes);
+    await this.host.createGuest(domid, 256 << 20);
+    const spec = { backendDomid: 0, domid, devid: DEVID, path, mode, dev: "xvda" };
+    await addVbd(this.host.xenstore, spec);
+    return spec;
+  }
+
+  get journals(): string[] {
+    return readdirSync(paths.journals(this.host.directory));
+  }
+
+  list(): Promise<{ vbds: VbdStatus[]; mappedPages: number }> {
+    const socket = controlSocket({ kind: "loopback", directory: this.host.directory, domid: 0 }, "vbd");
+    return control(socket, { command: "list" });
+  }
+
+  /** Rejects, with what is left, unless the backend lets go of every vbd and all that it held for it. */
+  async untilClean(): Promise<void> {
+    for (let tries = 0; ; tries++) {
+      const { vbds, mappedPages } = await this.list();
+      const { hypervisor } = this.host;
+      const held = [
+        hypervisor.grantsInUse(),
+        hypervisor.portsInUse(0),
+        mappedPages,
+        vbds.length,
+        this.journals.length,
+      ];
+      if (held.every((count) => count === 0)) return;
+      if (tries > 200) {
+        const [grants, ports] = held;
+        throw new Error(
+          `left: ${grants} grants, ${ports} ports, ${mappedPages} pages, vbds ${JSON.stringify(vbds)}, journals ${this.journals}`,
+        );
+      }
+      await sleep(50);
+    }
+  }
+}
+
+export class Backend {
+  readonly process: ChildProcess;
+  /** {@link monotonicMs} at its start. */
+  readonly started = monotonicMs();
+  readonly #exited: Promise<unknown>;
+  #ending = false;
+  /** Rejects if it ends by itself. */
+  readonly failed: Promise<never>;
+
+  constructor(args: readonly string[], log: (line: string) => void) {
+    this.process = spawn(process.execPath, args, { stdio: ["ignore", "inherit", "pipe"] });
+    this.#exited = once(this.process, "exit");
+    this.failed = this.#exited.then(() => {
+      if (this.#ending) return new Promise<never>(() => {});
+      throw new Error(`the backend ended by itself: ${this.process.exitCode ?? this.process.signalCode}`);
+    });
+    this.failed.catch(() => {});
+    let rest = "";
+    this.process.stderr?.setEncoding("utf8").on("data", (text: string) => {
+      const lines = (rest + text).split("\n");
+      rest = lines.pop() as string;
+      for (const line of lines) log(line);
+    });
+  }
+
+  /** Resolves when the process is gone. */
+  async kill(signal: NodeJS.Signals = "SIGKILL"): Promise<void> {
+    this.#ending = true;
+    this.process.kill(signal);
+    await this.#exited;
+  }
+}
+
+export class Guest {
+  readonly process: ChildProcess;
+  readonly working: Promise<unknown>;
+  readonly verified: Promise<Extract<GuestSays, { event: "verified" }>>;
+  /** Rejects if it ends before it was told to; never resolves. */
+  readonly failed: Promise<never>;
+  #watching: () => void = () => {};
+  #first: (at: number) => void = () => {};
+
+  constructor(args: GuestArguments) {
+    this.process = fork(guestModule, [JSON.stringify(args)], { stdio: ["ignore", "inherit", "pipe", "ipc"] });
+    let errors = "";
+    this.process.stderr?.setEncoding("utf8").on("data", (text: string) => {
+      errors += text;
+    });
+    const heard = <E extends GuestSays["event"]>(event: E): Promise<Extract<GuestSays, { event: E }>> =>
+      new Promise((resolve) => {
+        this.process.on("message", (said: GuestSays) => {
+          if (said.event === event) resolve(said as Extract<GuestSays, { event: E }>);
+        });
+      });
+    this.process.on("message", (said: GuestSays) => {
+      if (said.event === "watching") this.#watching();
+      else if (said.event === "first") this.#first(said.at);
+      else if (said.event === "verified") ended = true;
+    });
+    let ended = false;
+    this.working = heard("working");
+    this.verified = heard("verified");
+    this.failed = once(this.process, "close").then(() => {
+      if (ended) return new Promise<never>(() => {});
+      throw new Error(`the guest ended: ${errors}`);
+    });
+    this.failed.catch(() => {});
+  }
+
+  /** While the backend is dead. The next response is that of another one; `first` resolves with when it came. */
+  async watch(): Promise<{ first: Promise<number> }> {
+    const first = new Promise<number>((resolve) => {
+      this.#first = resolve;
+    });
+    await new Promise<void>((resolve) => {
+      this.#watching = resolve;
+      this.#say({ say: "watch" });
+    });
+    return { first };
+  }
+
+  end(): void {
+    this.#say({ say: "end" });
+  }
+
+  async kill(): Promise<void> {
+    const exited = once(this.process, "exit");
+    this.process.kill("SIGKILL");
+    await exited;
+  }
+
+  #say(hears: GuestHears): void {
+    this.process.send(hears);
+  }
+}
+
+export async function hashFile(path: string): Promise<string> {
+  const hash = createHash("sha256");
+  for await (const chunk of createReadStream(path)) hash.update(chunk as Buffer);
+  return hash.digest("hex");
+}

@@ -1,0 +1,91 @@
+/** One guest's life through many deaths of its backend. */
+import { setTimeout as sleep } from "node:timers/promises";
+import { random } from "../../host/guest/workload.js";
+import { removeVbd } from "../../host/toolstack/vbd.js";
+import { DEVID, Guest, hashFile, Site } from "./processes.js";
+
+const DOMID = 1;
+const DISK_BYTES = 32 << 20;
+
+export const WAYS = [
+  { name: "persistent grants", options: { persistent: true, ringPageOrder: 2 } },
+  { name: "grant copy, x86_32", options: { persistent: false, ringPageOrder: 0, abi: "x86_32" } },
+  { name: "persistent grants, 16-page rings", options: { persistent: true, ringPageOrder: 4 } },
+  { name: "grant copy, 2-page rings", options: { persistent: false, ringPageOrder: 1 } },
+] as const;
+
+/** Each start is one of these: what served a ring before need not be what goes on with it. */
+const STARTS = [
+  ["--engine", "io_uring", "--cache", "writeback"],
+  ["--engine", "io_uring", "--cache", "none", "--reactors", "2"],
+  ["--engine", "libuv", "--cache", "writeback", "--reactors", "1"],
+  ["--engine", "io_uring", "--cache", "writeback", "--no-persistent", "--max-queues", "1"],
+];
+
+export interface Slice {
+  readonly operations: number;
+  /** Milliseconds from the start of a process to the guest's next response, where it lived so long. */
+  readonly pauses: number[];
+}
+
+/** Rejects with whatever a guest, or anybody, could see of a restart that is not a pause. */
+export async function playSlice(way: (typeof WAYS)[number], kills: number, seed: number): Promise<Slice> {
+  const site = await Site.start();
+  const dice = random(seed);
+  const pauses: number[] = [];
+  try {
+    site.serve(...STARTS[0]);
+    const spec = await site.plug(DOMID, DISK_BYTES);
+    const guest = new Guest({
+      directory: site.host.directory,
+      domid: DOMID,
+      devid: DEVID,
+      depth: 64,
+      seed,
+      options: { queues: 4, ...way.options },
+    });
+    const lives = async (): Promise<void> => {
+      await guest.working;
+      for (let done = 0; done < kills; done++) {
+        await sleep(dice() % 100);
+        await site.backend?.kill();
+        const { first } = await guest.watch();
+        const backend = site.serve(...STARTS[dice() % STARTS.length]);
+        // One of five is killed while it starts.
+        if (dice() % 5 === 0) await sleep(dice() % 400);
+        else pauses.push((await soon(first)) - backend.started);
+      }
+      guest.end();
+      const { operations, sha256, grantsInUse } = await guest.verified;
+      if (grantsInUse !== 0) throw new Error(`the backend kept ${grantsInUse} grants of the guest`);
+      if (sha256 !== (await hashFile(spec.path))) throw new Error("the image is not what the guest reads");
+      total = operations;
+    };
+    let total = 0;
+    await Promise.race([lives(), guest.failed, backendFails(site)]);
+    if ((await removeVbd(site.host.xenstore, spec)) !== "closed") throw new Error("the disk was not closed");
+    await site.untilClean();
+    return { operations: total, pauses };
+  } catch (error) {
+    process.stderr.write(`${site.log.slice(-20).join("\n")}\n`);
+    throw error;
+  } finally {
+    await site.close();
+  }
+}
+
+/** Rejects after a minute: on the slowest of machines, a guest is served by then. */
+function soon<T>(promise: Promise<T>): Promise<T> {
+  const late = sleep(60_000, undefined, { ref: false }).then(() => {
+    throw new Error("the guest had no response for a minute");
+  });
+  return Promise.race([promise, late]);
+}
+
+/** Rejects when a backend ends that nobody has killed; resolves with the site's end. */
+async function backendFails(site: Site): Promise<void> {
+  while (!site.closed) {
+    const { backend } = site;
+    await Promise.race([backend?.failed, sleep(100)]);
+  }
+}
