@@ -6,12 +6,7 @@ install_product
 modprobe brd rd_nr=1 rd_size=65536
 modprobe loop
 
-# The guest's initramfs with fio and its libraries.
-mkdir -p /tmp/x/tools /tmp/t
-mount -o loop,ro /xenlab/tools.img /tmp/t && cp -a /tmp/t/bin /tmp/t/lib* /tmp/t/usr /tmp/x/tools/ && umount /tmp/t
-cp "$(guest_script fio)" /tmp/x/script
-{ cat /xenlab/domu.cpio; (cd /tmp/x && find . | busybox cpio -o -H newc 2>/dev/null); } > /tmp/rd
-rm -rf /tmp/x
+tools_initramfs "$(guest_script fio)"
 
 dom0_seconds() { xl list 0 | awk 'NR == 2 { print $NF }'; }
 
@@ -19,10 +14,7 @@ dom0_seconds() { xl list 0 | awk 'NR == 2 { print $NF }'; }
 peer() {
   local begin
   echo "PEER $1"
-  printf '%s\n' "name='$1'" "type='pv'" "memory=512" "vcpus=2" "kernel='/xenlab/vmlinux'" "ramdisk='/tmp/rd'" \
-    "extra='console=hvc0 quiet mitigations=off init_on_alloc=0 apparmor=0 audit=0'" \
-    "on_poweroff='destroy'" "on_crash='destroy'" "disk=['$2']" > "/tmp/$1.cfg"
-  xl create -q "/tmp/$1.cfg" || { echo "BENCH-FAILED $1"; return; }
+  tools_guest "$1" "$2" || { echo "BENCH-FAILED $1"; return; }
   within 300 marked "$1" fio-begins; begin=$(dom0_seconds)
   within 300 marked "$1" fio-ends
   echo "CPU $(dom0_seconds) $begin"

@@ -64,6 +64,23 @@ guest_script() {
   echo /tmp/guest.sh
 }
 
+# tools_initramfs SCRIPT - makes /tmp/rd, for a guest that has fio and its libraries in /tools and runs the script.
+tools_initramfs() {
+  mkdir -p /tmp/x/tools /tmp/t
+  mount -o loop,ro /xenlab/tools.img /tmp/t && cp -a /tmp/t/bin /tmp/t/lib* /tmp/t/usr /tmp/x/tools/ && umount /tmp/t
+  cp "$1" /tmp/x/script
+  { cat /xenlab/domu.cpio; (cd /tmp/x && find . | busybox cpio -o -H newc 2>/dev/null); } > /tmp/rd
+  rm -rf /tmp/x
+}
+
+# tools_guest NAME DISK - creates a guest of two vCPUs with that initramfs.
+tools_guest() {
+  printf '%s\n' "name='$1'" "type='pv'" "memory=512" "vcpus=2" "kernel='/xenlab/vmlinux'" "ramdisk='/tmp/rd'" \
+    "extra='console=hvc0 quiet mitigations=off init_on_alloc=0 apparmor=0 audit=0'" \
+    "on_poweroff='destroy'" "on_crash='destroy'" "disk=['$2']" > "/tmp/$1.cfg"
+  xl create -q "/tmp/$1.cfg"
+}
+
 console() { tr -d '\r' < "$CONSOLES/guest-$1.log"; }
 marked() { console "$1" | grep -q "^MARK $2"; }
 not() { ! "$@"; }
