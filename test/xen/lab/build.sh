@@ -126,7 +126,7 @@ tools_image() {
     copy_with_libs "$prog" tools
     cat > "tools/bin/${prog##*/}" <<WRAPPER
 #!/bin/sh
-exec /tools/lib64/ld-linux-x86-64.so.2 --library-path /tools/lib/x86_64-linux-gnu:/tools/usr/lib/x86_64-linux-gnu /tools/$prog "\$@"
+exec /tools/lib64/ld-linux-x86-64.so.2 --library-path /tools/lib/x86_64-linux-gnu:/tools/usr/lib/x86_64-linux-gnu:/tools/usr/lib/x86_64-linux-gnu/ceph /tools/$prog "\$@"
 WRAPPER
   done
   chmod 755 tools/bin/*

@@ -73,11 +73,11 @@ tools_initramfs() {
   rm -rf /tmp/x
 }
 
-# tools_guest NAME DISK - creates a guest of two vCPUs with that initramfs.
+# tools_guest NAME [DISK] - creates a guest of two vCPUs with that initramfs.
 tools_guest() {
   printf '%s\n' "name='$1'" "type='pv'" "memory=512" "vcpus=2" "kernel='/xenlab/vmlinux'" "ramdisk='/tmp/rd'" \
     "extra='console=hvc0 quiet mitigations=off init_on_alloc=0 apparmor=0 audit=0'" \
-    "on_poweroff='destroy'" "on_crash='destroy'" "disk=['$2']" > "/tmp/$1.cfg"
+    "on_poweroff='destroy'" "on_crash='destroy'" "disk=[${2:+'$2'}]" > "/tmp/$1.cfg"
   xl create -q "/tmp/$1.cfg"
 }
 
