@@ -44,6 +44,8 @@ install_product() {
 }
 
 daemon_start() {
+  # A killed one has left it, and it is what we wait for.
+  rm -f /run/xbdback/vbd.sock
   xbdback serve "$@" >> /tmp/daemon.log 2>&1 &
   DAEMON=$!
   within 300 test -S /run/xbdback/vbd.sock || { cat /tmp/daemon.log; return 1; }
