@@ -84,7 +84,7 @@ test(
       const spec = { backendDomid: 0, domid: DOMID, devid: DEVID, path, mode: "w", dev: "xvda" };
       const first = serve();
       await addVbd(machine.xenstore, spec);
-      const disk = await machine.connect(guest, { timeoutMs: 500 });
+      const disk = await machine.connect(guest, { timeoutMs: 10_000 });
       let failed = false;
       disk.onFailure = () => {
         failed = true;
