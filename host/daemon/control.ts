@@ -3,9 +3,10 @@
  * `{"ok": false, "error": "…"}`, with a `reason` where a program may want to tell it from others.
  */
 import { once } from "node:events";
-import { chmodSync, rmSync } from "node:fs";
+import { rmSync } from "node:fs";
 import { createConnection, createServer, type Server, type Socket } from "node:net";
 import { peerOf } from "../platform/libc.js";
+import { listenPrivately } from "./private-socket.js";
 
 export type ControlRequest = { command: string } & Record<string, unknown>;
 export type ControlHandler = (request: ControlRequest) => Promise<object> | object;
@@ -42,20 +43,11 @@ export class ControlServer {
 
   /** Listens at `path`, for this user alone. Rejects when another daemon answers there. */
   static async listen(path: string, handler: ControlHandler): Promise<ControlServer> {
-    await removeStale(path);
     // Half open: a client that has sent its last line gets its answer all the same.
     const server = createServer({ allowHalfOpen: true });
     const control = new ControlServer(server, path);
     server.on("connection", (socket) => void control.#serve(socket, guarded(socket, handler)));
-    const mask = process.umask(0o177);
-    try {
-      // The socket is made before listen() returns.
-      server.listen(path);
-    } finally {
-      process.umask(mask);
-    }
-    await once(server, "listening");
-    chmodSync(path, 0o600);
+    await listenPrivately(server, path);
     return control;
   }
 
@@ -108,18 +100,6 @@ function finish(socket: Socket): void {
     if (socket.readableEnded) socket.destroy();
     else socket.once("end", () => socket.destroy()).resume();
   });
-}
-
-/** A socket that nobody answers at is left over. */
-async function removeStale(path: string): Promise<void> {
-  const socket = createConnection(path);
-  const answers = await new Promise<boolean>((resolve) => {
-    socket.once("connect", () => resolve(true));
-    socket.once("error", () => resolve(false));
-  });
-  socket.destroy();
-  if (answers) throw new Error(`another daemon answers at ${path}: stop it first`);
-  rmSync(path, { force: true });
 }
 
 /** Rejects when a line is too long, and when the socket fails. */

@@ -1,9 +1,8 @@
 /** Where Prometheus asks: GET /metrics, on a loopback address or a Unix socket. */
 import { once } from "node:events";
-import { rmSync } from "node:fs";
 import { createServer } from "node:http";
-import { createConnection } from "node:net";
 import { type HttpAddress, parseHttpAddress } from "../daemon/http.js";
+import { listenPrivately } from "../daemon/private-socket.js";
 import { CONTENT_TYPE } from "./exposition.js";
 
 /** A Unix socket. */
@@ -30,30 +29,15 @@ export async function serveMetrics(address: MetricsAddress, text: () => string):
       response.writeHead(405, { ...plain, allow: "GET, HEAD" }).end("GET is all there is\n");
     } else response.writeHead(200, { "content-type": CONTENT_TYPE }).end(text());
   });
-  if ("path" in address) await removeStale(address.path);
-  const mask = process.umask(0o177);
-  try {
-    if ("path" in address) server.listen(address.path);
-    else server.listen(address.port, address.host);
-  } finally {
-    process.umask(mask);
+  if ("path" in address) await listenPrivately(server, address.path);
+  else {
+    server.listen(address.port, address.host);
+    await once(server, "listening");
   }
-  await once(server, "listening");
   return {
     async close() {
       server.closeAllConnections();
       await new Promise((resolve) => server.close(resolve));
     },
   };
-}
-
-/** A socket that nobody answers at is left over; anything else stays. */
-async function removeStale(path: string): Promise<void> {
-  const socket = createConnection(path);
-  const refused = await new Promise<boolean>((resolve) => {
-    socket.once("connect", () => resolve(false));
-    socket.once("error", (error: NodeJS.ErrnoException) => resolve(error.code === "ECONNREFUSED"));
-  });
-  socket.destroy();
-  if (refused) rmSync(path, { force: true });
 }

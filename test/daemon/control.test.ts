@@ -1,6 +1,14 @@
 /** The control socket, with clients that behave and others. */
 import assert from "node:assert/strict";
-import { existsSync, mkdtempSync, rmSync, statSync, truncateSync, writeFileSync } from "node:fs";
+import {
+  existsSync,
+  mkdtempSync,
+  readFileSync,
+  rmSync,
+  statSync,
+  truncateSync,
+  writeFileSync,
+} from "node:fs";
 import { createConnection, type Socket } from "node:net";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
@@ -51,6 +59,14 @@ function talk(text: string | Buffer, wanted = Number.POSITIVE_INFINITY): Promise
     socket.write(text);
   });
 }
+
+test("what is no socket stays where it is", LIMIT, async () => {
+  const file = join(directory, "file");
+  writeFileSync(file, "kept");
+  const listens = ControlServer.listen(file, handler).then((mistaken) => mistaken.close());
+  await assert.rejects(listens, { code: "EADDRINUSE" });
+  assert.equal(readFileSync(file, "utf8"), "kept");
+});
 
 test("a command and its answer; the socket is its owner's alone", LIMIT, async () => {
   handler = ({ command, ...rest }) => ({ heard: command, rest });
