@@ -1,8 +1,8 @@
 /** The command tree of `xbdback`. Each command's own file does the work; here are its words. */
-import { readFileSync } from "node:fs";
 import { Command, CommanderError, Option } from "commander";
 import { LOG_FORMATS } from "../daemon/log.js";
 import { DEFAULT_MAX_RINGS, DEFAULT_PLANE } from "../daemon/serve.js";
+import { DESCRIPTION, VERSION } from "../daemon/version.js";
 import { CACHES } from "../storage/direct.js";
 import { operatorCommands } from "./commands/index.js";
 import { DEFAULT_FILE } from "./configuration.js";
@@ -11,8 +11,6 @@ import { CliError, Exit, exitCodeOf } from "./errors.js";
 import { type GuestOptions, guest } from "./guest.js";
 import { directoryOption, httpAddress, integer, kind, metricsAddress, size } from "./options.js";
 import { serveCommand } from "./serve.js";
-
-const packageFile = new URL("../../../package.json", import.meta.url);
 
 /** How the guest connects: the same options for every command that plays a guest. */
 function frontendOptions(command: Command): Command {
@@ -163,10 +161,9 @@ function guestCommand(): Command {
 }
 
 export function program(): Command {
-  const { version, description } = JSON.parse(readFileSync(packageFile, "utf8"));
   const root = new Command("xbdback")
-    .description(description)
-    .version(version, "-V, --version", "print the version")
+    .description(DESCRIPTION)
+    .version(VERSION, "-V, --version", "print the version")
     .addCommand(demoCommand())
     .addCommand(serve())
     .addCommand(guestCommand());

@@ -25,6 +25,19 @@ export interface Rates {
   readonly errors: number;
 }
 
+const REFUSALS = ["badOperation", "badSegments", "badRange", "readOnly", "badGrant"] as const;
+
+/** Requests that were answered with an error without I/O. */
+export function refusedRequests(counters: Counters): number {
+  return REFUSALS.reduce((sum, name) => sum + counters[name], 0);
+}
+
+/** Those of each vbd, over the `seconds` since `before`. */
+export function ratesOfAll(now: readonly Sample[], before: readonly Sample[], seconds: number): Rates[] {
+  const earlier = new Map(before.map((sample) => [sample.name, sample]));
+  return now.map((sample) => ratesOf(sample, earlier.get(sample.name), seconds));
+}
+
 /** Rates over `seconds`. A vbd whose counters went back, or that was not there before, began anew. */
 export function ratesOf(now: Sample, before: Sample | undefined, seconds: number): Rates {
   const restarted = before === undefined || before.counters.responses > now.counters.responses;
@@ -39,7 +52,7 @@ export function ratesOf(now: Sample, before: Sample | undefined, seconds: number
     readBytes: per("sectorsRead") * 512,
     writtenBytes: per("sectorsWritten") * 512,
     ...latencyOf(now.latency, restarted ? undefined : before.latency),
-    errors: per("ioErrors", "badOperation", "badSegments", "badRange", "readOnly", "badGrant"),
+    errors: per("ioErrors", ...REFUSALS),
   };
 }
 

@@ -56,8 +56,10 @@ export class Backend {
     await this.#guests.start();
   }
 
+  /** In the order of their numbers. */
   status(): VbdStatus[] {
-    return [...this.#vbds.values()].map((vbd) => vbd.status());
+    const all = [...this.#vbds.values()].map((vbd) => vbd.status());
+    return all.sort((a, b) => a.domid - b.domid || a.devid - b.devid);
   }
 
   /** The store of a vbd was enlarged or cut: resolves with its size in bytes once the guest was told. */

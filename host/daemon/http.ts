@@ -59,8 +59,7 @@ function answer(backend: Backend, request: IncomingMessage, response: ServerResp
 }
 
 function vbds(backend: Backend): object[] {
-  const sorted = backend.status().sort((a, b) => a.domid - b.domid || a.devid - b.devid);
-  return sorted.map((status) => ({ ...status, rings: backend.vbd(status.name).rings() }));
+  return backend.status().map((status) => ({ ...status, rings: backend.vbd(status.name).rings() }));
 }
 
 function send(response: ServerResponse, type: string, body: string | Uint8Array): void {

@@ -6,10 +6,10 @@ import { openXenstore, type Platform } from "../platform/platform.js";
 import { CappedRingHost } from "../reactor/capped.js";
 import { type PoolOptions, ReactorPool } from "../reactor/pool.js";
 import type { RingHost } from "../reactor/ring-host.js";
-import type { Cache } from "../storage/direct.js";
 import { openDevice } from "../storage/open.js";
 import type { VbdHost } from "../vbd/host.js";
 import type { VbdId } from "../vbd/name.js";
+import type { Open } from "../vbd/store-opener.js";
 import { Backend } from "./backend.js";
 import { commands } from "./commands.js";
 import { ControlServer } from "./control.js";
@@ -24,8 +24,6 @@ export interface ServeOptions extends Pick<VbdHost, "features" | "log" | "open">
   readonly kind: string;
   /** Default: {@link DEFAULT_PLANE}. */
   readonly plane?: PlaneOptions;
-  /** Of stores. Default: auto. */
-  readonly cache?: Cache;
   /** Rings that one domain may have. Default: {@link DEFAULT_MAX_RINGS}. */
   readonly maxRings?: number;
   /** Where the read-only page is served; nowhere when it is left out. */
@@ -56,15 +54,7 @@ export function controlSocket(platform: Platform, kind: string): string {
  * left open, when there is no such machine or it has a daemon.
  */
 export async function serve(options: ServeOptions, lost: (error: Error) => void): Promise<Daemon> {
-  const {
-    platform,
-    kind,
-    plane = DEFAULT_PLANE,
-    cache = "auto",
-    maxRings = DEFAULT_MAX_RINGS,
-    http,
-    ...host
-  } = options;
+  const { platform, kind, plane = DEFAULT_PLANE, maxRings = DEFAULT_MAX_RINGS, http, ...host } = options;
   /** What undoes what was done, last thing first. */
   const undo: (() => unknown)[] = [];
   const stop = async (): Promise<void> => {
@@ -87,9 +77,9 @@ export async function serve(options: ServeOptions, lost: (error: Error) => void)
     // A guest of loopback that does not name its layout has ours.
     const assumedProtocol = platform.kind === "loopback" ? "native" : "x86_32-abi";
     const { domid } = platform;
-    const stores = new Stores(xenstore, host.open ?? ((path, how) => openDevice(path, { ...how, cache })));
+    const stores = new Stores(xenstore, host.open ?? openDevice);
     undo.push(() => stores.close());
-    const open: VbdHost["open"] = (path, options, vbd) => stores.open(path, options, vbd);
+    const open: Open = (path, options, vbd) => stores.open(path, options, vbd);
     const hotplug = new Hotplug({ xenstore, stores, domid, kind, log: host.log });
     const changed = (id: VbdId): void => hotplug.look(id);
     const journals = openJournals(platform, kind);

@@ -61,8 +61,8 @@ export class RingJournal {
   /** One that another process has left; null while that process, or another, still has it. Throws open(2)'s errors. */
   static open(path: string): RingJournal | null {
     const fd = openSync(path, "r+");
-    if (fstatSync(fd).size === JOURNAL_BYTES && tryLock(fd, true)) return new RingJournal(path, fd);
     const { size } = fstatSync(fd);
+    if (size === JOURNAL_BYTES && tryLock(fd, true)) return new RingJournal(path, fd);
     closeSync(fd);
     if (size !== JOURNAL_BYTES) throw new Error(`${path} has ${size} bytes, not ${JOURNAL_BYTES}`);
     return null;
@@ -71,13 +71,17 @@ export class RingJournal {
   /** Null when there is no such file. */
   static header(path: string): JournalHeader | null {
     const bytes = new Uint8Array(abi.JOURNAL_CHECKED_END - abi.JOURNAL);
+    let fd: number;
     try {
-      const fd = openSync(path, "r");
-      readSync(fd, bytes);
-      closeSync(fd);
+      fd = openSync(path, "r");
     } catch (error) {
       if ((error as NodeJS.ErrnoException).code === "ENOENT") return null;
       throw error;
+    }
+    try {
+      readSync(fd, bytes);
+    } finally {
+      closeSync(fd);
     }
     const words = new Uint32Array(bytes.buffer);
     const word = (at: number): number => words[(at - abi.JOURNAL) >> 2];

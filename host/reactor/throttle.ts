@@ -4,6 +4,8 @@
  * threads they are; a bucket may go into debt, and nothing more is taken until that is paid.
  */
 
+import { DEFAULT_BATCH } from "../core/blkif.js";
+
 /** What a vbd may take. 0: as much as it likes. */
 export interface Limits {
   /** Requests a second. */
@@ -16,8 +18,6 @@ export interface Limits {
 
 export const NO_LIMITS: Limits = { iops: 0, bps: 0, burst: 1 };
 
-/** Requests that a pass may take; what a ring takes without a limit. */
-const MAX_BATCH = 64;
 const NS = 1e9;
 /** Index of the buckets, each an i64 of nanoseconds. */
 const REQUESTS = 0;
@@ -55,9 +55,9 @@ export class Throttle {
     if (this.paused) return 0;
     if (this.#rates[BYTES] > 0 && this.#credit(BYTES, now) < 0) return 0;
     const cost = this.#rates[REQUESTS];
-    if (cost === 0) return MAX_BATCH;
+    if (cost === 0) return DEFAULT_BATCH;
     // What other rings have taken since may be more than there was.
-    return Math.max(0, Math.min(Math.floor(this.#credit(REQUESTS, now) / cost), MAX_BATCH));
+    return Math.max(0, Math.min(Math.floor(this.#credit(REQUESTS, now) / cost), DEFAULT_BATCH));
   }
 
   /** Requests and bytes that were taken. */

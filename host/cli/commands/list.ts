@@ -19,7 +19,6 @@ export function listCommand(): Command {
 
 async function list(options: CommonOptions): Promise<void> {
   const { vbds } = await ask<{ vbds: VbdStatus[] }>(options, { command: "list" });
-  vbds.sort((a, b) => a.domid - b.domid || a.devid - b.devid);
   if (options.json) return printJson({ vbds });
   const rows = vbds.map((vbd) => [
     vbd.name,

@@ -8,6 +8,7 @@ import type { VbdStatus } from "../../vbd/status.js";
 import { ask } from "../daemon.js";
 import { type CommonOptions, examples, ID_HELP, placeOptions, vbdId } from "../options.js";
 import { pairs, printJson } from "../output.js";
+import { refusedRequests } from "../rates.js";
 import { formatSize } from "../size.js";
 import { describeLimits } from "./limit.js";
 
@@ -77,8 +78,7 @@ function protocol({ protocol: name, queues, ringPages, persistent }: VbdStatus):
 
 function requests({ counters, inflight }: VbdStatus): string {
   const { responses, segments, ios, ioErrors } = counters;
-  const bad =
-    counters.badOperation + counters.badSegments + counters.badRange + counters.readOnly + counters.badGrant;
+  const bad = refusedRequests(counters);
   return `${inflight} in flight, ${responses} answered, ${segments} segments, ${ios} I/Os, ${ioErrors} failed, ${bad} refused`;
 }
 

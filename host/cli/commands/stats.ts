@@ -8,7 +8,7 @@ import { ask } from "../daemon.js";
 import { CliError, Exit } from "../errors.js";
 import { type CommonOptions, examples, ID_HELP, integer, placeOptions, vbdId } from "../options.js";
 import { columns, printJson, printTable } from "../output.js";
-import { type Rates, ratesOf, shortNumber, shortTime } from "../rates.js";
+import { type Rates, ratesOfAll, refusedRequests, shortNumber, shortTime } from "../rates.js";
 
 interface StatsOptions extends CommonOptions {
   readonly watch?: true | number;
@@ -62,7 +62,6 @@ async function stats(id: VbdId | undefined, options: StatsOptions): Promise<void
     ">REFUSED",
   ];
   const rows = vbds.map(({ name, devid, counters: c }) => {
-    const refused = c.badOperation + c.badSegments + c.badRange + c.readOnly + c.badGrant;
     const numbers = [c.read, c.write, c.flush + c.barrier, c.discard];
     const bytes = [c.sectorsRead, c.sectorsWritten].map((sectors) => `${shortNumber(sectors * 512)}B`);
     return [
@@ -70,7 +69,7 @@ async function stats(id: VbdId | undefined, options: StatsOptions): Promise<void
       shownDevice(devid),
       ...numbers.map(String),
       ...bytes,
-      ...[c.ios, c.ioErrors, refused].map(String),
+      ...[c.ios, c.ioErrors, refusedRequests(c)].map(String),
     ];
   });
   printTable(columns(headings, rows));
@@ -85,13 +84,7 @@ async function watch(id: VbdId | undefined, options: StatsOptions): Promise<void
     const now = await sample(id, options);
     const seconds = (performance.now() - then) / 1000;
     then = performance.now();
-    const rates = now.map((vbd) =>
-      ratesOf(
-        vbd,
-        before.find(({ name }) => name === vbd.name),
-        seconds,
-      ),
-    );
+    const rates = ratesOfAll(now, before, seconds);
     before = now;
     if (options.json) printJson({ time: new Date().toISOString(), seconds, vbds: rates });
     else printTable(rateTable(rates));
@@ -121,7 +114,6 @@ function rateRow(rate: Rates): string[] {
 /** All vbds, or the one that is wanted, in the order of their numbers. */
 export async function sample(id: VbdId | undefined, options: CommonOptions): Promise<VbdStatus[]> {
   const { vbds } = await ask<{ vbds: VbdStatus[] }>(options, { command: "list" });
-  vbds.sort((a, b) => a.domid - b.domid || a.devid - b.devid);
   if (id === undefined) return vbds;
   const wanted = vbds.filter(({ name }) => name === vbdName(id));
   if (wanted.length > 0) return wanted;

@@ -3,7 +3,7 @@ import { Command } from "commander";
 import type { VbdStatus } from "../../vbd/status.js";
 import { type CommonOptions, examples, integer, placeOptions } from "../options.js";
 import { printJson } from "../output.js";
-import { type Rates, ratesOf } from "../rates.js";
+import { type Rates, ratesOfAll } from "../rates.js";
 import { ORDERS, type Order, type TopRow, topScreen } from "../top-screen.js";
 import { rateTable, sample } from "./stats.js";
 
@@ -122,13 +122,7 @@ class TopSession {
     this.#then = performance.now();
     // Since when those of the first look have worked nobody knows.
     const before = this.#before.length > 0 ? this.#before : now;
-    const rates = now.map((vbd) =>
-      ratesOf(
-        vbd,
-        before.find(({ name }) => name === vbd.name),
-        seconds,
-      ),
-    );
+    const rates = ratesOfAll(now, before, seconds);
     this.#before = now;
     this.#rows = rates.map((rate, i) => {
       const history = [...(this.#histories.get(rate.name) ?? []), rate.iops].slice(-HISTORY);
