@@ -45,6 +45,8 @@ for (const [queues, engine] of [
 test("a paused vbd takes nothing and loses nothing", LIMIT, async (t) => {
   const world = await World.start(t);
   (await world.run("attach", "1", `${world.image("disk.img")},raw,xvda,rw`)).expect(0);
+  // So slow that it has not ended when it is paused.
+  (await world.run("limit", "1/xvda", "--iops", "200")).expect(0);
   const guest = world.start("guest", "--workload", "3000");
   await guest.until(/"progress"/);
   (await world.run("pause", "1/xvda")).expect(0).expectMatch(/^xbdback1i51712: paused; /m);
@@ -57,6 +59,7 @@ test("a paused vbd takes nothing and loses nothing", LIMIT, async (t) => {
     /^standing +waits for the operator: it is paused \(`xbdback unpause`\)$/m,
   );
   (await world.run("unpause", "1/xvda")).expect(0).expectMatch(/at work again/);
+  (await world.run("limit", "1/xvda", "--none")).expect(0);
   await guest.until(/"verified"/);
   (await guest.outcome()).expect(0);
 });
