@@ -3,6 +3,7 @@
 // The contents are what `npm pack` packs, in /usr/lib/xbdback, and what a Debian system wants of it in its own places.
 // Node is a dependency, not part of the package: Debian 13 has one that is new enough, Debian 12 gets it from NodeSource.
 import { spawnSync } from "node:child_process";
+import { createHash } from "node:crypto";
 import {
   chmodSync,
   copyFileSync,
@@ -132,7 +133,11 @@ Description: ${description}
 /** The package's own files: control, scripts, checksums, and what of /etc is the administrator's. */
 function describe(root) {
   const files = filesIn(root).sort();
-  const sums = files.map((file) => run("md5sum", join(root, file)).split(" ")[0]);
+  const sums = files.map((file) =>
+    createHash("md5")
+      .update(readFileSync(join(root, file)))
+      .digest("hex"),
+  );
   const metadata = join(root, "DEBIAN");
   write(join(metadata, "control"), control(root));
   write(join(metadata, "md5sums"), files.map((file, i) => `${sums[i]}  ${file}\n`).join(""));

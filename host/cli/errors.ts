@@ -28,3 +28,8 @@ export function exitCodeOf(error: unknown): number {
   if (error instanceof CliError) return error.exitCode;
   return (error as { errno?: number }).errno === EBUSY ? Exit.busy : Exit.failure;
 }
+
+/** There is no vbd of that name. */
+export function noVbd(name: string): CliError {
+  return new CliError(`there is no vbd ${name}: \`xbdback list\` shows those that are there`, Exit.notFound);
+}

@@ -3,7 +3,7 @@ import { Command } from "commander";
 import { backendOf, removeVbd } from "../../toolstack/vbd.js";
 import { type VbdId, vbdName } from "../../vbd/name.js";
 import { platformOf, withXenstore } from "../daemon.js";
-import { CliError, Exit } from "../errors.js";
+import { CliError, noVbd } from "../errors.js";
 import { type CommonOptions, examples, ID_HELP, integer, placeOptions, vbdId } from "../options.js";
 import { printJson } from "../output.js";
 
@@ -40,10 +40,7 @@ async function detach(id: VbdId, options: DetachOptions): Promise<void> {
   const removal = await withXenstore(platform, async (xenstore) => {
     const place = { ...id, backendDomid: platform.domid, kind };
     if ((await xenstore.read(`${backendOf(place)}/state`)) === null) {
-      throw new CliError(
-        `there is no vbd ${name}: \`xbdback list\` shows those that are there`,
-        Exit.notFound,
-      );
+      throw noVbd(name);
     }
     return removeVbd(xenstore, place, Math.max(timeout * 1000, 1));
   });

@@ -1,6 +1,6 @@
 /** `xbdback limit`. */
 import { Command, InvalidArgumentError } from "commander";
-import type { Limits } from "../../reactor/throttle.js";
+import { type Limits, NO_LIMITS } from "../../reactor/throttle.js";
 import { type VbdId, vbdName } from "../../vbd/name.js";
 import { ask } from "../daemon.js";
 import { CliError, Exit } from "../errors.js";
@@ -62,7 +62,7 @@ async function limit(id: VbdId, options: LimitOptions): Promise<void> {
   if (none && Object.keys(changes).length > 0)
     throw new CliError("--none goes with no other limit", Exit.usage);
   const name = vbdName(id);
-  const wanted = none ? { iops: 0, bps: 0, burst: 1 } : changes;
+  const wanted = none ? NO_LIMITS : changes;
   const { limits } = await ask<{ limits: Limits }>(options, { command: "limit", vbd: name, limits: wanted });
   if (options.json) printJson({ name, ...id, limits });
   else process.stdout.write(`${name}: ${describeLimits(limits)}\n`);

@@ -5,7 +5,7 @@ import { shownDevice } from "../../toolstack/vbd-name.js";
 import { type VbdId, vbdName } from "../../vbd/name.js";
 import type { VbdStatus } from "../../vbd/status.js";
 import { ask } from "../daemon.js";
-import { CliError, Exit } from "../errors.js";
+import { noVbd } from "../errors.js";
 import { type CommonOptions, examples, ID_HELP, integer, placeOptions, vbdId } from "../options.js";
 import { columns, printJson, printTable } from "../output.js";
 import { type Rates, ratesOfAll, refusedRequests, shortNumber, shortTime } from "../rates.js";
@@ -117,8 +117,5 @@ export async function sample(id: VbdId | undefined, options: CommonOptions): Pro
   if (id === undefined) return vbds;
   const wanted = vbds.filter(({ name }) => name === vbdName(id));
   if (wanted.length > 0) return wanted;
-  throw new CliError(
-    `there is no vbd ${vbdName(id)}: \`xbdback list\` shows those that are there`,
-    Exit.notFound,
-  );
+  throw noVbd(vbdName(id));
 }
