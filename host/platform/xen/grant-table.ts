@@ -19,6 +19,13 @@ interface Windows {
   mapped: number;
 }
 
+/**
+ * A mapping of gntdev must not hold the whole of a 2 MiB piece of address space. Where a part of such a mapping goes, a PV
+ * Linux invalidates all of the piece that the part's border lies in, as if it were a huge page to be split, and gntdev
+ * unmaps every grant there: what is left of the mapping then has holes, and an I/O into one fails with EFAULT.
+ */
+const MAX_RUN = 256;
+
 /** mmap says EAGAIN, and a copy GNTST_eagain, while the guest's page is paged out. */
 const TRIES = 4;
 
@@ -49,15 +56,9 @@ export class XenGrantTable implements GrantTable {
     status: Int16Array,
   ): void {
     this.unmap(memory, at, refs.length);
-    status.fill(Gntst.okay, 0, refs.length);
-    if (this.#mapRun(memory, at, domid, refs, writable)) return;
-    // The kernel tells only that some of them are bad: a copy of one byte of each tells which, and why.
-    this.#probe(domid, refs, status);
-    for (let i = 0; i < refs.length; ) {
-      let end = i;
-      while (end < refs.length && status[end] === Gntst.okay) end++;
-      if (end > i) this.#mapGood(memory, at, domid, refs, i, end, writable, status);
-      i = end + 1;
+    for (let i = 0; i < refs.length; i += MAX_RUN) {
+      const part = refs.subarray(i, i + MAX_RUN);
+      this.#mapPart(memory, at + i * PAGE_SIZE, domid, part, writable, status.subarray(i, i + MAX_RUN));
     }
   }
 
@@ -87,6 +88,27 @@ export class XenGrantTable implements GrantTable {
     this.#closed = true;
     // The mappings of memories that are still in use stay until those are unmapped or the process ends.
     closeSync(this.#fd);
+  }
+
+  /** Maps as many of up to MAX_RUN pages as can be mapped. */
+  #mapPart(
+    memory: LinearMemory,
+    at: number,
+    domid: number,
+    refs: Uint32Array,
+    writable: boolean,
+    status: Int16Array,
+  ): void {
+    status.fill(Gntst.okay, 0, refs.length);
+    if (this.#mapRun(memory, at, domid, refs, writable)) return;
+    // The kernel tells only that some of them are bad: a copy of one byte of each tells which, and why.
+    this.#probe(domid, refs, status);
+    for (let i = 0; i < refs.length; ) {
+      let end = i;
+      while (end < refs.length && status[end] === Gntst.okay) end++;
+      if (end > i) this.#mapGood(memory, at, domid, refs, i, end, writable, status);
+      i = end + 1;
+    }
   }
 
   /** Maps all of the pages, or none and leaves anonymous pages. */

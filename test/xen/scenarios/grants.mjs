@@ -1,6 +1,6 @@
 // gntdev on a real Xen: pages that dom0 grants to itself (gntalloc), mapped and copied as a guest's are.
 import assert from "node:assert/strict";
-import { openSync } from "node:fs";
+import { closeSync, openSync, writeSync } from "node:fs";
 
 const host = "/usr/lib/node_modules/xbdback/build/host";
 const { allocateMemory } = await import(`${host}/core/memory.js`);
@@ -28,6 +28,21 @@ function granted(count, writable) {
   return { refs, memory };
 }
 
+/** Numbers of the pages that the kernel cannot read. To touch them would kill us. */
+function unreadable({ memory }) {
+  const pages = [];
+  const file = openSync("/tmp/pages", "w");
+  for (let page = 0; page < memory.buffer.byteLength / PAGE; page++) {
+    try {
+      writeSync(file, new Uint8Array(memory.buffer, page * PAGE, PAGE), 0, PAGE, 0);
+    } catch {
+      pages.push(page);
+    }
+  }
+  closeSync(file);
+  return pages;
+}
+
 function check(name, body) {
   try {
     body();
@@ -38,7 +53,9 @@ function check(name, body) {
 }
 
 const grants = new XenGrantTable();
-const memory = allocateMemory(64 * PAGE, addressOf);
+const memory = allocateMemory(1536 * PAGE, addressOf);
+/** The page at which a 2 MiB piece of address space begins. */
+const aligned = 512 - ((memory.base / PAGE) % 512);
 const first = (page) => memory.u8[page * PAGE];
 
 function map(refs, writable, at = 8) {
@@ -69,6 +86,20 @@ check("a page in the middle of a run goes alone", () => {
   grants.unmap(memory, 8 * PAGE, 4);
   assert.equal(grants.mappedPages, 0);
   assert.deepEqual([8, 9, 10, 11].map(first), [0, 0, 0, 0]);
+});
+
+check("of a run that holds a whole 2 MiB piece any part goes, and the rest stays", () => {
+  const many = granted(900, true);
+  const start = aligned - 100;
+  assert.ok(map(many.refs, true, start).every((status) => status === 0));
+  for (const gone of [300, 100, 612, 1, 898]) {
+    grants.unmap(memory, (start + gone) * PAGE, 1);
+    many.memory.u8[gone * PAGE] = 0;
+    assert.deepEqual(unreadable(memory), [], `without page ${gone}`);
+    for (let i = 0; i < 900; i++) assert.equal(first(start + i), many.memory.u8[i * PAGE]);
+  }
+  grants.unmap(memory, start * PAGE, 900);
+  assert.equal(grants.mappedPages, 0);
 });
 
 check("of a run with bad references the others are mapped, and each bad one has its reason", () => {
