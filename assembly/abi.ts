@@ -238,9 +238,13 @@ export const JOURNAL_ANSWERED = 2;
 
 export const JOURNAL_END = JOURNAL_ENTRIES + MAX_SLOTS * JOURNAL_ENTRY_BYTES;
 
-/** Decoded requests: the core's own, 64 bytes a slot. */
+/** Decoded requests: the core's own, 64 bytes a slot. A host that tells of requests may read these fields of one that is answered. */
 export const REQUESTS = JOURNAL_END;
 export const REQUEST_BYTES = 64;
+/** u64: 512-byte sectors that it reads, writes or discards; 0 if it was refused before they were counted. */
+export const REQUEST_SECTORS = 24;
+/** i16: the response's status. */
+export const REQUEST_STATUS = 42;
 
 /** I/Os by slot, 32 bytes each. */
 export const IOS = REQUESTS + MAX_SLOTS * REQUEST_BYTES;

@@ -1,5 +1,5 @@
 /** How commands get to a daemon, and to the xenstore of its machine. */
-import { ControlError, type ControlRequest, control } from "../daemon/control.js";
+import { ControlError, type ControlRequest, control, controlStream } from "../daemon/control.js";
 import { controlSocket } from "../daemon/serve.js";
 import { findXen, openXenstore, type Platform } from "../platform/platform.js";
 import type { Xenstore } from "../platform/ports.js";
@@ -9,19 +9,35 @@ import type { Place } from "./options.js";
 
 /** Asks the daemon of a place. Rejects with a {@link CliError} that names the remedy. */
 export async function ask<T>(place: Place, request: ControlRequest): Promise<T> {
-  const { directory, kind } = place;
+  try {
+    return await control<T>(socketOf(place), request);
+  } catch (error) {
+    throw explain(place, error);
+  }
+}
+
+/** As {@link ask}, for what is answered again and again. */
+export async function* askOnAndOn<T>(place: Place, request: ControlRequest): AsyncGenerator<T> {
+  try {
+    yield* controlStream<T>(socketOf(place), request);
+  } catch (error) {
+    throw explain(place, error);
+  }
+}
+
+function socketOf({ directory, kind }: Place): string {
   // Nobody needs to be asked for the domain's number to find the socket.
   const platform: Platform =
     directory === undefined ? { kind: "xen", domid: 0 } : { kind: "loopback", directory, domid: 0 };
-  try {
-    return await control<T>(controlSocket(platform, kind), request);
-  } catch (error) {
-    if (!(error instanceof ControlError)) throw error;
-    if (error.reason === "not-found") throw new CliError(error.message, Exit.notFound);
-    if (error.reason === "busy") throw new CliError(error.message, Exit.busy);
-    if (error.reason !== "unavailable") throw new CliError(error.message);
-    throw new CliError(`${error.message}: ${remedy(place, error)}`);
-  }
+  return controlSocket(platform, kind);
+}
+
+function explain(place: Place, error: unknown): unknown {
+  if (!(error instanceof ControlError)) return error;
+  if (error.reason === "not-found") return new CliError(error.message, Exit.notFound);
+  if (error.reason === "busy") return new CliError(error.message, Exit.busy);
+  if (error.reason !== "unavailable") return new CliError(error.message);
+  return new CliError(`${error.message}: ${remedy(place, error)}`);
 }
 
 function remedy({ directory, kind }: Place, { code }: ControlError): string {

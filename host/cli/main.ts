@@ -175,6 +175,11 @@ export function program(): Command {
 
 /** Runs the command line and sets the exit code; errors become one line on stderr. */
 export async function run(argv: readonly string[]): Promise<void> {
+  // Whoever reads what we print has had enough.
+  process.stdout.on("error", (error: NodeJS.ErrnoException) => {
+    if (error.code !== "EPIPE") throw error;
+    process.exit();
+  });
   try {
     await program().parseAsync([...argv]);
   } catch (error) {

@@ -193,6 +193,20 @@ export class BlkifCore {
     return Array.from(this.#u16.subarray(first, first + count)).sort((a, b) => a - b);
   }
 
+  /**
+   * While nothing is in flight and no page is mapped: orders the lists of what is free as attach() does. What the core
+   * does from then on depends on nothing that was before.
+   */
+  tidy(): void {
+    const entries = this.memory.u32[abi.CONFIG_ENTRIES >> 2];
+    const order = (list: number, length: number, nth: (i: number) => number): void => {
+      for (let i = 0; i < length; i++) this.#u16[(list >> 1) + i] = nth(i);
+    };
+    order(abi.FREE_SLOTS, entries, (i) => entries - 1 - i);
+    order(abi.FREE_LARGE, Math.min(abi.MAX_LARGE, entries), (i) => i);
+    order(abi.FREE_PAGES, abi.MAX_PERSISTENT, (i) => abi.MAX_PERSISTENT - 1 - i);
+  }
+
   get copies(): number {
     return this.memory.u32[abi.OUT_COPIES >> 2];
   }

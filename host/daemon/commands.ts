@@ -4,9 +4,10 @@ import { type Limits, NO_LIMITS } from "../reactor/throttle.js";
 import { quote } from "../vbd/diagnostics.js";
 import type { Backend } from "./backend.js";
 import type { ControlHandler, ControlRequest } from "./control.js";
+import { record, trace } from "./streams.js";
 import { VERSION } from "./version.js";
 
-type Command = (request: ControlRequest) => object | Promise<object>;
+type Command = ControlHandler;
 
 /**
  * - `version`: the package's `version`.
@@ -15,6 +16,8 @@ type Command = (request: ControlRequest) => object | Promise<object>;
  * - `resize`, `vbd`: `size` in bytes, once the guest was told of it.
  * - `pause`, `vbd`, `paused`: `inflight`, what is still in flight.
  * - `limit`, `vbd`, `limits`, some or none of the fields of Limits: the `limits` from now on.
+ * - `trace`, `vbd`, perhaps `ring`, a number: TraceLines without end.
+ * - `record`, `vbd`, `ring`: RecordLines.
  */
 export function commands(backend: Backend, reactor: RingHost): ControlHandler {
   const vbd = (request: ControlRequest) => backend.vbd(String(request["vbd"] ?? ""));
@@ -31,13 +34,19 @@ export function commands(backend: Backend, reactor: RingHost): ControlHandler {
       await vbd(request).throttle({ limits });
       return { limits };
     },
+    trace: (request, signal) => trace(vbd(request), readRing(request["ring"]), signal),
+    record: (request, signal) => record(vbd(request), readRing(request["ring"]) ?? 0, signal),
     resize: async ({ vbd }) => ({ size: await backend.resize(String(vbd ?? "")) }),
   };
-  return (request) => {
+  return (request, signal) => {
     if (!Object.hasOwn(table, request.command))
       throw new Error(`there is no command ${quote(request.command)}`);
-    return table[request.command](request);
+    return table[request.command](request, signal);
   };
+}
+
+function readRing(value: unknown): number | undefined {
+  return typeof value === "number" ? value : undefined;
 }
 
 /** The limits that a request names. Throws when one is no limit. */

@@ -1,6 +1,7 @@
 /**
  * The control socket: one JSON object a line each way. `{"command": "list"}` is answered with `{"ok": true, …}` or
- * `{"ok": false, "error": "…"}`, with a `reason` where a program may want to tell it from others.
+ * `{"ok": false, "error": "…"}`, with a `reason` where a program may want to tell it from others. `trace` and `record` are
+ * answered again and again, until the asker closes the connection.
  */
 import { once } from "node:events";
 import { rmSync } from "node:fs";
@@ -9,7 +10,11 @@ import { peerOf } from "../platform/libc.js";
 import { listenPrivately } from "./private-socket.js";
 
 export type ControlRequest = { command: string } & Record<string, unknown>;
-export type ControlHandler = (request: ControlRequest) => Promise<object> | object;
+/** An answer, or as many as the generator gives; the signal comes when the asker has gone. */
+export type ControlHandler = (
+  request: ControlRequest,
+  signal: AbortSignal,
+) => Promise<object> | object | AsyncGenerator<object>;
 
 /** Why a request was not carried out: for programs, as the message is for people. */
 export type Reason = "refused" | "not-found" | "busy" | "unavailable";
@@ -60,13 +65,18 @@ export class ControlServer {
   /** One request after the other: a client that does not read its answers is not read either. */
   async #serve(socket: Socket, handler: ControlHandler): Promise<void> {
     this.#sockets.add(socket);
+    const gone = new AbortController();
     // "close" follows, and the lines end.
     socket.on("error", () => {});
-    socket.on("close", () => this.#sockets.delete(socket));
+    socket.on("close", () => {
+      this.#sockets.delete(socket);
+      gone.abort();
+    });
     try {
       for await (const line of lines(socket)) {
-        const reply = `${JSON.stringify(await answer(line, handler))}\n`;
-        if (!socket.write(reply)) await once(socket, "drain");
+        for await (const reply of answers(line, handler, gone.signal)) {
+          if (!socket.write(`${JSON.stringify(reply)}\n`)) await once(socket, "drain", gone);
+        }
       }
     } catch (error) {
       if (socket.writable) socket.write(`${JSON.stringify(refusal(error))}\n`);
@@ -120,15 +130,18 @@ function refusal(error: unknown): object {
   return { ok: false, error: message, ...(told ? { reason: error.reason } : {}) };
 }
 
-async function answer(line: string, handler: ControlHandler): Promise<object> {
+/** One, unless the handler gives a generator. */
+async function* answers(line: string, handler: ControlHandler, signal: AbortSignal): AsyncGenerator<object> {
   try {
     const request: unknown = JSON.parse(line);
     if (typeof request !== "object" || typeof (request as ControlRequest | null)?.command !== "string") {
       throw new Error('a request is an object like {"command": "list"}');
     }
-    return { ok: true, ...(await handler(request as ControlRequest)) };
+    const answer = await handler(request as ControlRequest, signal);
+    if (!(Symbol.asyncIterator in answer)) yield { ok: true, ...answer };
+    else for await (const item of answer) yield { ok: true, ...item };
   } catch (error) {
-    return refusal(error);
+    yield refusal(error);
   }
 }
 
@@ -140,24 +153,27 @@ const MAX_ANSWER = 1 << 26;
  * if it refuses; "unavailable" when it is not there or gives no answer for ten seconds.
  */
 export async function control<T>(path: string, request: ControlRequest): Promise<T> {
+  for await (const reply of controlStream<T>(path, request)) return reply;
+  throw new ControlError(`the daemon at ${path} closed the connection`, "unavailable");
+}
+
+/** As {@link control}, for a request that is answered again and again. It ends when the daemon closes the connection. */
+export async function* controlStream<T>(path: string, request: ControlRequest): AsyncGenerator<T> {
   const socket = createConnection(path);
   socket.setTimeout(TIMEOUT_MS, () => socket.destroy(new Error(`no answer in ${TIMEOUT_MS / 1000} s`)));
   socket.write(`${JSON.stringify(request)}\n`);
-  let reply: { ok: boolean; error?: string; reason?: Reason } | undefined;
   try {
     for await (const line of lines(socket, MAX_ANSWER)) {
-      reply = JSON.parse(line);
-      break;
+      const reply = JSON.parse(line) as { ok: boolean; error?: string; reason?: Reason };
+      if (!reply.ok) throw new ControlError(reply.error ?? "the daemon refused", reply.reason);
+      yield reply as T;
     }
   } catch (error) {
+    if (error instanceof ControlError) throw error;
     const { message, code } = error as NodeJS.ErrnoException;
     const why = code === "ENOENT" || code === "ECONNREFUSED" ? "" : ` (${message})`;
     throw new ControlError(`no daemon answers at ${path}${why}`, "unavailable", code);
   } finally {
     socket.destroy();
   }
-  if (reply === undefined)
-    throw new ControlError(`the daemon at ${path} closed the connection`, "unavailable");
-  if (!reply.ok) throw new ControlError(reply.error ?? "the daemon refused", reply.reason);
-  return reply as T;
 }

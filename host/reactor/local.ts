@@ -4,6 +4,7 @@ import { DeviceQueue } from "./device-queue.js";
 import { EventLoopDriver } from "./event-loop.js";
 import { type Latency, readLatency } from "./latency.js";
 import { returnMemory, takeMemory } from "./memory-pool.js";
+import { makeObserver } from "./observing.js";
 import { Reactor } from "./reactor.js";
 import type { AttachedRing, AttachOptions, RingHost } from "./ring-host.js";
 import { readRing } from "./ring-state.js";
@@ -43,6 +44,7 @@ export class LocalRingHost implements RingHost {
         counters: () => ring.counters(),
         latency: () => latency ?? readLatency(memory),
         throttle: async (throttle) => ring.setThrottle(throttle),
+        observe: async (how) => ring.observe(how && makeObserver(how)),
         state: () => (ring.detached ? null : readRing(memory, ring.port)),
         resize: async (sectors) => ring.resize(sectors),
         async detach() {

@@ -4,6 +4,7 @@ import type { RingConfig } from "../core/blkif.js";
 import type { Platform } from "../platform/platform.js";
 import type { Result } from "../storage/device.js";
 import type { Store } from "../storage/raw.js";
+import type { Observing } from "./ring-host.js";
 import type { Start } from "./start.js";
 
 export type EngineName = "io_uring" | "libuv";
@@ -36,6 +37,7 @@ export type Request =
   | { readonly op: "detach"; readonly ring: number }
   /** The buffer is that of a {@link Throttle}. */
   | { readonly op: "throttle"; readonly ring: number; readonly throttle: SharedArrayBuffer | null }
+  | { readonly op: "observe"; readonly ring: number; readonly how: Observing | null }
   | {
       readonly op: "resize";
       readonly ring: number;

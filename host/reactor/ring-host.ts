@@ -4,6 +4,7 @@ import type { BlockDevice } from "../storage/device.js";
 import type { RingJournal } from "./journal.js";
 import type { Latency } from "./latency.js";
 import type { EngineName, Statistics } from "./messages.js";
+import type { ObserverKind } from "./observer.js";
 import type { RingOptions } from "./ring.js";
 import type { RingState } from "./ring-state.js";
 import type { Throttle } from "./throttle.js";
@@ -16,6 +17,11 @@ export interface AttachOptions extends Pick<RingOptions, "ringRefs" | "start" | 
   readonly device: BlockDevice;
   /** Lies in the ring's memory until the ring is detached; then, or when the ring cannot be attached, it is released. */
   readonly journal: RingJournal | null;
+}
+
+export interface Observing {
+  readonly kind: ObserverKind;
+  readonly buffer: SharedArrayBuffer;
 }
 
 /** A ring that is served. */
@@ -32,6 +38,11 @@ export interface AttachedRing {
   throttle(throttle: Throttle | null): Promise<void>;
   /** As it stands now; null when it is detached. */
   state(): RingState | null;
+  /**
+   * Lets its passes be observed; the buffer is that of an ObservationQueue of this kind. Null ends that. Rejects where
+   * somebody observes it.
+   */
+  observe(how: Observing | null): Promise<void>;
   /** Tells the ring the disk's new size in 512-byte sectors, after the device was told to look at it. */
   resize(sectors: number): Promise<void>;
   /** Stops the ring, waits for its I/O, and lets go of everything of the guest's. */

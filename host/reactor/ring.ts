@@ -10,6 +10,7 @@ import { type EventChannels, Gntst, type GrantTable } from "../platform/ports.js
 import { Result } from "../storage/device.js";
 import type { IoOwner, IoQueue } from "./io-queue.js";
 import { LatencyTable } from "./latency.js";
+import type { RingObserver } from "./observer.js";
 import { begin, type Start } from "./start.js";
 import type { Throttle } from "./throttle.js";
 
@@ -71,6 +72,9 @@ export class Ring implements IoOwner {
   #throttle: Throttle | null = null;
   /** When it may take requests again, by performance.now(): Infinity while nothing is in its way, or it is paused. */
   resumeAt = Number.POSITIVE_INFINITY;
+  #observer: RingObserver | null = null;
+  /** An observer that begins when nothing is in flight; until then nothing is taken. */
+  #awaited: RingObserver | null = null;
   #finalCounters: Counters | null = null;
   #whenIdle: (() => void) | null = null;
 
@@ -148,14 +152,50 @@ export class Ring implements IoOwner {
   setThrottle(throttle: Throttle | null): void {
     if (this.#whenIdle || this.#detached) return;
     this.#throttle = throttle;
-    this.#blocked = false;
+    this.#takeAsAllowed();
+  }
+
+  /** Takes what it may from the next pass on, which looks whether the throttle agrees. */
+  #takeAsAllowed(): void {
+    this.#blocked = this.#awaited !== null;
     this.resumeAt = Number.POSITIVE_INFINITY;
-    this.#core.setBatch(DEFAULT_BATCH);
+    this.#core.setBatch(this.#blocked ? 0 : DEFAULT_BATCH);
     this.#wantRun();
   }
 
+  /** Lets somebody look at its passes; null ends that. Throws where somebody does. */
+  observe(observer: RingObserver | null): void {
+    if (this.#whenIdle || this.#detached) throw new Error("the ring is let go");
+    if (observer && (this.#observer ?? this.#awaited)) throw new Error("it is traced or recorded already");
+    this.#observer = observer?.wantsRest ? null : observer;
+    const waited = this.#awaited;
+    this.#awaited = observer?.wantsRest ? observer : null;
+    this.#observer?.begin(this.#core);
+    if (waited !== this.#awaited) this.#takeAsAllowed();
+  }
+
+  /** What was in flight has ended: drops every page, and lets the observer begin. */
+  #beginToObserve(): void {
+    const core = this.#core;
+    if (core.inflight !== 0 || this.#ios !== 0 || this.#completions !== 0) return;
+    // The first marks all pages as used now, the second comes a minute later.
+    for (const now of [0, 600]) this.#drop(core.trim(now));
+    core.tidy();
+    this.#observer = this.#awaited;
+    this.#awaited = null;
+    this.#observer?.begin(core);
+    this.#takeAsAllowed();
+  }
+
+  #endObservation(why: string): void {
+    (this.#observer ?? this.#awaited)?.end(why);
+    this.#observer = this.#awaited = null;
+  }
+
   resize(sectors: number): void {
-    if (!this.#detached) this.#core.resize(sectors);
+    if (this.#detached) return;
+    this.#core.resize(sectors);
+    this.#observer?.resized(sectors);
   }
 
   /**
@@ -178,6 +218,7 @@ export class Ring implements IoOwner {
     } catch (error) {
       // Other rings go on.
       this.#broken = true;
+      this.#endObservation("the ring failed");
       this.#halt(`the ring failed: ${(error as Error).message}`);
     }
     if (this.#whenIdle && this.#ios === 0 && (this.#broken || this.#core.inflight === 0)) this.#whenIdle();
@@ -190,12 +231,16 @@ export class Ring implements IoOwner {
     const now = performance.now();
     for (let i = 0; i < completions; i++) this.#latency.end(core.completionSlot(i), now);
     const taken = this.#throttle ? this.#admit(this.#throttle, now) : 0;
+    this.#observer?.passBegins(completions);
     let flags = core.step(completions);
+    this.#observer?.stepped();
     while (flags & (abi.STEP_COPY | abi.STEP_MAP)) {
       this.#notify(flags);
       if (flags & abi.STEP_MAP) this.#map();
       if (flags & abi.STEP_COPY) this.#place.grants.copy(this.#memory, abi.COPIES, core.copies);
+      this.#observer?.granted(flags);
       flags = core.step(0);
+      this.#observer?.stepped();
     }
     if (this.#throttle) this.#throttle.charge((core.reqCons - this.#reqCons) | 0, core.bytesTaken - taken);
     if (core.reqCons !== this.#reqCons) this.#idleEvents = 0;
@@ -210,13 +255,15 @@ export class Ring implements IoOwner {
       }
     }
     this.#notify(flags);
+    this.#observer?.passEnds(flags);
     if (flags & abi.STEP_MORE) this.#wantRun();
+    if (this.#awaited) this.#beginToObserve();
     if (flags & abi.STEP_HALTED) this.#halt("the frontend claims more requests than its ring holds");
   }
 
   /** Lets the next step take what the throttle allows; the bytes that were taken before. */
   #admit(throttle: Throttle, now: number): number {
-    const batch = throttle.admit();
+    const batch = this.#awaited ? 0 : throttle.admit();
     this.#core.setBatch(batch);
     this.#blocked = batch === 0;
     this.resumeAt = batch === 0 ? now + Math.max(throttle.wait(), 1) : Number.POSITIVE_INFINITY;
@@ -237,11 +284,13 @@ export class Ring implements IoOwner {
    */
   async detach(): Promise<void> {
     this.#throttle = null;
+    if (this.#awaited) this.#endObservation("the ring was let go");
     this.#core.setBatch(0);
     this.#wantRun();
     await new Promise<void>((resolve) => {
       this.#whenIdle = resolve;
     });
+    this.#endObservation("the ring was let go");
     this.#finalCounters = this.#core.counters();
     this.#detached = true;
     this.#queue.close();
@@ -291,7 +340,12 @@ export class Ring implements IoOwner {
   /** Drops persistent grants that are not worth keeping; `now` in tenths of a second. */
   trim(now: number): void {
     if (!this.keepsPages) return;
-    const pages = this.#core.trim(now);
+    this.#drop(this.#core.trim(now));
+    this.#observer?.trimmed(now);
+  }
+
+  /** Unmaps pages of persistent grants, neighbours in one call. */
+  #drop(pages: readonly number[]): void {
     for (let start = 0; start < pages.length; ) {
       let end = start + 1;
       while (end < pages.length && pages[end] === pages[start] + (end - start)) end++;

@@ -118,6 +118,9 @@ export class ReactorThread {
         throttle: async (throttle) => {
           if (!final) await this.#ask({ op: "throttle", ring: number, throttle: throttle?.buffer ?? null });
         },
+        observe: async (how) => {
+          if (!final) await this.#ask({ op: "observe", ring: number, how });
+        },
         state: () => (final ? null : readRing(memory, port)),
         resize: async (sectors) => {
           await this.#ask({ op: "resize", ring: number, bytes: device.size, sectors });

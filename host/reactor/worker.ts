@@ -13,6 +13,7 @@ import { Disks } from "./disks.js";
 import { EventLoopDriver } from "./event-loop.js";
 import { noteFlushErrno } from "./journal.js";
 import { type Ask, type ReactorSettings, type Request, type Said, SharedState } from "./messages.js";
+import { makeObserver } from "./observing.js";
 import { Reactor } from "./reactor.js";
 import type { Ring } from "./ring.js";
 import { RingError } from "./start.js";
@@ -72,6 +73,8 @@ class ReactorThread {
       await this.#reactor.detach(served.ring).finally(() => this.#disks.release(served.device));
     } else if (ask.op === "throttle") {
       served.ring.setThrottle(ask.throttle && new Throttle(ask.throttle));
+    } else if (ask.op === "observe") {
+      served.ring.observe(ask.how && makeObserver(ask.how));
     } else {
       served.device.noteSize(ask.bytes);
       served.ring.resize(ask.sectors);

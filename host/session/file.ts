@@ -51,7 +51,7 @@ const SECTOR_LIMIT = 2 ** format.SECTOR_BITS;
 
 // ---- Writing ----
 
-function encodeHeader(header: SessionHeader): Uint8Array {
+export function encodeHeader(header: SessionHeader): Uint8Array {
   const bytes = new Uint8Array(format.HEADER_BYTES);
   const view = new DataView(bytes.buffer);
   view.setUint32(format.HEADER_MAGIC, format.MAGIC, true);
@@ -75,7 +75,8 @@ function encodeHeader(header: SessionHeader): Uint8Array {
 const littleEndian = (value: number, bytes: number): number[] =>
   Array.from({ length: bytes }, (_, i) => Math.floor(value / 256 ** i) & 255);
 
-function join(parts: readonly ArrayLike<number>[]): Uint8Array {
+/** Byte strings, one behind the other. */
+export function join(parts: readonly ArrayLike<number>[]): Uint8Array {
   const bytes = new Uint8Array(parts.reduce((sum, part) => sum + part.length, 0));
   let at = 0;
   for (const part of parts) {
@@ -85,7 +86,7 @@ function join(parts: readonly ArrayLike<number>[]): Uint8Array {
   return bytes;
 }
 
-function encodeRecord(record: SessionRecord): ArrayLike<number> {
+export function encodeRecord(record: SessionRecord): ArrayLike<number> {
   switch (record.kind) {
     case "request":
       return join([Uint8Array.of(format.RECORD_REQUEST, record.entry.length), record.entry]);

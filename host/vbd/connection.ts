@@ -1,11 +1,13 @@
 /** One connection of a frontend: the open store, and a ring at work for each of its queues. */
 import * as abi from "../../assembly/abi.js";
+import type { ObserverKind } from "../reactor/observer.js";
 import type { AttachedRing, RingHost } from "../reactor/ring-host.js";
 import type { Throttle } from "../reactor/throttle.js";
 import type { BlockDevice, Result } from "../storage/device.js";
 import { type BackendKeys, canDiscard, type Features } from "./backend-keys.js";
 import type { FrontendConfig } from "./frontend.js";
 import { type Beginning, monotonicMs } from "./journals.js";
+import { Observation } from "./observation.js";
 import { type AgedRing, RequestAges } from "./request-ages.js";
 import type { Totals } from "./totals.js";
 
@@ -93,6 +95,14 @@ export class Connection {
   /** Its rings as they stand, and for how long their oldest requests have been seen. */
   rings(): AgedRing[] {
     return this.#ages.look(this.#rings);
+  }
+
+  /** Observes one of its rings, or all. Rejects with what is in the way. */
+  observe(kind: ObserverKind, ring?: number): Promise<readonly Observation[]> {
+    const rings = [...this.#rings.entries()].filter(([number]) => ring === undefined || number === ring);
+    if (rings.length === 0)
+      throw new Error(`it has ${this.#rings.length} rings, and none of number ${ring}: they count from 0`);
+    return Observation.ofRings(new Map(rings), kind);
   }
 
   addTo(totals: Totals): void {

@@ -9,6 +9,7 @@
 import { setTimeout as sleep } from "node:timers/promises";
 import { XenstoreError, type XenstoreWatch } from "../platform/ports.js";
 import { parseState, XenbusState as State, type XenbusState } from "../platform/xenbus-state.js";
+import type { ObserverKind } from "../reactor/observer.js";
 import { RingError } from "../reactor/start.js";
 import { DeviceError } from "../storage/open.js";
 import { adoptionMessage } from "./adoption.js";
@@ -23,6 +24,7 @@ import { storeOf, type Verdict } from "./hotplug.js";
 import { type Kind, kindOf } from "./kind.js";
 import { Looker } from "./looker.js";
 import { type VbdId, vbdName } from "./name.js";
+import type { Observation } from "./observation.js";
 import { strangerIn } from "./ownership.js";
 import type { AgedRing } from "./request-ages.js";
 import { type VbdStatus, waitsFor } from "./status.js";
@@ -148,6 +150,13 @@ export class Vbd {
   /** See {@link Connection.rings}; none without a connection. */
   rings(): AgedRing[] {
     return this.#connection?.rings() ?? [];
+  }
+
+  /** See {@link Connection.observe}. */
+  async observe(kind: ObserverKind, ring?: number): Promise<readonly Observation[]> {
+    if (!this.#connection)
+      throw new Error(`${this.name} is not connected: a ${kind} needs a guest at work on the disk`);
+    return this.#connection.observe(kind, ring);
   }
 
   /** Limits or pauses it, from now on. Resolves when its rings keep to it. */

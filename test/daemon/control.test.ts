@@ -29,7 +29,7 @@ let server: ControlServer;
 let handler: ControlHandler = () => ({});
 
 before(async () => {
-  server = await ControlServer.listen(path, (request) => handler(request));
+  server = await ControlServer.listen(path, (request, signal) => handler(request, signal));
 });
 after(async () => {
   await server.close();

@@ -1,19 +1,28 @@
 /** `xbdback decode`. */
+import { readFileSync } from "node:fs";
 import { Command, InvalidArgumentError, Option } from "commander";
+import { ABI_X86_32 } from "../../../assembly/abi.js";
+import { readSession, type SessionRecord } from "../../session/index.js";
+import { CliError, Exit } from "../errors.js";
 import { examples } from "../options.js";
 import { pairs, printJson } from "../output.js";
 import { type DecodedRequest, decodeRequest } from "../request-bytes.js";
 
 interface DecodeOptions {
+  readonly session?: string;
   readonly abi: "x86_64" | "x86_32";
   readonly json: boolean;
 }
 
 export function decodeCommand(): Command {
   const command = new Command("decode")
-    .summary("say what the bytes of a request mean")
-    .description("Decodes one slot of a ring (blkif_request), as a debugger or a hex dump shows it.")
-    .argument("<hex>", "its bytes in hexadecimal; blanks and colons between them do not matter", hexBytes)
+    .summary("say what the bytes of a request mean, or what is in a session file")
+    .description(
+      "Decodes one slot of a ring (blkif_request), as a debugger or a hex dump shows it; with --session, all records of a\n" +
+        "file that record or a fuzzer wrote, a line each.",
+    )
+    .argument("[hex]", "its bytes in hexadecimal; blanks and colons between them do not matter", hexBytes)
+    .option("--session <file>", "a session file, in place of a request")
     .addOption(
       new Option("--abi <name>", "layout of the request").choices(["x86_64", "x86_32"]).default("x86_64"),
     )
@@ -22,6 +31,7 @@ export function decodeCommand(): Command {
     command,
     "xbdback decode '01 01 00ca 00000000 0700000000000000 0008000000000000 2a000000 00 07'",
     "xbdback decode 0600080000ca --abi x86_32 --json",
+    "xbdback decode --session guest.session | grep ^request",
   ).action(decode);
 }
 
@@ -33,10 +43,52 @@ function hexBytes(text: string): Uint8Array {
   return Uint8Array.from(Buffer.from(digits, "hex"));
 }
 
-function decode(bytes: Uint8Array, { abi, json }: DecodeOptions): void {
-  const request = decodeRequest(bytes, abi);
+function decode(bytes: Uint8Array | undefined, { abi, json, session }: DecodeOptions): void {
+  if ((bytes === undefined) === (session === undefined))
+    throw new CliError("decode takes the bytes of a request, or --session and a file", Exit.usage);
+  if (session !== undefined) {
+    decodeFile(session, json);
+    return;
+  }
+  const request = decodeRequest(bytes as Uint8Array, abi);
   if (json) printJson(request);
   else process.stdout.write(`${pairs(rowsOf(request))}\n`);
+}
+
+/** The header, then every record; of each what it has, in words. */
+function decodeFile(file: string, json: boolean): void {
+  const { header, records } = readSession(file, readFileSync(file));
+  const layout = header.abi === ABI_X86_32 ? "x86_32" : "x86_64";
+  const told = records.map((record) => tell(record, layout));
+  if (json) {
+    printJson({ file, header, records: told });
+    return;
+  }
+  const line = ([kind, fields]: [string, object]): string =>
+    [kind, ...Object.entries(fields).map(([name, value]) => `${name} ${value}`)].join(" ");
+  const lines = told.map(({ kind, ...fields }): [string, object] => [kind, fields]);
+  process.stdout.write(
+    [["header", header] as [string, object], ...lines].map((one) => `${line(one)}\n`).join(""),
+  );
+}
+
+function tell(record: SessionRecord, abi: DecodeOptions["abi"]): { kind: string } & Record<string, unknown> {
+  if (record.kind === "page") return { ...record, bytes: Buffer.from(record.bytes).toString("hex") };
+  if (record.kind !== "request") return record;
+  const { operation, id, sector, nrSegments, discardSectors, segments, indirectGrefs, faults } =
+    decodeRequest(record.entry, abi);
+  return {
+    kind: record.kind,
+    operation,
+    id,
+    sector,
+    ...(discardSectors === null ? { nrSegments } : { discardSectors }),
+    ...(segments.length > 0
+      ? { segments: segments.map(({ gref, first, last }) => `${gref}:${first}-${last}`).join(",") }
+      : {}),
+    ...(indirectGrefs.length > 0 ? { indirectGrefs: indirectGrefs.join(",") } : {}),
+    ...(faults.length > 0 ? { faults: faults.join("; ") } : {}),
+  };
 }
 
 function rowsOf(request: DecodedRequest): [string, string][] {

@@ -9,11 +9,13 @@ import { limitCommand } from "./limit.js";
 import { listCommand } from "./list.js";
 import { machineCommand } from "./machine.js";
 import { pauseCommand, unpauseCommand } from "./pause.js";
+import { recordCommand } from "./record.js";
 import { replayCommand } from "./replay.js";
 import { resizeCommand } from "./resize.js";
 import { showCommand } from "./show.js";
 import { statsCommand } from "./stats.js";
 import { topCommand } from "./top.js";
+import { traceCommand } from "./trace.js";
 
 export function operatorCommands(): Command[] {
   return [
@@ -23,13 +25,15 @@ export function operatorCommands(): Command[] {
     showCommand(),
     statsCommand(),
     topCommand(),
+    traceCommand(),
     resizeCommand(),
     pauseCommand(),
     unpauseCommand(),
     limitCommand(),
     checkCommand(),
-    decodeCommand(),
+    recordCommand(),
     replayCommand(),
+    decodeCommand(),
     machineCommand(),
     completionCommand(),
   ];
