@@ -1,9 +1,10 @@
 // Builds the core (AssemblyScript to build/blkif.wasm) and the host (TypeScript to build/), each only if it changed,
-// the core's header for hosts in C, and the man pages.
+// what the command runs, the core's header for hosts in C, and the man pages.
 import { spawnSync } from "node:child_process";
 import { existsSync, mkdirSync, readdirSync, statSync } from "node:fs";
 import { dirname, join } from "node:path";
 import { fileURLToPath } from "node:url";
+import { writeBundle } from "./bundle.mjs";
 import { writeHeader } from "./c-header.mjs";
 import { writeManual } from "./manual.mjs";
 
@@ -34,5 +35,6 @@ if (!existsSync(wasm) || statSync(wasm).mtimeMs < newest("assembly")) {
   tool("binaryen/bin/wasm-opt", [wasm, ...features, ...inlining, "-O3", "--converge", "-o", wasm]);
 }
 tool("typescript/bin/tsc", ["-p", "tsconfig.json"]);
+await writeBundle();
 await writeHeader();
 await writeManual();

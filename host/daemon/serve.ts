@@ -69,11 +69,14 @@ export async function serve(options: ServeOptions, lost: (error: Error) => void)
     if (failure) throw failure;
   };
   try {
+    // Side by side: guests may be waiting.
+    const starting = ReactorPool.start({ ...plane, platform, log: options.log, onFailure: lost });
+    const pooled = starting.catch(() => null);
+    undo.push(async () => (await pooled)?.close());
     const xenstore = await openXenstore(platform);
     undo.push(() => xenstore.close());
-    const pool = await ReactorPool.start({ ...plane, platform, log: options.log, onFailure: lost });
+    const pool = await starting;
     const reactor = new CappedRingHost(pool, maxRings);
-    undo.push(() => reactor.close());
     // A guest of loopback that does not name its layout has ours.
     const assumedProtocol = platform.kind === "loopback" ? "native" : "x86_32-abi";
     const { domid } = platform;

@@ -34,7 +34,7 @@ export class ReactorPool implements RingHost {
   /** Starts the first thread. Rejects when that cannot be. */
   static async start(options: PoolOptions): Promise<ReactorPool> {
     const pool = new ReactorPool(options);
-    await pool.#add();
+    await pool.#add().started;
     return pool;
   }
 
@@ -50,8 +50,7 @@ export class ReactorPool implements RingHost {
   async attach(options: AttachOptions): Promise<AttachedRing> {
     const { device } = options;
     if (device.store === undefined) return (await this.#here()).attach(options);
-    const thread = await this.#choose();
-    return thread.attach(options, {
+    return this.#choose().attach(options, {
       store: device.store,
       get size() {
         return device.size;
@@ -64,24 +63,28 @@ export class ReactorPool implements RingHost {
     if (this.#local) await (await this.#local).close();
   }
 
-  async #choose(): Promise<ReactorThread> {
+  #choose(): ReactorThread {
     const threads = this.#members.map(({ thread }) => thread);
     const least = threads.reduce((a, b) => (b.rings < a.rings ? b : a));
     if (least.rings === 0 || threads.length >= this.#options.reactors) return least;
     return this.#add();
   }
 
-  async #add(): Promise<ReactorThread> {
+  #add(): ReactorThread {
     const { platform, engine, pollUs, onFailure, log } = this.#options;
     const thread = new ReactorThread({ platform, engine, pollUs }, onFailure);
     const member: Member = { thread, engine: "libuv" };
     this.#members.push(member);
-    const started = await thread.started;
-    member.engine = started.engine;
-    if (started.missing !== null && !this.#told) {
-      this.#told = true;
-      log(`xbdback: no io_uring here (${started.missing}): I/O goes through libuv's thread pool`);
-    }
+    thread.started.then(
+      (started) => {
+        member.engine = started.engine;
+        if (started.missing === null || this.#told) return;
+        this.#told = true;
+        log(`xbdback: no io_uring here (${started.missing}): I/O goes through libuv's thread pool`);
+      },
+      // Whoever waits for it hears why.
+      () => this.#members.splice(this.#members.indexOf(member), 1),
+    );
     return thread;
   }
 

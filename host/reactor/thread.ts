@@ -1,6 +1,6 @@
 /** The main thread's end of a reactor thread. */
 import { closeSync } from "node:fs";
-import { Worker } from "node:worker_threads";
+import type { Worker } from "node:worker_threads";
 import type { Counters } from "../core/blkif.js";
 import { readCounters, readInflight } from "../core/blkif.js";
 import { eventFd, signalEventFd } from "../platform/libc.js";
@@ -17,6 +17,7 @@ import {
 } from "./messages.js";
 import type { AttachedRing, AttachOptions } from "./ring-host.js";
 import { readRing } from "./ring-state.js";
+import { takeThread } from "./spare.js";
 import { RingError } from "./start.js";
 
 type Waiting = { resolve: (result: number) => void; reject: (error: Error) => void };
@@ -47,12 +48,9 @@ export class ReactorThread {
     const shared = new SharedArrayBuffer(SharedState.BYTES);
     this.#shared = new SharedState(shared);
     this.#onFailure = onFailure;
-    const workerData: ReactorSettings = { ...settings, wakeFd: this.#wakeFd, shared };
-    // It opens descriptors behind Node's back, and closes them itself.
-    const options = { workerData, trackUnmanagedFds: false };
-    this.#worker = new Worker(new URL("./worker.js", import.meta.url), options);
-    // What keeps the process alive is what the rings are for.
-    this.#worker.unref();
+    const { worker, begin } = takeThread();
+    this.#worker = worker;
+    begin({ ...settings, wakeFd: this.#wakeFd, shared });
     process.on("exit", this.#atExit);
     let refuse: (error: Error) => void = () => {};
     this.started = new Promise((resolve, reject) => {
@@ -95,6 +93,7 @@ export class ReactorThread {
     this.rings++;
     this.#listeners.set(number, { onHalt, onError });
     try {
+      await this.started;
       const port = await this.#ask({
         op: "attach",
         ring: number,

@@ -1,5 +1,7 @@
 /** A reactor thread: rings that the main thread hands over, and nothing of the control plane. */
-import { parentPort, receiveMessageOnPort, workerData } from "node:worker_threads";
+import { once } from "node:events";
+import { type MessagePort, parentPort, receiveMessageOnPort, workerData } from "node:worker_threads";
+import { coreModule } from "../core/load.js";
 import { viewMemory } from "../core/memory.js";
 import { readNonBlocking } from "../platform/libc.js";
 import { openDomain } from "../platform/platform.js";
@@ -30,7 +32,11 @@ interface Served {
 const ERROR_INTERVAL_MS = 100;
 
 const port = parentPort as NonNullable<typeof parentPort>;
-const settings = workerData as ReactorSettings;
+// What takes time is done before anybody waits for it.
+coreModule();
+const begin = workerData as MessagePort;
+const [settings] = (await once(begin, "message")) as [ReactorSettings];
+begin.close();
 const shared = new SharedState(settings.shared);
 const say = (said: Said): void => port.postMessage(said);
 

@@ -67,17 +67,15 @@ export class Connection {
   /** Attaches every ring. Rejects with what is wrong with one of them; everything is let go then. */
   static async open(options: ConnectionOptions): Promise<Connection> {
     const connection = new Connection(options);
-    try {
-      for (const queue of options.config.queues.keys()) {
-        connection.#rings.push(await attach(options, queue));
-      }
-      return connection;
-    } catch (error) {
-      await connection.close().catch(() => {});
-      // Those of rings that are detached are released already, and of the others nothing is under way.
-      for (const { journal } of options.beginnings) journal?.release();
-      throw error;
-    }
+    const attaching = options.config.queues.map((_, queue) => attach(options, queue));
+    const outcomes = await Promise.allSettled(attaching);
+    for (const outcome of outcomes) if (outcome.status === "fulfilled") connection.#rings.push(outcome.value);
+    const refused = outcomes.find((outcome) => outcome.status === "rejected");
+    if (!refused) return connection;
+    await connection.close().catch(() => {});
+    // Those of rings that are detached are released already, and of the others nothing is under way.
+    for (const { journal } of options.beginnings) journal?.release();
+    throw refused.reason;
   }
 
   /** Our ends of the event channels. */
