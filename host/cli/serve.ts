@@ -10,7 +10,7 @@ import { expose } from "../metrics/exposition.js";
 import { type MetricsAddress, serveMetrics } from "../metrics/server.js";
 import { kernelBackendOf } from "../platform/xen/find.js";
 import type { Cache } from "../storage/direct.js";
-import { openDevice } from "../storage/open.js";
+import { openDisk } from "../storage/disk.js";
 import { configure, dump } from "./configuration.js";
 import { platformOf } from "./daemon.js";
 import { CliError, Exit, exitCodeOf } from "./errors.js";
@@ -65,7 +65,7 @@ export async function serveCommand(command: Command): Promise<void> {
       platform,
       kind,
       features: live,
-      open: (path, how) => openDevice(path, { ...how, cache: live.cache }),
+      open: (path, how) => openDisk(path, { ...how, cache: live.cache }),
       plane: { reactors, engine, pollUs },
       log,
       maxRings,

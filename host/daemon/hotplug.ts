@@ -111,6 +111,7 @@ export class Hotplug {
 
 /** What Xen's own block script looks for when it checks who else has a block device. */
 async function physicalDevice(path: string): Promise<Record<string, string>> {
+  if (!path.startsWith("/")) return {};
   const stats = await stat(path, { bigint: true });
   if (!stats.isBlockDevice()) return {};
   return { "physical-device": `${major(stats.rdev).toString(16)}:${minor(stats.rdev).toString(16)}` };

@@ -6,7 +6,7 @@ import { openXenstore, type Platform } from "../platform/platform.js";
 import { CappedRingHost } from "../reactor/capped.js";
 import { type PoolOptions, ReactorPool } from "../reactor/pool.js";
 import type { RingHost } from "../reactor/ring-host.js";
-import { openDevice } from "../storage/open.js";
+import { openDisk } from "../storage/disk.js";
 import type { VbdHost } from "../vbd/host.js";
 import type { VbdId } from "../vbd/name.js";
 import type { Open } from "../vbd/store-opener.js";
@@ -80,7 +80,7 @@ export async function serve(options: ServeOptions, lost: (error: Error) => void)
     // A guest of loopback that does not name its layout has ours.
     const assumedProtocol = platform.kind === "loopback" ? "native" : "x86_32-abi";
     const { domid } = platform;
-    const stores = new Stores(xenstore, host.open ?? openDevice);
+    const stores = new Stores(xenstore, host.open ?? openDisk);
     undo.push(() => stores.close());
     const open: Open = (path, options, vbd) => stores.open(path, options, vbd);
     const hotplug = new Hotplug({ xenstore, stores, domid, kind, log: host.log });

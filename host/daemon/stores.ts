@@ -3,10 +3,10 @@
  * one user, unless the mode says "!" or the users are one virtual machine), and stores that are held from the hotplug
  * script's question until their frontend connects.
  */
-import { stat } from "node:fs/promises";
 import { constants } from "node:os";
 import type { Xenstore } from "../platform/ports.js";
 import type { BlockDevice } from "../storage/device.js";
+import { identityOf } from "../storage/disk.js";
 import { DeviceError, type OpenOptions } from "../storage/open.js";
 import { type VbdId, vbdName } from "../vbd/name.js";
 import type { Open } from "../vbd/store-opener.js";
@@ -95,16 +95,6 @@ export class Stores {
     const domids = target !== null && /^[0-9]{1,5}$/.test(target) ? [domid, Number(target)] : [domid];
     const machines = await Promise.all(domids.map((id) => this.#xenstore.read(`/local/domain/${id}/vm`)));
     return machines.filter((machine) => machine !== null);
-  }
-}
-
-/** "" for what is not there: to open it says why. */
-async function identityOf(path: string): Promise<string> {
-  try {
-    const stats = await stat(path, { bigint: true });
-    return stats.isBlockDevice() ? `block ${stats.rdev}` : `file ${stats.dev}:${stats.ino}`;
-  } catch {
-    return "";
   }
 }
 

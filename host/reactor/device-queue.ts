@@ -36,17 +36,19 @@ export class DeviceQueue implements IoQueue {
   /** A write, with the flushes around it that a flush or barrier with data asks for. */
   #write(io: CoreIo, vector: IoVector, done: Done): void {
     const device = this.#device;
-    const after: Done =
-      io.flags & abi.IO_FUA
-        ? (result, error) => (result === Result.Success ? device.flush(done) : done(result, error))
-        : done;
+    const write = (): void => {
+      if (!(io.flags & abi.IO_FUA)) device.write(io.position, vector, done);
+      else if (device.writeThrough) device.writeThrough(io.position, vector, done);
+      else {
+        device.write(io.position, vector, (result, error) =>
+          result === Result.Success ? device.flush(done) : done(result, error),
+        );
+      }
+    };
     if (!(io.flags & abi.IO_PREFLUSH)) {
-      device.write(io.position, vector, after);
+      write();
       return;
     }
-    device.flush((result, error) => {
-      if (result === Result.Success) device.write(io.position, vector, after);
-      else done(result, error);
-    });
+    device.flush((result, error) => (result === Result.Success ? write() : done(result, error)));
   }
 }

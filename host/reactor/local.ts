@@ -2,6 +2,7 @@
 import type { EventChannels, GrantTable } from "../platform/ports.js";
 import { DeviceQueue } from "./device-queue.js";
 import { EventLoopDriver } from "./event-loop.js";
+import { noteFlushErrno } from "./journal.js";
 import { type Latency, readLatency } from "./latency.js";
 import { returnMemory, takeMemory } from "./memory-pool.js";
 import { makeObserver } from "./observing.js";
@@ -32,7 +33,15 @@ export class LocalRingHost implements RingHost {
     const memory = takeMemory(journal);
     try {
       const ring = await reactor.attach(
-        { ...options, memory, makeQueue: (core, owner) => new DeviceQueue(device, core, owner) },
+        {
+          ...options,
+          memory,
+          makeQueue: (core, owner) => new DeviceQueue(device, core, owner),
+          onError(operation, error, result) {
+            noteFlushErrno(memory, device.flushErrno ?? 0);
+            options.onError(operation, error, result);
+          },
+        },
         remotePort,
       );
       let latency: Latency | null = null;

@@ -72,9 +72,15 @@ export interface BlockDevice {
 
   /** What another thread needs to do I/O on the same open store; not there where only this thread can. */
   readonly store?: Store;
+  /** False where I/O of a dead process that had the same store open may still reach it. */
+  readonly fenced?: boolean;
+  /** Errno of a flush that failed, here or for the process before, or 0; not there where flushes do not fail. */
+  flushErrno?: number;
 
   read(position: number, to: IoVector, done: Done): void;
   write(position: number, from: IoVector, done: Done): void;
+  /** As `write`, and on stable storage when it succeeds. Not there where a flush after the write is as good. */
+  writeThrough?(position: number, from: IoVector, done: Done): void;
   /**
    * When it succeeds, every write that was done before it is on stable storage. Once it has failed, written data may
    * be lost whatever later calls say: all writes, discards and flushes fail from then on.

@@ -93,6 +93,10 @@ export class RawDevice implements BlockDevice {
     return this.#flushErrno[0];
   }
 
+  set flushErrno(errno: number) {
+    Atomics.store(this.#flushErrno, 0, errno);
+  }
+
   get canDiscard(): boolean {
     return this.#canDiscard;
   }

@@ -2,6 +2,7 @@
  * Disk specifications as xl-disk-configuration(5) has them: `target,format,vdev,access`, with `key=value` and flags
  * anywhere between them. Each is given once, an empty one is the default, and `target=` takes all the rest.
  */
+import { isUri } from "../storage/disk.js";
 import { quote } from "../vbd/diagnostics.js";
 import { parseVirtualDevice } from "./virtual-device.js";
 
@@ -9,7 +10,7 @@ export type DiskFormat = "raw" | "qcow" | "qcow2" | "vhd" | "qed" | "empty";
 export type BackendType = "phy" | "tap" | "qdisk" | "standalone";
 
 export interface DiskSpecification {
-  /** Absolute path; "" for an empty CD drive. */
+  /** Absolute path or URI; "" for an empty CD drive. */
   readonly target: string;
   readonly format: DiskFormat;
   /** As it was written: "xvda". */
@@ -76,7 +77,7 @@ export function parseDisk(text: string): DiskSpecification {
     throw new DiskSyntaxError("no target: name the image or block device, like target=/var/lib/xen/disk.img");
   const discard = values.get("discard");
   return {
-    target: target === "" || target.startsWith("/") ? target : `/dev/${target}`,
+    target: target === "" || target.startsWith("/") || isUri(target) ? target : `/dev/${target}`,
     format,
     vdev,
     devid,
@@ -131,7 +132,9 @@ class Parser {
 
   #part(part: string): void {
     const match = /^([a-z][-a-z0-9_]*)=(.*)$/s.exec(part);
-    if (Object.hasOwn(FLAGS, part)) this.#set(...FLAGS[part]);
+    // Its query has a "=".
+    if (isUri(part) && !this.#values.has("target")) this.#set("target", part);
+    else if (Object.hasOwn(FLAGS, part)) this.#set(...FLAGS[part]);
     else if (match) this.#named(match[1], match[2]);
     else if (!part.includes("=")) this.#positional(part);
     else {

@@ -6,6 +6,7 @@ import { constants } from "node:os";
 import { setTimeout as sleep } from "node:timers/promises";
 import { type Xenstore, XenstoreError } from "../platform/ports.js";
 import { XenbusState as State, type XenbusState } from "../platform/xenbus-state.js";
+import { RingError } from "../reactor/start.js";
 import type { BlockDevice } from "../storage/device.js";
 import { DeviceError } from "../storage/open.js";
 import { DEVICE_KEYS } from "./backend-keys.js";
@@ -114,9 +115,20 @@ export class Adoption {
   }
 }
 
+/**
+ * Why a store cannot be gone on with: the process before was killed, and nobody can tell when a server has ended the last
+ * write that it was sent. Done after newer ones, it would spoil them. One that handed over has waited for all its answers.
+ */
+export function fenceMissing(device: BlockDevice, { since }: Orphan): RingError | null {
+  if (device.fenced !== false || device.readOnly || since > 0) return null;
+  return new RingError(
+    `${device.name}: the daemon before was killed, and the server may still carry out its writes; the disk is closed`,
+  );
+}
+
 /** A flush that failed for the process before has failed for good: see RawDevice. */
 export function inheritFlushErrno(device: BlockDevice, errno: number): void {
-  if (device.store) Atomics.store(new Int32Array(device.store.flushErrno), 0, errno);
+  if (errno !== 0) device.flushErrno = errno;
 }
 
 /**

@@ -2,8 +2,8 @@
 
 import { XenbusState as State } from "../platform/xenbus-state.js";
 import { Result } from "../storage/device.js";
-import { openDevice } from "../storage/open.js";
-import { Adoption, inheritFlushErrno, type Orphan, openWhenFree } from "./adoption.js";
+import { openDisk } from "../storage/disk.js";
+import { Adoption, fenceMissing, inheritFlushErrno, type Orphan, openWhenFree } from "./adoption.js";
 import { type BackendKeys, type Features, parseMode } from "./backend-keys.js";
 import { Connection } from "./connection.js";
 import { type AssumedProtocol, readFrontend } from "./frontend.js";
@@ -76,7 +76,7 @@ export class Connector {
   async ready(keys: BackendKeys, path: string): Promise<boolean> {
     if (this.#opener.isFor(path, keys.mode)) return this.#opener.ready();
     this.#opener.giveUp();
-    const { xenstore, domid, open = openDevice } = this.#host;
+    const { xenstore, domid, open = openDisk } = this.#host;
     await checkWriters(xenstore, this.#directory, domid);
     const warn = (line: string): void => this.#listener.say("warning", line);
     const begin = () => open(path, { ...parseMode(keys.mode), warn }, this.#id);
@@ -100,6 +100,11 @@ export class Connector {
   async adopt(keys: BackendKeys, orphan: Orphan, features: Features): Promise<Connection> {
     const { config, beginnings, flushErrno } = orphan;
     const device = this.#opener.take();
+    const objection = fenceMissing(device, orphan);
+    if (objection) {
+      await device.close();
+      throw objection;
+    }
     inheritFlushErrno(device, flushErrno);
     const connection = await this.#open(keys, { features, config, beginnings, device });
     this.adoption.end();

@@ -14,7 +14,7 @@ export interface VbdHost {
   /** Our own domid. */
   readonly domid: number;
   readonly log: Log;
-  /** Opens a store; openDevice where it is left out. */
+  /** Opens a store; openDisk where it is left out. */
   readonly open?: Open;
   /** The layout of a frontend that does not say; where it is left out, x86_32-abi, as on every x86 Xen. */
   readonly assumedProtocol?: AssumedProtocol;

@@ -2,6 +2,7 @@
  * Kinds of vbd: the directory below `backend/`, and what the toolstack does for it (libxl_disk.c, libxl_device.c). The
  * frontend's directory is device/vbd whatever the kind.
  */
+import { isUri } from "../storage/disk.js";
 import { quote } from "./diagnostics.js";
 
 export interface Kind {
@@ -34,6 +35,7 @@ const RAW = ["raw", "aio"];
  */
 export function imageOf(kind: Kind, params: string | null): string | null {
   if (params === null || params === "") return null;
+  if (isUri(params)) return params;
   if (!kind.formatted || params.startsWith("/")) return params.startsWith("/") ? params : null;
   const colon = params.indexOf(":");
   const format = colon < 0 ? params : params.slice(0, colon);

@@ -1,6 +1,6 @@
 /** `xbdback check`. */
 import { Command } from "commander";
-import { openDevice } from "../../storage/open.js";
+import { openDisk } from "../../storage/disk.js";
 import { modeOf } from "../../toolstack/disk-image.js";
 import { parseMode } from "../../vbd/backend-keys.js";
 import { printable } from "../../vbd/diagnostics.js";
@@ -25,7 +25,7 @@ async function check(text: string, { json }: { json: boolean }): Promise<void> {
   const disk = readDisk(text);
   const warnings: string[] = [];
   const warn = (line: string): void => void warnings.push(printable(line));
-  const device = await openDevice(disk.target, { ...parseMode(modeOf(disk)), warn });
+  const device = await openDisk(disk.target, { ...parseMode(modeOf(disk)), warn });
   const { size, sectorSize, physicalSectorSize, canDiscard, readOnly, store } = device;
   await device.close();
   const kind = store?.kind ?? "device";

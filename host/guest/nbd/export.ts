@@ -1,6 +1,7 @@
 /** What the one export of a disk promises to its clients. */
+
+import { MAXIMUM_PAYLOAD, Transmission } from "../../nbd/protocol.js";
 import type { GuestDisk } from "../disk.js";
-import { MAXIMUM_PAYLOAD, Transmission } from "./protocol.js";
 
 export interface Export {
   readonly disk: GuestDisk;

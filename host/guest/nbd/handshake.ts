@@ -1,9 +1,10 @@
 /** Fixed newstyle negotiation: from the greeting to the choice of the export. */
+
+import { Bytes, Handshake, Info, Magic, Option, OptionReply } from "../../nbd/protocol.js";
 import { blockSizes, type Export, transmissionFlags } from "./export.js";
 import type { Intake } from "./intake.js";
 import * as options from "./options.js";
 import type { Outbox } from "./outbox.js";
-import { Bytes, Handshake, Info, Magic, Option, OptionReply } from "./protocol.js";
 
 /** An export's name may have 4096 bytes; lists of queries are longer, none is anywhere near this. */
 const LONGEST_OPTION = 65536;

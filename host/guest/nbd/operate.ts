@@ -1,7 +1,8 @@
 /** Carries a request out that nothing speaks against. */
+
+import { Command, CommandFlag } from "../../nbd/protocol.js";
 import type { GuestDisk } from "../disk.js";
 import { HEADROOM, type MessageBuffer } from "./buffers.js";
-import { Command, CommandFlag } from "./protocol.js";
 import type { Request } from "./request.js";
 
 /** blkif has no write-zeroes and discarded blocks may read as anything, so zeroes are written, this many at a time. */

@@ -1,5 +1,5 @@
 /** The messages of option haggling: what a client's option says, and how replies are laid out. */
-import { Bytes, Handshake, Info, Magic } from "./protocol.js";
+import { Bytes, Handshake, Info, Magic } from "../../nbd/protocol.js";
 
 const TWO_TO_32 = 4294967296;
 

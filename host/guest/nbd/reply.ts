@@ -1,7 +1,8 @@
 /** Lays replies out in a request's own buffer, in front of its data. */
+
+import { Bytes, Chunk, Magic } from "../../nbd/protocol.js";
 import type { MessageBuffer } from "./buffers.js";
 import { putU64 } from "./options.js";
-import { Bytes, Chunk, Magic } from "./protocol.js";
 import type { Refusal, Request } from "./request.js";
 
 /** A message goes along with an error, this long at most. */

@@ -1,6 +1,7 @@
 /** A client's request as it came, and the reasons not to carry it out. */
+
+import { Bytes, Command, CommandFlag, MAXIMUM_PAYLOAD, Magic, NbdError } from "../../nbd/protocol.js";
 import type { GuestDisk } from "../disk.js";
-import { Bytes, Command, CommandFlag, MAXIMUM_PAYLOAD, Magic, NbdError } from "./protocol.js";
 
 const TWO_TO_32 = 4294967296;
 

@@ -1,10 +1,11 @@
 /** The transmission phase: takes requests in, has the disk carry them out in any order, sends the replies. */
+
+import { Command, wireError } from "../../nbd/protocol.js";
 import type { GuestDisk } from "../disk.js";
 import { type BufferPool, HEADROOM, type MessageBuffer } from "./buffers.js";
 import type { Intake } from "./intake.js";
 import { lead, operate, payloadBytes } from "./operate.js";
 import type { Outbox } from "./outbox.js";
-import { Command, wireError } from "./protocol.js";
 import { dataReply, errorReply, plainReply } from "./reply.js";
 import { parseRequest, REQUEST_BYTES, type Refusal, type Request, refuse } from "./request.js";
 

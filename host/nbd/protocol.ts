@@ -47,8 +47,12 @@ export const OptionReply = {
   ack: 1,
   server: 2,
   info: 3,
+  /** From here on they are errors. */
+  errors: 0x80000000,
   unsupported: 0x80000001,
+  policy: 0x80000002,
   invalid: 0x80000003,
+  tlsRequired: 0x80000005,
   unknown: 0x80000006,
 } as const;
 
@@ -78,7 +82,14 @@ export const Command = {
 export const CommandFlag = { fua: 1 << 0, noHole: 1 << 1, df: 1 << 2, fastZero: 1 << 4 } as const;
 
 /** Structured reply chunks. */
-export const Chunk = { flagDone: 1, none: 0, offsetData: 1, error: 0x8001 } as const;
+export const Chunk = {
+  flagDone: 1,
+  none: 0,
+  offsetData: 1,
+  offsetHole: 2,
+  error: 0x8001,
+  errorOffset: 0x8002,
+} as const;
 
 /** The errors that may go over the wire. */
 export const NbdError = {

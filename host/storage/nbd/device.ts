@@ -1,0 +1,374 @@
+/** A disk that an NBD server has. */
+import { constants } from "node:os";
+import { Command, CommandFlag, NbdError, Transmission } from "../../nbd/protocol.js";
+import { SystemError } from "../../platform/libc.js";
+import { type BlockDevice, type Done, type IoVector, Result, views } from "../device.js";
+import { SECTOR } from "../geometry.js";
+import { Link, type LinkOptions } from "./link.js";
+import type { Export, Line } from "./negotiate.js";
+import { makeRequest, type Request, slice } from "./request.js";
+import type { Session } from "./session.js";
+import { MOST_UNFLUSHED_BYTES, Unflushed } from "./unflushed.js";
+
+const { EROFS, EOPNOTSUPP } = constants.errno;
+const LARGEST_SECTOR = 4096;
+/** Of one trim: the wire's 32 bits, in any blocks. */
+const LONGEST_TRIM = 1 << 30;
+
+export interface NbdDeviceOptions extends Pick<LinkOptions, "dial" | "reconnectMs" | "silenceMs" | "log"> {
+  readonly name: string;
+  readonly readOnly: boolean;
+  /** See {@link BlockDevice.fenced}. */
+  readonly fenced?: boolean;
+  /** Lets go of what is behind the server, after the last connection to it. */
+  readonly release?: () => Promise<void>;
+}
+
+/**
+ * What is acknowledged and not flushed is kept ({@link Unflushed}), so that a server may die. As on raw disks, a flush that
+ * fails has failed for good: all writes, discards and flushes fail from then on.
+ */
+export class NbdDevice implements BlockDevice {
+  readonly name: string;
+  readonly sectorSize: number;
+  readonly physicalSectorSize: number;
+  readonly readOnly: boolean;
+  readonly canSecureDiscard = false;
+  readonly discardGranularity: number;
+  readonly discardAlignment = 0;
+  readonly canDiscard: boolean;
+  readonly fenced: boolean;
+  flushErrno = 0;
+
+  readonly #options: NbdDeviceOptions;
+  readonly #link: Link;
+  readonly #exported: Export;
+  /** Bytes of data that a request may have: whole sectors. */
+  readonly #longest: number;
+  readonly #unflushed = new Unflushed();
+  #size: number;
+  #sizeSeen: number;
+  #flushingFor = false;
+  /** Writes that are done as soon as there is room to keep more. */
+  #held: (() => void)[] = [];
+  #underWay = 0;
+  #drained: (() => void) | null = null;
+  #closed: Promise<void> | null = null;
+
+  /** Takes the line over, whose export {@link sectorsOf} must have found good. */
+  constructor(line: Line, options: NbdDeviceOptions) {
+    const { exported } = line;
+    const { flags, preferredBlock } = exported;
+    this.#options = options;
+    this.#exported = exported;
+    this.name = options.name;
+    this.readOnly = options.readOnly;
+    this.fenced = options.fenced ?? false;
+    this.sectorSize = sectorsOf(exported);
+    this.physicalSectorSize = Math.max(this.sectorSize, Math.min(preferredBlock, 4096));
+    this.discardGranularity = this.physicalSectorSize;
+    this.canDiscard = !this.readOnly && (flags & Transmission.sendTrim) !== 0;
+    this.#longest = wholeSectors(exported.maximumPayload, this.sectorSize);
+    this.#size = this.#sizeSeen = wholeSectors(exported.size, this.sectorSize);
+    this.#link = new Link(line, {
+      ...options,
+      objection: (other) => this.#objection(other),
+      restore: (session, broken) => this.#restore(session, broken),
+    });
+  }
+
+  get size(): number {
+    return this.#size;
+  }
+
+  /** Why there is no connection; null while there is one. */
+  get trouble(): string | null {
+    return this.#link.trouble;
+  }
+
+  /** The server was seen to be gone. */
+  lose(why: string): void {
+    this.#link.drop(why);
+  }
+
+  read(position: number, to: IoVector, done: Done): void {
+    const outcome = this.#outOfReach("read", position, to.bytes);
+    if (outcome) {
+      later(done, ...outcome);
+      return;
+    }
+    this.#transfer(
+      Command.read,
+      0,
+      position,
+      views(to),
+      to.bytes,
+      this.#counted("read", position, to.bytes, done),
+    );
+  }
+
+  write(position: number, from: IoVector, done: Done): void {
+    this.#write(position, from, 0, done);
+  }
+
+  writeThrough(position: number, from: IoVector, done: Done): void {
+    if (this.#exported.flags & Transmission.sendFua) {
+      this.#write(position, from, CommandFlag.fua, done);
+      return;
+    }
+    this.#write(position, from, 0, (result, error) =>
+      result === Result.Success ? this.flush(done) : done(result, error),
+    );
+  }
+
+  flush(done: Done): void {
+    const outcome = this.#outOfReach("flush", 0, 0) ?? (this.readOnly ? null : this.#unchangeable("flush"));
+    if (outcome) {
+      later(done, ...outcome);
+      return;
+    }
+    // Of a server without flush, all that it acknowledges is on stable storage, or will never be.
+    if (this.readOnly || !this.#flushes) {
+      later(done, Result.Success);
+      return;
+    }
+    this.#flush(done);
+  }
+
+  #flush(done: Done): void {
+    const mark = this.#unflushed.mark();
+    const counted = this.#counted("flush", 0, 0, done);
+    this.#send({ command: Command.flush, flags: 0, position: 0, length: 0, views: [] }, (errno, message) => {
+      if (errno === 0) this.#unflushed.forget(mark);
+      else this.flushErrno ||= errno;
+      counted(errno, message);
+      this.#releaseHeld();
+    });
+  }
+
+  discard(position: number, length: number, secure: boolean, done: Done): void {
+    const verb = secure ? "secure discard" : "discard";
+    const outcome = this.#unchangeable(verb) ?? this.#outOfReach(verb, position, length);
+    if (outcome) {
+      later(done, ...outcome);
+      return;
+    }
+    if (secure || !this.canDiscard) {
+      later(done, Result.Unsupported, new SystemError(verb, EOPNOTSUPP, this.name));
+      return;
+    }
+    if (length === 0) {
+      later(done, Result.Success);
+      return;
+    }
+    this.#transfer(Command.trim, 0, position, [], length, this.#counted(verb, position, length, done));
+  }
+
+  /** A server tells its size when it is connected to. */
+  async refreshSize(): Promise<boolean> {
+    const changed = this.#size !== this.#sizeSeen;
+    this.#sizeSeen = this.#size;
+    return changed;
+  }
+
+  close(): Promise<void> {
+    this.#closed ??= this.#close();
+    return this.#closed;
+  }
+
+  async #close(): Promise<void> {
+    if (this.#underWay > 0) await new Promise<void>((resolve) => (this.#drained = resolve));
+    await this.#link.close();
+    await this.#options.release?.();
+  }
+
+  get #flushes(): boolean {
+    return (this.#exported.flags & Transmission.sendFlush) !== 0;
+  }
+
+  #write(position: number, from: IoVector, flags: number, done: Done): void {
+    const outcome = this.#unchangeable("write") ?? this.#outOfReach("write", position, from.bytes);
+    if (outcome) {
+      later(done, ...outcome);
+      return;
+    }
+    const data = views(from);
+    const counted = this.#counted("write", position, from.bytes, done);
+    this.#transfer(Command.write, flags, position, data, from.bytes, (errno, message) => {
+      if (errno !== 0 || !this.#flushes) {
+        counted(errno, message);
+        return;
+      }
+      // Also one that is on stable storage: an earlier one, written again, must not cover it.
+      this.#unflushed.add(position, data, from.bytes);
+      if (this.#unflushed.bytes < MOST_UNFLUSHED_BYTES || this.flushErrno !== 0) {
+        counted(0, "");
+        return;
+      }
+      this.#held.push(() => counted(this.flushErrno, this.flushErrno === 0 ? "" : "a flush has failed"));
+      this.#flushForGuest();
+    });
+  }
+
+  #flushForGuest(): void {
+    if (this.#flushingFor) return;
+    this.#flushingFor = true;
+    const over = (): void => {
+      this.#flushingFor = false;
+      this.#releaseHeld();
+    };
+    this.#flush(over);
+  }
+
+  #releaseHeld(): void {
+    if (this.flushErrno === 0 && this.#unflushed.bytes >= MOST_UNFLUSHED_BYTES) {
+      if (this.#held.length > 0) this.#flushForGuest();
+      return;
+    }
+    for (const end of this.#held.splice(0)) end();
+  }
+
+  /** One operation, in as many requests as the server wants; `done` gets the first error. */
+  #transfer(
+    command: number,
+    flags: number,
+    position: number,
+    data: readonly Uint8Array[],
+    length: number,
+    done: Request["done"],
+  ): void {
+    const longest = command === Command.trim ? LONGEST_TRIM : this.#longest;
+    if (length <= longest) {
+      this.#send({ command, flags, position, length, views: data }, done);
+      return;
+    }
+    let left = Math.ceil(length / longest);
+    let failure: [number, string] = [0, ""];
+    for (let at = 0; at < length; at += longest) {
+      const part = Math.min(longest, length - at);
+      const request = { command, flags, position: position + at, length: part, views: slice(data, at, part) };
+      this.#send(request, (errno, message) => {
+        if (failure[0] === 0) failure = [errno, message];
+        if (--left === 0) done(...failure);
+      });
+    }
+  }
+
+  #send(parts: Omit<Request, "lostAt" | "done">, done: Request["done"]): void {
+    const request = makeRequest({
+      ...parts,
+      done: (errno, message) => {
+        this.#link.settled(request);
+        done(errno, message);
+      },
+    });
+    this.#link.submit(request);
+  }
+
+  #counted(verb: string, position: number, length: number, done: Done): Request["done"] {
+    this.#underWay++;
+    return (errno, message) => {
+      if (--this.#underWay === 0) this.#drained?.();
+      if (errno === 0) return done(Result.Success);
+      const what = verb === "flush" ? this.name : `${length} bytes at ${position} of ${this.name}`;
+      const { message: text } = new SystemError(verb, errno, what);
+      done(resultOf(errno), new Error(message === "" ? text : `${text}: ${message.slice(0, 256)}`));
+    };
+  }
+
+  #outOfReach(verb: string, position: number, length: number): [Result, Error] | null {
+    if (this.#closed) return [Result.Failure, new Error(`${verb} ${this.name}: the disk is closed`)];
+    if (position + length <= this.#size) return null;
+    const range = `${length} bytes at ${position} of ${this.name}`;
+    return [Result.Failure, new Error(`${verb} ${range}: beyond its end at ${this.#size}`)];
+  }
+
+  #unchangeable(verb: string): [Result, Error] | null {
+    if (this.readOnly) return [Result.ReadOnly, new SystemError(verb, EROFS, this.name)];
+    if (this.flushErrno === 0) return null;
+    const { message } = new SystemError("flush", this.flushErrno, this.name);
+    const remedy = "written data may be lost; nothing more is written until the disk is attached again";
+    return [Result.Failure, new Error(`${message}; ${remedy}`)];
+  }
+
+  /** The guest has been told what it has; another connection must have at least that. */
+  #objection(other: Export): string | null {
+    const size = wholeSectors(other.size, this.sectorSize);
+    const lacking =
+      this.#exported.flags &
+      ~other.flags &
+      (Transmission.sendFlush | Transmission.sendFua | Transmission.sendTrim);
+    const differs =
+      size < this.#size ||
+      other.minimumBlock > this.sectorSize ||
+      other.maximumPayload < this.#longest ||
+      lacking !== 0 ||
+      other.structured !== this.#exported.structured ||
+      (!this.readOnly && (other.flags & Transmission.readOnly) !== 0);
+    if (differs)
+      return `the server has another disk now: ${describe(other)}, and it was ${describe(this.#exported)}`;
+    this.#size = size;
+    return null;
+  }
+
+  /** Writes again, one by one, what the last server may have lost. */
+  async #restore(session: Session, broken: Promise<never>): Promise<void> {
+    for (const { position, data } of this.#unflushed.writes) {
+      for (let at = 0; at < data.length; at += this.#longest) {
+        const part = data.subarray(at, at + this.#longest);
+        const errno = await Promise.race([broken, rewrite(session, position + at, part)]);
+        if (errno === 0) continue;
+        // What the guest has seen written is gone.
+        this.flushErrno ||= errno;
+        this.#options.log(
+          "a write that was acknowledged cannot be done again; nothing more is written until the disk is attached again",
+        );
+        this.#unflushed.clear();
+        this.#releaseHeld();
+        return;
+      }
+    }
+  }
+}
+
+function rewrite(session: Session, position: number, data: Buffer): Promise<number> {
+  return new Promise((done) => {
+    session.send(
+      makeRequest({ command: Command.write, flags: 0, position, length: data.length, views: [data], done }),
+    );
+  });
+}
+
+/** The sectors in which an export can be served. Throws an Error when there are none. */
+export function sectorsOf({ minimumBlock, maximumPayload, size }: Export): number {
+  const sectorSize = Math.max(minimumBlock, SECTOR);
+  if (sectorSize > LARGEST_SECTOR) {
+    throw new Error(
+      `the server's smallest block has ${minimumBlock} bytes, and a guest's sector at most ${LARGEST_SECTOR}: ` +
+        "put `nbdkit --filter=blocksize` before it",
+    );
+  }
+  if (maximumPayload < sectorSize)
+    throw new Error(`the server takes no more than ${maximumPayload} bytes at once, less than a sector`);
+  if (size < sectorSize) throw new Error(`the export has ${size} bytes, less than a sector`);
+  return sectorSize;
+}
+
+function describe({ size, flags, minimumBlock }: Export): string {
+  return `${size} bytes in blocks of ${minimumBlock}${flags & Transmission.readOnly ? ", read-only" : ""}`;
+}
+
+function wholeSectors(bytes: number, sectorSize: number): number {
+  return bytes - (bytes % sectorSize);
+}
+
+function resultOf(errno: number): Result {
+  if (errno === NbdError.EPERM || errno === EROFS) return Result.ReadOnly;
+  if (errno === NbdError.ENOTSUP) return Result.Unsupported;
+  return errno === 0 ? Result.Success : Result.Failure;
+}
+
+/** `done` never comes before the call returns. */
+function later(done: Done, result: Result, error?: Error): void {
+  queueMicrotask(() => done(result, error));
+}

@@ -1,0 +1,177 @@
+/**
+ * Keeps up the connection to a server: opens another one when it breaks, and sends again what was not answered. A request
+ * that has waited too long since its connection was lost fails, and only after that connection is closed, so that
+ * nobody takes data from its memory any more.
+ */
+import { constants } from "node:os";
+import type { Export, Line } from "./negotiate.js";
+import type { Request } from "./request.js";
+import { Session } from "./session.js";
+
+const FIRST_RETRY_MS = 10;
+const LONGEST_RETRY_MS = 1000;
+const GOODBYE_MS = 2000;
+
+export interface Patience {
+  /** Milliseconds that a request waits for another connection after it has lost its own; then it fails with EIO. */
+  readonly reconnectMs: number;
+  /** Milliseconds after which a server that owes a reply and says nothing is given up; Infinity for never. */
+  readonly silenceMs: number;
+}
+
+export interface LinkOptions extends Patience {
+  /** Connects and negotiates within a bounded time, or rejects. */
+  readonly dial: () => Promise<Line>;
+  /** Why another connection's export cannot take the place of the first one's; null where it can. */
+  readonly objection: (exported: Export) => string | null;
+  /** Brings a new connection to where the last one was. What it sends is done only if the session lasts. */
+  readonly restore: (session: Session, broken: Promise<never>) => Promise<void>;
+  /** A line for the operator. */
+  readonly log: (line: string) => void;
+}
+
+export class Link {
+  readonly #options: LinkOptions;
+  /** All that are not done, in the order in which they came. */
+  readonly #requests = new Set<Request>();
+  #session: Session | null = null;
+  /** When the connection was lost, by performance.now(), and why; null while there is one. */
+  #lost: { at: number; why: string } | null = null;
+  #retryMs = FIRST_RETRY_MS;
+  #closed = false;
+  #timer: NodeJS.Timeout | null = null;
+  /** Cuts short what {@link #reconnect} waits for. */
+  #wake: () => void = () => {};
+  #maintenance: Promise<void> = Promise.resolve();
+
+  /** Takes the first connection over. */
+  constructor(line: Line, options: LinkOptions) {
+    this.#options = options;
+    this.#session = new Session(line, (error) => this.#break(error));
+    const { reconnectMs, silenceMs } = options;
+    const interval = Math.min(1000, Math.max(Math.min(reconnectMs, silenceMs) / 4, 10));
+    this.#timer = setInterval(() => this.#look(), interval).unref();
+  }
+
+  /** Why there is no connection; null while there is one. */
+  get trouble(): string | null {
+    return this.#lost?.why ?? null;
+  }
+
+  submit(request: Request): void {
+    if (this.#lost && this.#overdue(this.#lost.at)) {
+      const { why } = this.#lost;
+      queueMicrotask(() => request.done(constants.errno.EIO, why));
+      return;
+    }
+    this.#requests.add(request);
+    if (this.#session) this.#session.send(request);
+    else request.lostAt = performance.now();
+  }
+
+  /** To be called by each request's `done`. */
+  settled(request: Request): void {
+    this.#requests.delete(request);
+    if (this.#session) this.#retryMs = FIRST_RETRY_MS;
+  }
+
+  /** The server was seen to be gone: there is no need to wait for more. */
+  drop(why: string): void {
+    const session = this.#session;
+    if (!session) return;
+    session.end();
+    this.#break(new Error(why));
+  }
+
+  /** To be called when nothing is under way any more. Resolves when the connection is closed. */
+  async close(): Promise<void> {
+    this.#closed = true;
+    if (this.#timer) clearInterval(this.#timer);
+    this.#wake();
+    await this.#maintenance;
+    this.#session?.end();
+    await this.#session?.closed(GOODBYE_MS);
+  }
+
+  #overdue(since: number): boolean {
+    return performance.now() - since >= this.#options.reconnectMs;
+  }
+
+  #break({ message }: Error): void {
+    this.#session = null;
+    if (this.#closed) return;
+    const at = performance.now();
+    this.#lost = { at, why: message };
+    for (const request of this.#requests) request.lostAt ??= at;
+    this.#options.log(`${message}; ${this.#requests.size} requests wait for another connection`);
+    this.#maintenance = this.#reconnect();
+  }
+
+  /** Tries again and again, with pauses, as long as the device is open. */
+  async #reconnect(): Promise<void> {
+    const { dial, objection, restore, reconnectMs, log } = this.#options;
+    while (!this.#closed) {
+      let session: Session | null = null;
+      try {
+        await this.#pause();
+        if (this.#closed) return;
+        const line = await dial();
+        let lose: (error: Error) => void = () => {};
+        const broken = new Promise<never>((_, reject) => {
+          lose = reject;
+        });
+        broken.catch(() => {});
+        session = new Session(line, (error) => {
+          if (this.#session === session) this.#break(error);
+          else lose(error);
+        });
+        const why = objection(line.exported);
+        if (why !== null) throw new Error(why);
+        this.#wake = () => lose(new Error("the disk is closed"));
+        const timer = setTimeout(
+          () => lose(new Error("the server stalls while writes are done again")),
+          reconnectMs,
+        );
+        await restore(session, broken).finally(() => clearTimeout(timer));
+        if (this.#closed) throw new Error("the disk is closed");
+        this.#lost = null;
+        this.#session = session;
+        log(`connected again; ${this.#requests.size} requests are sent again`);
+        for (const request of this.#requests) session.send(request);
+        return;
+      } catch (error) {
+        session?.end();
+        if (this.#lost) this.#lost.why = (error as Error).message;
+      }
+    }
+  }
+
+  async #pause(): Promise<void> {
+    const milliseconds = this.#retryMs;
+    this.#retryMs = Math.min(2 * milliseconds, LONGEST_RETRY_MS);
+    await new Promise<void>((resolve) => {
+      const timer = setTimeout(resolve, milliseconds);
+      this.#wake = () => {
+        clearTimeout(timer);
+        resolve();
+      };
+    });
+  }
+
+  /** What is due by the clock. */
+  #look(): void {
+    const { reconnectMs, silenceMs } = this.#options;
+    const session = this.#session;
+    if (session && session.silence >= silenceMs) {
+      this.drop(`the server has owed a reply and said nothing for ${silenceMs / 1000} s`);
+    }
+    const overdue = [...this.#requests].filter(({ lostAt }) => lostAt !== null && this.#overdue(lostAt));
+    if (overdue.length === 0) return;
+    this.drop(`the server does not answer what was sent again`);
+    const why = `no answer within ${reconnectMs / 1000} s after the connection was lost: ${this.#lost?.why}`;
+    for (const request of overdue) {
+      this.#requests.delete(request);
+      request.done(constants.errno.EIO, why);
+    }
+  }
+}

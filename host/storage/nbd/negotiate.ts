@@ -1,0 +1,187 @@
+/** The client's side of the fixed newstyle handshake, up to NBD_OPT_GO. */
+import { connect, type Socket } from "node:net";
+import { Bytes, Handshake, Info, Magic, Option, OptionReply, Transmission } from "../../nbd/protocol.js";
+import { Receiver } from "./receiver.js";
+import type { NbdAddress } from "./uri.js";
+
+/** Longer replies to an option are nobody's. */
+const LONGEST_REPLY = 64 << 10;
+/** Replies to one option. */
+const MOST_REPLIES = 64;
+const TWO_TO_32 = 4294967296;
+
+/** What a server offers. Sizes in bytes. */
+export interface Export {
+  readonly size: number;
+  /** Transmission flags. */
+  readonly flags: number;
+  readonly minimumBlock: number;
+  readonly preferredBlock: number;
+  /** Of data in one request. */
+  readonly maximumPayload: number;
+  readonly structured: boolean;
+}
+
+/** A connection in the transmission phase. */
+export interface Line {
+  readonly socket: Socket;
+  readonly receiver: Receiver;
+  readonly exported: Export;
+}
+
+/** Connects and negotiates within a time. Rejects with an Error that says why not; nothing is left open then. */
+export async function openLine(address: NbdAddress, milliseconds: number): Promise<Line> {
+  const receiver = new Receiver();
+  const { socket: path, host, port } = address;
+  const { onread } = receiver;
+  const socket =
+    path === null
+      ? connect({ host, port, onread, noDelay: true, keepAlive: true })
+      : connect({ path, onread });
+  let timer: NodeJS.Timeout | null = null;
+  try {
+    const failed = new Promise<never>((_, reject) => {
+      socket.once("error", (error) => reject(unreachable(address, error as NodeJS.ErrnoException)));
+      socket.once("close", () => reject(new Error("the server closed the connection in the handshake")));
+      receiver.onExcess = () => reject(new Error("the server says more than it was asked"));
+      timer = setTimeout(
+        () => reject(new Error(`the server did not answer within ${milliseconds / 1000} s`)),
+        milliseconds,
+      );
+    });
+    const exported = await Promise.race([failed, new Handshaker(socket, receiver).run(address.exportName)]);
+    socket.removeAllListeners();
+    return { socket, receiver, exported };
+  } catch (error) {
+    receiver.stop();
+    socket.removeAllListeners();
+    socket.on("error", () => {});
+    socket.destroy();
+    throw error;
+  } finally {
+    if (timer) clearTimeout(timer);
+  }
+}
+
+function unreachable({ socket, host, port }: NbdAddress, { code, message }: NodeJS.ErrnoException): Error {
+  const where = socket ?? `${host}:${port}`;
+  if (code === "ENOENT")
+    return new Error(`there is no socket ${where}; start the NBD server, or correct the path`);
+  if (code === "ECONNREFUSED") return new Error(`nobody listens at ${where}; start the NBD server`);
+  if (code === "EACCES") return new Error(`permission denied for ${where}; give this user access to it`);
+  return new Error(`${where} cannot be reached: ${code ?? message}`);
+}
+
+class Handshaker {
+  readonly #socket: Socket;
+  readonly #receiver: Receiver;
+
+  constructor(socket: Socket, receiver: Receiver) {
+    this.#socket = socket;
+    this.#receiver = receiver;
+  }
+
+  async run(exportName: string): Promise<Export> {
+    const greeting = await this.#take(18);
+    const isServer = same(greeting, 0, Magic.init) && same(greeting, 8, Magic.option);
+    if (!isServer) throw new Error("that is no NBD server, or one of the old style before 2011");
+    const flags = greeting.readUInt16BE(16);
+    if (!(flags & Handshake.fixedNewstyle))
+      throw new Error("the server is too old: it has no fixed newstyle handshake");
+    const answer = Buffer.alloc(Bytes.clientFlags);
+    answer.writeUInt32BE(Handshake.fixedNewstyle | (flags & Handshake.noZeroes));
+    this.#socket.write(answer);
+    const structured = (await this.#option(Option.structuredReply, Buffer.alloc(0))).type === OptionReply.ack;
+    const name = Buffer.from(exportName);
+    const data = Buffer.alloc(4 + name.length + 4);
+    data.writeUInt32BE(name.length);
+    name.copy(data, 4);
+    data.writeUInt16BE(1, 4 + name.length);
+    data.writeUInt16BE(Info.blockSize, 6 + name.length);
+    const { type, text, infos } = await this.#option(Option.go, data);
+    if (type !== OptionReply.ack) throw new Error(refusalOf(type, text, exportName));
+    return readInfos(infos, structured);
+  }
+
+  /** Asks for an option and gathers what comes back: information, then the reply that ends it. */
+  async #option(option: number, data: Buffer): Promise<{ type: number; text: string; infos: Buffer[] }> {
+    const header = Buffer.alloc(Bytes.optionHeader);
+    header.writeUInt32BE(Magic.option.high, 0);
+    header.writeUInt32BE(Magic.option.low, 4);
+    header.writeUInt32BE(option, 8);
+    header.writeUInt32BE(data.length, 12);
+    this.#socket.write(Buffer.concat([header, data]));
+    const infos: Buffer[] = [];
+    for (let replies = 0; replies < MOST_REPLIES; replies++) {
+      const reply = await this.#take(Bytes.optionReplyHeader);
+      const length = reply.readUInt32BE(16);
+      if (!same(reply, 0, Magic.optionReply) || reply.readUInt32BE(8) !== option || length > LONGEST_REPLY) {
+        throw new Error("the server answers an option with rubbish");
+      }
+      const type = reply.readUInt32BE(12);
+      const body = length > 0 ? await this.#take(length) : Buffer.alloc(0);
+      if (type === OptionReply.ack || type >= OptionReply.errors)
+        return { type, text: body.toString(), infos };
+      if (type === OptionReply.info) infos.push(body);
+    }
+    throw new Error("the server never comes to the end of its answer to an option");
+  }
+
+  #take(count: number): Promise<Buffer> {
+    const bytes = Buffer.alloc(count);
+    return new Promise((resolve) => this.#receiver.take([bytes], () => resolve(bytes)));
+  }
+}
+
+function same(bytes: Buffer, at: number, { high, low }: { high: number; low: number }): boolean {
+  return bytes.readUInt32BE(at) === high && bytes.readUInt32BE(at + 4) === low;
+}
+
+function refusalOf(type: number, text: string, exportName: string): string {
+  const why = text === "" ? "" : `: ${text.slice(0, 256)}`;
+  if (type === OptionReply.unknown)
+    return `the server has no export "${exportName}"${why}; \`nbdinfo --list\` shows them`;
+  if (type === OptionReply.tlsRequired) return "the server wants TLS, which is not spoken here; use a tunnel";
+  if (type === OptionReply.unsupported) return "the server is too old: it does not know NBD_OPT_GO";
+  return `the server refuses the export "${exportName}" (error ${type - OptionReply.errors})${why}`;
+}
+
+function readInfos(infos: readonly Buffer[], structured: boolean): Export {
+  let exported: { size: number; flags: number } | null = null;
+  // What the protocol tells clients to assume of a server that does not say.
+  let blocks = { minimumBlock: 512, preferredBlock: 4096, maximumPayload: 32 << 20 };
+  for (const info of infos) {
+    const type = info.length >= 2 ? info.readUInt16BE(0) : -1;
+    if (type === Info.export && info.length === 12) {
+      const size = info.readUInt32BE(2) * TWO_TO_32 + info.readUInt32BE(6);
+      exported = { size, flags: info.readUInt16BE(10) };
+    } else if (type === Info.blockSize && info.length === 14) {
+      const [minimumBlock, preferredBlock, maximumPayload] = [2, 6, 10].map((at) => info.readUInt32BE(at));
+      blocks = { minimumBlock, preferredBlock, maximumPayload };
+    }
+  }
+  if (exported === null || !(exported.flags & Transmission.hasFlags))
+    throw new Error("the server does not say how large the export is");
+  if (!Number.isSafeInteger(exported.size))
+    throw new Error(`the server says the export has ${exported.size} bytes, which nothing has`);
+  checkBlocks(blocks);
+  return { ...exported, ...blocks, structured };
+}
+
+function checkBlocks({
+  minimumBlock,
+  preferredBlock,
+  maximumPayload,
+}: Pick<Export, "minimumBlock" | "preferredBlock" | "maximumPayload">): void {
+  const power = (n: number): boolean => n > 0 && (n & (n - 1)) === 0;
+  const sane =
+    power(minimumBlock) &&
+    power(preferredBlock) &&
+    preferredBlock >= minimumBlock &&
+    maximumPayload >= minimumBlock;
+  if (!sane) {
+    throw new Error(
+      `the server's block sizes make no sense: minimum ${minimumBlock}, preferred ${preferredBlock}, maximum ${maximumPayload}`,
+    );
+  }
+}
