@@ -15,6 +15,8 @@ export const DEFAULT_PATIENCE: Patience = { reconnectMs: 60_000, silenceMs: 120_
 
 export interface NbdOptions extends OpenOptions {
   readonly patience?: Partial<Patience>;
+  /** Milliseconds for connecting and the handshake. */
+  readonly dialMs?: number;
 }
 
 /** Opens the export that an NBD URI names. Rejects with a {@link DeviceError}. */
@@ -25,7 +27,7 @@ export async function openNbd(uri: string, options: NbdOptions): Promise<NbdDevi
   } catch (error) {
     throw new DeviceError(EINVAL, uri, (error as Error).message.replace(`${uri}: `, ""));
   }
-  return openExport(uri, () => openLine(address, DIAL_MS), options, { fenced: false });
+  return openExport(uri, () => openLine(address, options.dialMs ?? DIAL_MS), options, { fenced: false });
 }
 
 /**

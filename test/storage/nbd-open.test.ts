@@ -1,0 +1,171 @@
+/** Opening an NBD export: what is taken over from the server, and everything that a server can do wrong until then. */
+import assert from "node:assert/strict";
+import { constants } from "node:os";
+import { test } from "node:test";
+import { Result } from "../../host/storage/device.js";
+import { type NbdOptions, openNbd } from "../../host/storage/nbd/open.js";
+import { DeviceError } from "../../host/storage/open.js";
+import { u16, u32, u64 } from "../nbd/raw-client.js";
+import { LIMIT, read, scatter, write } from "./helpers.js";
+import { ALL, honest, type Offer, type Peer, READ_ONLY, type Script, SEND, scripted } from "./nbd-server.js";
+
+const MIB = 1 << 20;
+const READ_WRITE: NbdOptions = { readOnly: false, warn: () => {} };
+
+const serve =
+  (offer: Offer): Script =>
+  async (peer) => {
+    await peer.handshake(offer);
+    await honest(peer, Buffer.alloc(offer.size));
+  };
+
+test("size, sectors and abilities are the server's", LIMIT, async (t) => {
+  const open = async (offer: Offer, options: NbdOptions = READ_WRITE) => {
+    const device = await openNbd((await scripted(t, serve(offer))).uri, options);
+    const { size, sectorSize, physicalSectorSize, canDiscard, readOnly } = device;
+    await device.close();
+    return [size, sectorSize, physicalSectorSize, canDiscard, readOnly];
+  };
+  assert.deepEqual(await open({ size: MIB }), [MIB, 512, 4096, true, false]);
+  assert.deepEqual(await open({ size: MIB, flags: 1 }), [MIB, 512, 4096, false, false]);
+  assert.deepEqual(await open({ size: MIB, blocks: [1, 512, MIB] }), [MIB, 512, 512, true, false]);
+  assert.deepEqual(await open({ size: MIB, blocks: [4096, 65536, MIB] }), [MIB, 4096, 4096, true, false]);
+  assert.deepEqual(await open({ size: MIB + 700 }), [MIB + 512, 512, 4096, true, false]);
+  const reading = { ...READ_WRITE, readOnly: true };
+  assert.deepEqual(await open({ size: MIB, flags: ALL | READ_ONLY }, reading), [MIB, 512, 4096, false, true]);
+});
+
+test("what a guest should know is said", LIMIT, async (t) => {
+  const lines: string[] = [];
+  const offer = { size: MIB + 700, flags: 1 | SEND.trim, blocks: [4096, 4096, MIB] } as const;
+  const options = { readOnly: false, warn: (line: string) => void lines.push(line) };
+  await (await openNbd((await scripted(t, serve(offer))).uri, options)).close();
+  assert.equal(lines.length, 3);
+  assert.match(lines[0], /are not whole sectors of 4096; the guest does not see the last 700/);
+  assert.match(lines[1], /makes sectors of 4096 bytes/);
+  assert.match(lines[2], /the server has no flush/);
+});
+
+test("the export's name is the URI's", LIMIT, async (t) => {
+  let name = "";
+  const server = await scripted(t, async (peer) => {
+    await peer.handshake({ size: MIB });
+    name = peer.exportName;
+    await honest(peer, Buffer.alloc(MIB));
+  });
+  await (await openNbd(`nbd+unix:///d%C3%BCnn/1?socket=${server.path}`, READ_WRITE)).close();
+  assert.equal(name, "dünn/1");
+});
+
+/** Answers every option up to NBD_OPT_GO as it should be, and that with `say`. */
+const atGo =
+  (say: (peer: Peer) => void): Script =>
+  async (peer) => {
+    peer.greet();
+    await peer.take(4);
+    for (;;) {
+      const { option } = await peer.option();
+      if (option === 7) say(peer);
+      else peer.answer(option, 1);
+    }
+  };
+const info = (size: bigint, flags: number): Uint8Array => Buffer.concat([u16(0), u64(size), u16(flags)]);
+const say =
+  (text: string): Script =>
+  async (peer) =>
+    peer.say(Buffer.from(text));
+
+const WRONG: Record<string, [Script, RegExp]> = {
+  "another protocol": [say("HTTP/1.1 400 Bad Request\r\n\r\n"), /that is no NBD server/],
+  "the old style": [say("NBDMAGIC\0\0\x42\x02\x81\x86\x12\x53\0\0"), /or one of the old style/],
+  "no fixed newstyle": [async (peer) => peer.greet(0), /no fixed newstyle/],
+  "the end in the handshake": [
+    async (peer) => void peer.socket.end(),
+    /closed the connection in the handshake/,
+  ],
+  silence: [async () => {}, /did not answer within 0\.3 s/],
+  "silence after the greeting": [async (peer) => peer.greet(), /did not answer within 0\.3 s/],
+  "no such export": [
+    atGo((peer) => peer.answer(7, 0x80000006, Buffer.from("nothing here"))),
+    /has no export "": nothing here; `nbdinfo --list` shows them/,
+  ],
+  "TLS only": [atGo((peer) => peer.answer(7, 0x80000005)), /wants TLS/],
+  "no NBD_OPT_GO": [atGo((peer) => peer.answer(7, 0x80000001)), /does not know NBD_OPT_GO/],
+  "a refusal by policy": [
+    atGo((peer) => peer.answer(7, 0x80000002, Buffer.from("not you"))),
+    /refuses the export "" \(error 2\): not you/,
+  ],
+  "no size": [atGo((peer) => peer.answer(7, 1)), /does not say how large/],
+  "a size beyond all": [
+    atGo((peer) => {
+      peer.answer(7, 3, info(2n ** 63n, ALL));
+      peer.answer(7, 1);
+    }),
+    /which nothing has/,
+  ],
+  "a reply to another option": [atGo((peer) => peer.answer(6, 1)), /answers an option with rubbish/],
+  "rubbish for a reply": [atGo((peer) => peer.say(Buffer.alloc(64, 7))), /answers an option with rubbish/],
+  "a reply of 2 GiB": [
+    atGo((peer) => peer.say(u64(0x3e889045565a9n), u32(7), u32(3), u32(2 ** 31))),
+    /answers an option with rubbish/,
+  ],
+  "replies without end": [
+    atGo((peer) => {
+      for (let i = 0; i < 100; i++) peer.answer(7, 3, info(1n, ALL));
+    }),
+    /never comes to the end/,
+  ],
+  "a flood": [
+    async (peer) => peer.say(Buffer.from("NBDMAGICIHAVEOPT"), u16(3), Buffer.alloc(4 * MIB)),
+    /rubbish|more than/,
+  ],
+  "block sizes that are no powers of two": [serve({ size: MIB, blocks: [513, 4096, MIB] }), /make no sense/],
+  "a maximum below the minimum": [serve({ size: MIB, blocks: [4096, 4096, 512] }), /make no sense/],
+  "blocks larger than a sector can be": [
+    serve({ size: MIB, blocks: [65536, 65536, MIB] }),
+    /nbdkit --filter=blocksize/,
+  ],
+  "no room for a sector": [serve({ size: MIB, blocks: [1, 64, 256] }), /less than a sector/],
+  "an empty export": [serve({ size: 0 }), /less than a sector/],
+  "a server that only reads": [
+    serve({ size: MIB, flags: ALL | READ_ONLY }),
+    /read-only; attach it read-only/,
+  ],
+};
+
+for (const [what, [script, pattern]] of Object.entries(WRONG)) {
+  test(`refused: ${what}`, LIMIT, async (t) => {
+    const { uri } = await scripted(t, script);
+    const patience = { dialMs: what.startsWith("silence") ? 300 : 10_000 };
+    await assert.rejects(openNbd(uri, { ...READ_WRITE, ...patience }), (error) => {
+      assert.ok(error instanceof DeviceError);
+      assert.match(error.message, pattern);
+      assert.ok(error.message.startsWith(`${uri}: `), error.message);
+      return true;
+    });
+  });
+}
+
+test("refused: nobody there", LIMIT, async (t) => {
+  const { path } = await scripted(t, async () => {});
+  await assert.rejects(
+    openNbd(`nbd+unix:///?socket=${path}x`, READ_WRITE),
+    /there is no socket .*start the NBD server/,
+  );
+  await assert.rejects(openNbd("nbd://127.0.0.1:1/", READ_WRITE), /nobody listens at 127\.0\.0\.1:1/);
+  await assert.rejects(
+    openNbd("nbd://host.invalid/", READ_WRITE),
+    /host\.invalid:10809 cannot be reached: E/,
+  );
+  await assert.rejects(openNbd("nbds://localhost/", READ_WRITE), { errno: constants.errno.EINVAL });
+});
+
+test("a read-only disk is not written, an open one not beyond its end", LIMIT, async (t) => {
+  const { uri } = await scripted(t, serve({ size: MIB, flags: ALL | READ_ONLY }));
+  const device = await openNbd(uri, { ...READ_WRITE, readOnly: true });
+  assert.equal((await write(device, 0, scatter(512))).result, Result.ReadOnly);
+  assert.equal((await read(device, MIB - 512, scatter(1024))).result, Result.Failure);
+  assert.equal((await read(device, MIB - 512, scatter(512))).result, Result.Success);
+  await device.close();
+  assert.equal((await read(device, 0, scatter(512))).result, Result.Failure);
+});
