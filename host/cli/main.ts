@@ -4,6 +4,7 @@ import { LOG_FORMATS } from "../daemon/log.js";
 import { DEFAULT_MAX_RINGS, DEFAULT_PLANE } from "../daemon/serve.js";
 import { DESCRIPTION, VERSION } from "../daemon/version.js";
 import { CACHES } from "../storage/direct.js";
+import { DEFAULT_PATIENCE } from "../storage/nbd/open.js";
 import { operatorCommands } from "./commands/index.js";
 import { DEFAULT_FILE } from "./configuration.js";
 import { demo } from "./demo.js";
@@ -109,6 +110,12 @@ function serve(): Command {
       "rings that one guest may have, all disks together",
       integer(1, 4096),
       DEFAULT_MAX_RINGS,
+    )
+    .option(
+      "--nbd-reconnect <seconds>",
+      "how long I/O waits for an NBD server that went away before it fails",
+      integer(1, 86_400),
+      DEFAULT_PATIENCE.reconnectMs / 1000,
     )
     .option("--http <address>", "serve a read-only page there: 127.0.0.1:PORT or [::1]:PORT", httpAddress)
     .addOption(

@@ -4,7 +4,14 @@ import type { Command } from "commander";
 import { configurable, configure, written } from "./configuration.js";
 
 /** Options whose new values hold for disks that connect, or are opened, from then on. */
-export const LIVE = ["maxQueues", "maxRingPageOrder", "maxIndirectSegments", "persistent", "cache"] as const;
+export const LIVE = [
+  "maxQueues",
+  "maxRingPageOrder",
+  "maxIndirectSegments",
+  "persistent",
+  "cache",
+  "nbdReconnect",
+] as const;
 
 /**
  * Reads the file again and returns the lines that tell what has changed. Those options of {@link LIVE} that did are

@@ -28,6 +28,7 @@ export interface ServeCommandOptions extends PlaneOptions {
   exitWithParent: boolean;
   logFormat: LogFormat;
   maxRings: number;
+  nbdReconnect: number;
   http?: HttpAddress;
   metrics?: MetricsAddress;
   config?: string;
@@ -48,9 +49,9 @@ export async function serveCommand(command: Command): Promise<void> {
   }
   const { directory, kind, exitWithParent, reactors, engine, pollUs, logFormat, maxRings, http, metrics } =
     options;
-  const { maxQueues, maxRingPageOrder, maxIndirectSegments, persistent, cache } = options;
+  const { maxQueues, maxRingPageOrder, maxIndirectSegments, persistent, cache, nbdReconnect } = options;
   /** What a reload may change. */
-  const live = { maxQueues, maxRingPageOrder, maxIndirectSegments, persistent, cache };
+  const live = { maxQueues, maxRingPageOrder, maxIndirectSegments, persistent, cache, nbdReconnect };
   const platform = await platformOf(directory);
   if (platform.kind === "xen") refuseBesideKernel(kind);
   const stopped = untilStopped(exitWithParent);
@@ -65,7 +66,12 @@ export async function serveCommand(command: Command): Promise<void> {
       platform,
       kind,
       features: live,
-      open: (path, how) => openDisk(path, { ...how, cache: live.cache }),
+      open: (path, how) =>
+        openDisk(path, {
+          ...how,
+          cache: live.cache,
+          patience: { reconnectMs: live.nbdReconnect * 1000 },
+        }),
       plane: { reactors, engine, pollUs },
       log,
       maxRings,

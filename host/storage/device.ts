@@ -56,6 +56,8 @@ export function views({ memory, table, count }: IoVector): Uint8Array[] {
 export interface BlockDevice {
   /** For people: a path or URI. */
   readonly name: string;
+  /** For people: what carries out the I/O, and how it is; not there where that is this process. */
+  readonly through?: string;
   /** Bytes; grows when the store behind it is enlarged (see `refreshSize`). */
   readonly size: number;
   /** Logical sector size in bytes: 512 or 4096 (or between: a CD-ROM's is 2048); always a power of two. */

@@ -30,6 +30,8 @@ export interface ConnectionOptions {
 export interface ConnectionStatus {
   /** The store's name. */
   readonly device: string | null;
+  /** What carries out its I/O, for people; null where that is the daemon. */
+  readonly through: string | null;
   /** Bytes. */
   readonly size: number;
   readonly protocol: string | null;
@@ -42,6 +44,7 @@ export interface ConnectionStatus {
 
 export const NOT_CONNECTED: ConnectionStatus = {
   device: null,
+  through: null,
   size: 0,
   protocol: null,
   queues: 0,
@@ -85,9 +88,18 @@ export class Connection {
 
   get status(): ConnectionStatus {
     const { protocol, ringPages, persistent } = this.config;
-    const { name, size } = this.device;
+    const { name, size, through = null } = this.device;
     const inflight = this.#rings.reduce((sum, ring) => sum + ring.inflight, 0);
-    return { device: name, size, protocol, queues: this.#rings.length, ringPages, persistent, inflight };
+    return {
+      device: name,
+      through,
+      size,
+      protocol,
+      queues: this.#rings.length,
+      ringPages,
+      persistent,
+      inflight,
+    };
   }
 
   /** Its rings as they stand, and for how long their oldest requests have been seen. */

@@ -26,9 +26,9 @@ async function check(text: string, { json }: { json: boolean }): Promise<void> {
   const warnings: string[] = [];
   const warn = (line: string): void => void warnings.push(printable(line));
   const device = await openDisk(disk.target, { ...parseMode(modeOf(disk)), warn });
-  const { size, sectorSize, physicalSectorSize, canDiscard, readOnly, store } = device;
+  const { size, sectorSize, physicalSectorSize, canDiscard, readOnly, store, through } = device;
   await device.close();
-  const kind = store?.kind ?? "device";
+  const kind = store?.kind ?? "nbd";
   const discard = canDiscard && !readOnly && disk.discard !== false;
   const { target, vdev, devid } = disk;
   if (json) {
@@ -46,7 +46,7 @@ async function check(text: string, { json }: { json: boolean }): Promise<void> {
     });
   }
   const rows: [string, string][] = [
-    ["target", `${printable(target)} (${kind === "block" ? "block device" : "raw image"})`],
+    ["target", `${printable(target)} (${through ?? (kind === "block" ? "block device" : "raw image")})`],
     ["size", `${formatSize(size)} (${size} bytes)`],
     ["sectors", `${sectorSize} bytes, physical ${physicalSectorSize}`],
     ["vdev", `${vdev} (${devid})`],

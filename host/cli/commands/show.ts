@@ -47,6 +47,7 @@ async function show(id: VbdId, options: CommonOptions): Promise<void> {
   ];
   if (vbd.device !== null) {
     rows.push(["device", `${vbd.device}, ${formatSize(vbd.size)} (${vbd.size} bytes)`]);
+    if (vbd.through !== null) rows.push(["through", vbd.through]);
     rows.push(["protocol", protocol(vbd)]);
   }
   rows.push(["requests", requests(vbd)]);
@@ -60,7 +61,7 @@ function standing(vbd: VbdStatus, rings: readonly AgedRing[]): string {
   const stuck = rings.filter(({ oldestSeconds }) => (oldestSeconds ?? 0) >= STUCK_SECONDS);
   if (stuck.length > 0) {
     const seconds = Math.max(...stuck.map(({ oldestSeconds }) => oldestSeconds as number));
-    return `stuck: the disk ${vbd.device} has not answered for ${seconds.toFixed(0)} s; look at the storage below it`;
+    return `stuck: the disk ${vbd.device}${vbd.through === null ? "" : ` (${vbd.through})`} has not answered for ${seconds.toFixed(0)} s; look at the storage below it`;
   }
   return vbd.inflight > 0 ? "at work" : "idle";
 }

@@ -20,6 +20,8 @@ export interface NbdDeviceOptions extends Pick<LinkOptions, "dial" | "reconnectM
   readonly readOnly: boolean;
   /** See {@link BlockDevice.fenced}. */
   readonly fenced?: boolean;
+  /** For people: what is connected to. */
+  readonly server?: () => string;
   /** Lets go of what is behind the server, after the last connection to it. */
   readonly release?: () => Promise<void>;
 }
@@ -79,6 +81,11 @@ export class NbdDevice implements BlockDevice {
 
   get size(): number {
     return this.#size;
+  }
+
+  get through(): string {
+    const server = this.#options.server?.() ?? "an NBD server";
+    return this.trouble === null ? server : `${server}, not connected: ${this.trouble}`;
   }
 
   /** Why there is no connection; null while there is one. */

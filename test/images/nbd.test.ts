@@ -1,0 +1,218 @@
+/** Disks on other people's NBD servers, through the whole of xbdback: a daemon, a guest, qemu-nbd and nbdkit. */
+import assert from "node:assert/strict";
+import { spawnSync } from "node:child_process";
+import { existsSync, rmSync } from "node:fs";
+import { createServer } from "node:net";
+import { type TestContext, test } from "node:test";
+import { World } from "../cli/world.js";
+import { eventually, type Running, sha256 } from "../e2e/harness.js";
+
+const MIB = 1 << 20;
+const SIZE = 32 * MIB;
+
+/** A test that needs a program, and is skipped where it is missing. */
+function withProgram(program: string, title: string, body: (t: TestContext) => Promise<void>): void {
+  const missing = spawnSync(program, ["--version"]).error !== undefined;
+  test(title, { timeout: 180_000, skip: missing && `${program} is not installed` }, body);
+}
+
+/** qemu-nbd on a socket, which it makes itself. */
+async function qemuNbd(world: World, image: string, socket: string): Promise<Running> {
+  const server = world.scene.start("qemu-nbd", [
+    "-f",
+    "raw",
+    "-t",
+    "-e",
+    "8",
+    "--discard=unmap",
+    "-k",
+    socket,
+    image,
+  ]);
+  await eventually(() => existsSync(socket), "qemu-nbd listens");
+  return server;
+}
+
+function freePort(): Promise<number> {
+  return new Promise((resolve) => {
+    const server = createServer().listen(0, "127.0.0.1", () => {
+      const { port } = server.address() as { port: number };
+      server.close(() => resolve(port));
+    });
+  });
+}
+
+/** What a guest's workload says at its end: the hash of the disk that it expects, and has read. */
+async function verified(guest: Running): Promise<string> {
+  const outcome = (await guest.outcome(150)).expect(0);
+  return outcome.expectMatch(/"event":"verified".*"sha256":"([0-9a-f]{64})"/)[1];
+}
+
+function work(world: World, operations: number): Running {
+  return world.start("guest", "--domid", "1", "--workload", String(operations), "--depth", "32");
+}
+
+/** Resolves when a workload has done so many operations. */
+async function progress(guest: Running, operations: number): Promise<void> {
+  const done = (): number => Number(guest.stdout.match(/.*"done":([0-9]+)/s)?.[1] ?? 0);
+  for (let seen = 0; seen < operations; seen = done()) {
+    const length = guest.stdout.length;
+    await guest.until(new RegExp(`^[^]{${length}}[^]*"done":[0-9]+`));
+  }
+}
+
+withProgram("qemu-nbd", "a guest works on a disk of qemu-nbd, and has it alone", async (t) => {
+  const world = await World.start(t);
+  const image = world.image("disk.raw", SIZE);
+  const socket = world.scene.path("nbd.sock");
+  await qemuNbd(world, image, socket);
+  const uri = `nbd+unix:///?socket=${socket}`;
+
+  const check = (await world.run("check", `${uri},raw,xvda,rw`)).expect(0);
+  check.expectMatch(/^target +nbd\+unix:.* \(an NBD server\)$/m);
+  check.expectMatch(/^size +32 MiB \(33554432 bytes\)$/m);
+  check.expectMatch(/^discard +yes$/m);
+  (await world.run("attach", "1", `vdev=xvda, target=${uri}`)).expect(0);
+  const guest = work(world, 10_000);
+  await guest.until(/"connected"/);
+  (await world.run("show", "1/xvda")).expect(0).expectMatch(/^through +an NBD server$/m);
+  const again = (await world.run("attach", "2", `vdev=xvda,target=nbd+unix:///?a=b&socket=${socket}`)).expect(
+    1,
+  );
+  again.expectMatch(/in use by xbdback1i51712, a disk of domain 1; detach it there first/, "stderr");
+  assert.equal(await verified(guest), await sha256(image));
+  (await world.run("detach", "1/xvda")).expect(0);
+  (await world.run("attach", "2", `vdev=xvda,target=${uri}`)).expect(0);
+});
+
+withProgram("qemu-nbd", "a guest waits while its NBD server is killed and started again", async (t) => {
+  const world = await World.start(t);
+  const image = world.image("disk.raw", SIZE);
+  const socket = world.scene.path("nbd.sock");
+  let server = await qemuNbd(world, image, socket);
+  (await world.run("attach", "1", `vdev=xvda,target=nbd+unix:///?socket=${socket}`)).expect(0);
+  const guest = work(world, 30_000);
+  for (let kills = 1; kills <= 4; kills++) {
+    await progress(guest, kills * 6000);
+    server.process.kill("SIGKILL");
+    await server.ended;
+    rmSync(socket);
+    server = await qemuNbd(world, image, socket);
+  }
+  assert.equal(await verified(guest), await sha256(image));
+  assert.equal(world.daemon.stderr.match(/connected again/g)?.length, 4, world.daemon.stderr);
+});
+
+withProgram("qemu-nbd", "I/O fails when the NBD server stays away, and the daemon serves on", async (t) => {
+  const world = await World.start(t, "--nbd-reconnect", "1");
+  const image = world.image("disk.raw", SIZE);
+  const socket = world.scene.path("nbd.sock");
+  const server = await qemuNbd(world, image, socket);
+  (await world.run("attach", "1", `vdev=xvda,target=nbd+unix:///?socket=${socket}`)).expect(0);
+  const guest = work(world, 1_000_000);
+  await guest.until(/"progress"/);
+  server.process.kill("SIGKILL");
+  const outcome = await guest.outcome();
+  assert.notEqual(outcome.status, 0);
+  assert.match(world.daemon.stderr, /EIO: no answer within 1 s after the connection was lost/);
+  const shown = (await world.run("show", "1/xvda")).expect(0);
+  shown.expectMatch(/^last error +.*EIO/m);
+  (await world.run("detach", "1/xvda")).expect(0);
+  const other = world.image("other.raw", SIZE);
+  (await world.run("attach", "2", `${other},raw,xvda,rw`)).expect(0);
+});
+
+withProgram("nbdkit", "a guest works on a disk of nbdkit, over TCP, with an export's name", async (t) => {
+  const world = await World.start(t);
+  const port = await freePort();
+  world.scene.start("nbdkit", [
+    "-f",
+    "-i",
+    "127.0.0.1",
+    "-p",
+    String(port),
+    "--filter=exportname",
+    "memory",
+    "32M",
+    "exportname=disk one",
+    "exportname-strict=true",
+  ]);
+  const uri = `nbd://127.0.0.1:${port}/disk%20one`;
+  await eventually(() => spawnSync("nbdinfo", ["--size", uri]).status === 0, "nbdkit listens");
+  (await world.run("check", `nbd://127.0.0.1:${port}/two,raw,xvda`))
+    .expect(1)
+    .expectMatch(/has no export "two"/, "stderr");
+  (await world.run("attach", "1", `vdev=xvda,target=${uri}`)).expect(0);
+  await verified(work(world, 5000));
+});
+
+withProgram("nbdkit", "a server's large blocks are the guest's sectors, or it says what to do", async (t) => {
+  const world = await World.start(t);
+  const start = async (name: string, minimum: string): Promise<string> => {
+    const socket = world.scene.path(name);
+    world.scene.start("nbdkit", [
+      ...["-f", "-U", socket, "--filter=blocksize-policy", "memory", "32M"],
+      ...[
+        `blocksize-minimum=${minimum}`,
+        "blocksize-preferred=64k",
+        "blocksize-maximum=256k",
+        "blocksize-error-policy=error",
+      ],
+    ]);
+    await eventually(() => existsSync(socket), "nbdkit listens");
+    return `nbd+unix:///?socket=${socket}`;
+  };
+  const small = await start("4k.sock", "4k");
+  (await world.run("check", `${small},raw,xvda`))
+    .expect(0)
+    .expectMatch(/^sectors +4096 bytes, physical 4096$/m);
+  (await world.run("attach", "1", `vdev=xvda,target=${small}`)).expect(0);
+  await verified(work(world, 3000));
+  const large = await start("64k.sock", "64k");
+  (await world.run("check", `${large},raw,xvda`))
+    .expect(1)
+    .expectMatch(/nbdkit --filter=blocksize/, "stderr");
+});
+
+withProgram("nbdkit", "a read-only server's disk is served read-only, and not otherwise", async (t) => {
+  const world = await World.start(t);
+  const socket = world.scene.path("nbd.sock");
+  world.scene.start("nbdkit", ["-f", "-r", "-U", socket, "memory", "32M"]);
+  await eventually(() => existsSync(socket), "nbdkit listens");
+  const uri = `nbd+unix:///?socket=${socket}`;
+  (await world.run("attach", "1", `${uri},raw,xvda,rw`))
+    .expect(1)
+    .expectMatch(/read-only; attach it read-only/, "stderr");
+  (await world.run("attach", "1", `${uri},raw,xvda,ro`)).expect(0);
+  (await world.run("attach", "2", `${uri},raw,xvda,ro`)).expect(0);
+});
+
+withProgram(
+  "qemu-nbd",
+  "a daemon that is stopped hands an NBD disk over, one that is killed leaves it closed",
+  async (t) => {
+    const world = await World.start(t);
+    const image = world.image("disk.raw", SIZE);
+    const socket = world.scene.path("nbd.sock");
+    await qemuNbd(world, image, socket);
+    (await world.run("attach", "1", `vdev=xvda,target=nbd+unix:///?socket=${socket}`)).expect(0);
+    const guest = work(world, 1_000_000);
+    await guest.until(/"progress"/);
+
+    world.daemon.process.kill("SIGTERM");
+    (await world.daemon.outcome()).expect(0);
+    const second = world.start("serve");
+    await eventually(() => /taken over after a pause/.test(second.stderr), "the second daemon takes over");
+    const done = guest.stdout.length;
+    await eventually(() => guest.stdout.length > done, "the guest goes on");
+
+    second.process.kill("SIGKILL");
+    await second.ended;
+    const third = world.start("serve");
+    await eventually(
+      () => /daemon before was killed, and the server may still carry out/.test(third.stderr),
+      "it is closed",
+    );
+    assert.notEqual((await guest.outcome()).status, 0);
+  },
+);
