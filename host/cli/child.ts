@@ -5,7 +5,8 @@ import { fileURLToPath } from "node:url";
 import { CliError } from "./errors.js";
 import type { GuestEvent } from "./guest.js";
 
-const command = fileURLToPath(new URL("../../../bin/xbdback.mjs", import.meta.url));
+/** The program itself. */
+export const program = fileURLToPath(new URL("../../../bin/xbdback.mjs", import.meta.url));
 
 /** A process of ours, whose end is noticed. */
 export class Child {
@@ -25,7 +26,7 @@ export class Child {
     onError?: (line: string) => void,
   ) {
     this.name = name;
-    const child = spawn(process.execPath, [command, ...args, "--exit-with-parent"], { stdio: "pipe" });
+    const child = spawn(process.execPath, [program, ...args, "--exit-with-parent"], { stdio: "pipe" });
     this.process = child;
     createInterface({ input: child.stdout }).on("line", onLine);
     createInterface({ input: child.stderr }).on("line", (line) => {

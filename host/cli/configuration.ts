@@ -13,7 +13,7 @@ import { CliError, Exit } from "./errors.js";
 export const DEFAULT_FILE = "/etc/xbdback/xbdback.toml";
 
 /** Options about this start of the program, which nobody wants in a file. */
-const NOT_IN_FILE = new Set(["config", "dumpConfig", "exitWithParent"]);
+const NOT_IN_FILE = new Set(["config", "dumpConfig", "exitWithParent", "replace"]);
 
 /** The options that a file may set, by key. */
 export function configurable(command: Command): Map<string, Option> {

@@ -25,7 +25,8 @@ export async function* askOnAndOn<T>(place: Place, request: ControlRequest): Asy
   }
 }
 
-function socketOf({ directory, kind }: Place): string {
+/** Where the daemon of a place is talked to. */
+export function socketOf({ directory, kind }: Place): string {
   // Nobody needs to be asked for the domain's number to find the socket.
   const platform: Platform =
     directory === undefined ? { kind: "xen", domid: 0 } : { kind: "loopback", directory, domid: 0 };

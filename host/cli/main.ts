@@ -3,6 +3,7 @@ import { Command, CommanderError, Option } from "commander";
 import { LOG_FORMATS } from "../daemon/log.js";
 import { DEFAULT_MAX_RINGS, DEFAULT_PLANE } from "../daemon/serve.js";
 import { DESCRIPTION, VERSION } from "../daemon/version.js";
+import { dismissThread } from "../reactor/spare.js";
 import { CACHES } from "../storage/direct.js";
 import { DEFAULT_PATIENCE } from "../storage/nbd/open.js";
 import { operatorCommands } from "./commands/index.js";
@@ -131,6 +132,7 @@ function serve(): Command {
     )
     .option("--config <file>", `read this configuration; default ${DEFAULT_FILE}, if it is there`)
     .option("--dump-config", "print the configuration as it would be, and end", false)
+    .option("--replace", "stop the daemon that runs once all is ready, and go on with its guests", false)
     .option("--exit-with-parent", "stop when standard input ends, and leave SIGINT to the parent", false)
     .addHelpText(
       "after",
@@ -197,5 +199,7 @@ export async function run(argv: readonly string[]): Promise<void> {
     process.stderr.write(`xbdback: ${(error as Error).message}\n`);
     if (process.env["XBDBACK_DEBUG"] && !(error instanceof CliError)) console.error(error);
     process.exitCode = exitCodeOf(error);
+  } finally {
+    dismissThread();
   }
 }

@@ -33,6 +33,7 @@ export interface ServeCommandOptions extends PlaneOptions {
   metrics?: MetricsAddress;
   config?: string;
   dumpConfig: boolean;
+  replace: boolean;
 }
 
 /** How often the line of `systemctl status` is looked at. */
@@ -49,7 +50,8 @@ export async function serveCommand(command: Command): Promise<void> {
   }
   const { directory, kind, exitWithParent, reactors, engine, pollUs, logFormat, maxRings, http, metrics } =
     options;
-  const { maxQueues, maxRingPageOrder, maxIndirectSegments, persistent, cache, nbdReconnect } = options;
+  const { replace, maxQueues, maxRingPageOrder, maxIndirectSegments, persistent, cache, nbdReconnect } =
+    options;
   /** What a reload may change. */
   const live = { maxQueues, maxRingPageOrder, maxIndirectSegments, persistent, cache, nbdReconnect };
   const platform = await platformOf(directory);
@@ -75,6 +77,7 @@ export async function serveCommand(command: Command): Promise<void> {
       plane: { reactors, engine, pollUs },
       log,
       maxRings,
+      replace,
       ...(http && { http }),
     },
     lose,

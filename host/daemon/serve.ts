@@ -16,6 +16,7 @@ import { ControlServer } from "./control.js";
 import { Hotplug } from "./hotplug.js";
 import { type HttpAddress, servePage } from "./http.js";
 import { openJournals } from "./journals.js";
+import { takePlace } from "./replace.js";
 import { Stores } from "./stores.js";
 
 export interface ServeOptions extends Pick<VbdHost, "features" | "log" | "open"> {
@@ -28,6 +29,8 @@ export interface ServeOptions extends Pick<VbdHost, "features" | "log" | "open">
   readonly maxRings?: number;
   /** Where the read-only page is served; nowhere when it is left out. */
   readonly http?: HttpAddress;
+  /** Takes the place of the daemon that serves this kind, if there is one. Default: rejects then. */
+  readonly replace?: boolean;
 }
 
 export type PlaneOptions = Pick<PoolOptions, "reactors" | "engine" | "pollUs">;
@@ -54,7 +57,8 @@ export function controlSocket(platform: Platform, kind: string): string {
  * left open, when there is no such machine or it has a daemon.
  */
 export async function serve(options: ServeOptions, lost: (error: Error) => void): Promise<Daemon> {
-  const { platform, kind, plane = DEFAULT_PLANE, maxRings = DEFAULT_MAX_RINGS, http, ...host } = options;
+  const { platform, kind, plane = DEFAULT_PLANE, maxRings = DEFAULT_MAX_RINGS } = options;
+  const { http, replace = false, ...host } = options;
   /** What undoes what was done, last thing first. */
   const undo: (() => unknown)[] = [];
   const stop = async (): Promise<void> => {
@@ -76,6 +80,8 @@ export async function serve(options: ServeOptions, lost: (error: Error) => void)
     const xenstore = await openXenstore(platform);
     undo.push(() => xenstore.close());
     const pool = await starting;
+    const journals = openJournals(platform, kind);
+    const prepared = pool.prepare(journals.count);
     const reactor = new CappedRingHost(pool, maxRings);
     // A guest of loopback that does not name its layout has ours.
     const assumedProtocol = platform.kind === "loopback" ? "native" : "x86_32-abi";
@@ -85,11 +91,14 @@ export async function serve(options: ServeOptions, lost: (error: Error) => void)
     const open: Open = (path, options, vbd) => stores.open(path, options, vbd);
     const hotplug = new Hotplug({ xenstore, stores, domid, kind, log: host.log });
     const changed = (id: VbdId): void => hotplug.look(id);
-    const journals = openJournals(platform, kind);
     const rest = { open, changed, xenstore, reactor, domid, kind, journals };
     const backend = new Backend({ ...host, ...rest, assumedProtocol });
     const socket = controlSocket(platform, kind);
     if (platform.kind === "xen") mkdirSync(dirname(socket), { recursive: true, mode: 0o755 });
+    if (replace) {
+      await prepared;
+      await takePlace(socket, host.log);
+    }
     const control = await ControlServer.listen(socket, commands(backend, reactor));
     undo.push(
       () => backend.stop(),

@@ -47,6 +47,13 @@ export class ReactorPool implements RingHost {
     return this.#members.map(({ thread, engine }) => ({ engine, rings: thread.rings, ...thread.statistics }));
   }
 
+  /** So many rings are about to come: starts the threads that are for them. Resolves when these are there. */
+  async prepare(rings: number): Promise<void> {
+    const wanted = Math.min(rings, this.#options.reactors);
+    while (this.#members.length < wanted) this.#add();
+    await Promise.allSettled(this.#members.map(({ thread }) => thread.started));
+  }
+
   async attach(options: AttachOptions): Promise<AttachedRing> {
     const { device } = options;
     if (device.store === undefined) return (await this.#here()).attach(options);

@@ -8,8 +8,8 @@ import type { ReactorSettings } from "./messages.js";
 /** A thread that waits for its settings. */
 export interface IdleThread {
   readonly worker: Worker;
-  /** To be called once. */
-  begin(settings: ReactorSettings): void;
+  /** To be called once. Null: it is to end. */
+  begin(settings: ReactorSettings | null): void;
 }
 
 let spare: IdleThread | null = null;
@@ -23,6 +23,13 @@ export function takeThread(): IdleThread {
   const thread = spare ?? startThread();
   spare = null;
   return thread;
+}
+
+/** Lets a thread that nobody has taken end by itself: a process that ended while it loads koffi would crash. */
+export function dismissThread(): void {
+  spare?.worker.ref();
+  spare?.begin(null);
+  spare = null;
 }
 
 function startThread(): IdleThread {

@@ -35,8 +35,11 @@ const port = parentPort as NonNullable<typeof parentPort>;
 // What takes time is done before anybody waits for it.
 coreModule();
 const begin = workerData as MessagePort;
-const [settings] = (await once(begin, "message")) as [ReactorSettings];
+const [given] = (await once(begin, "message")) as [ReactorSettings | null];
 begin.close();
+// Not wanted after all. This ends the thread.
+if (given === null) process.exit();
+const settings: ReactorSettings = given;
 const shared = new SharedState(settings.shared);
 const say = (said: Said): void => port.postMessage(said);
 

@@ -11,7 +11,7 @@ import type { BlockDevice } from "../storage/device.js";
 import { DeviceError } from "../storage/open.js";
 import { DEVICE_KEYS } from "./backend-keys.js";
 import { type AssumedProtocol, type FrontendConfig, readFrontend } from "./frontend.js";
-import { type Beginning, identitiesOf, MAX_QUEUES, monotonicMs, type VbdJournals } from "./journals.js";
+import { type Beginning, identitiesOf, MAX_QUEUES, type VbdJournals } from "./journals.js";
 
 /** The store of a process that is dead is its own until its last I/O has ended. */
 const BUSY_MS = 10_000;
@@ -158,11 +158,11 @@ export async function openWhenFree(
 }
 
 /** For the operator. */
-export function adoptionMessage({ since, beginnings }: Orphan): string {
+export function adoptionMessage({ beginnings }: Orphan, handoverMs: number | null): string {
   const journals = beginnings.filter(({ start }) => start === "recover").length;
   const pause =
-    since > 0
-      ? `after a pause of ${(monotonicMs() - since).toFixed(0)} ms`
+    handoverMs !== null
+      ? `after a pause of ${handoverMs.toFixed(0)} ms`
       : `${(process.uptime() * 1000).toFixed(0)} ms after this process began`;
   const rings =
     journals === beginnings.length ? "" : ` (${beginnings.length - journals} rings without a journal)`;

@@ -40,6 +40,8 @@ export interface ConnectionStatus {
   readonly persistent: boolean;
   /** Requests taken from the rings and not yet answered. */
   readonly inflight: number;
+  /** For how long its guest had waited when it was taken over, in milliseconds; null when nobody had handed it over. */
+  readonly handoverMs: number | null;
 }
 
 export const NOT_CONNECTED: ConnectionStatus = {
@@ -51,11 +53,13 @@ export const NOT_CONNECTED: ConnectionStatus = {
   ringPages: 0,
   persistent: false,
   inflight: 0,
+  handoverMs: null,
 };
 
 export class Connection {
   readonly device: BlockDevice;
   readonly config: FrontendConfig;
+  handoverMs: number | null = null;
   readonly #rings: AttachedRing[] = [];
   readonly #ages = new RequestAges();
   readonly #beginnings: readonly Beginning[];
@@ -99,6 +103,7 @@ export class Connection {
       ringPages,
       persistent,
       inflight,
+      handoverMs: this.handoverMs,
     };
   }
 

@@ -8,7 +8,7 @@ import { type BackendKeys, type Features, parseMode } from "./backend-keys.js";
 import { Connection } from "./connection.js";
 import { type AssumedProtocol, readFrontend } from "./frontend.js";
 import type { VbdHost } from "./host.js";
-import type { Beginning, VbdJournals } from "./journals.js";
+import { type Beginning, monotonicMs, type VbdJournals } from "./journals.js";
 import type { VbdId } from "./name.js";
 import { checkWriters } from "./ownership.js";
 import { StoreOpener } from "./store-opener.js";
@@ -98,7 +98,7 @@ export class Connector {
 
   /** Goes on with a frontend that was left connected, once the store is {@link ready}. Rejects with why not. */
   async adopt(keys: BackendKeys, orphan: Orphan, features: Features): Promise<Connection> {
-    const { config, beginnings, flushErrno } = orphan;
+    const { config, beginnings, flushErrno, since } = orphan;
     const device = this.#opener.take();
     const objection = fenceMissing(device, orphan);
     if (objection) {
@@ -107,6 +107,7 @@ export class Connector {
     }
     inheritFlushErrno(device, flushErrno);
     const connection = await this.#open(keys, { features, config, beginnings, device });
+    if (since > 0) connection.handoverMs = monotonicMs() - since;
     this.adoption.end();
     return connection;
   }

@@ -31,6 +31,11 @@ export class Journals {
     return new VbdJournals(join(this.#directory, this.#prefix + vbdName(id)));
   }
 
+  /** Rings that another process has left, or fewer. */
+  get count(): number {
+    return readdirSync(this.#directory).filter((file) => file.startsWith(this.#prefix)).length;
+  }
+
   /** Removes those of vbds that are not there any more. */
   sweep(exists: (name: string) => boolean): void {
     for (const file of readdirSync(this.#directory)) {

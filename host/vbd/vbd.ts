@@ -326,7 +326,7 @@ export class Vbd {
       await this.#throttling.begin(this.#connection);
       this.#announcement = new Announcement(this.#connection, keys, this.#features, orphan.told);
       this.#sayConnected(this.#connection);
-      this.#log.say("adoption", adoptionMessage(orphan));
+      this.#log.say("adoption", adoptionMessage(orphan, this.#connection.handoverMs));
     } catch (error) {
       this.#connector.giveUp();
       if (error instanceof RingError) return this.#refuse(error);

@@ -219,6 +219,15 @@ function linkOf(fd: string): string {
   }
 }
 
+test("a process that ends while a thread of it still loads its modules ends well", LIMIT, async () => {
+  const args = [module("../bin/xbdback.mjs"), "serve", "--dump-config"];
+  // One of ten or so crashed in koffi when nobody waited for the thread.
+  const ends = Array.from({ length: 12 }, () =>
+    once(spawn(process.execPath, args, { stdio: "ignore" }), "exit"),
+  );
+  for (const end of ends) assert.deepEqual(await end, [0, null]);
+});
+
 test("process.exit() does not wait for a thread that waits in the kernel", LIMIT, (t) => {
   const program = `
     import { LoopbackHost } from ${JSON.stringify(module("host/platform/loopback/host.js"))};

@@ -17,7 +17,7 @@ import type { VbdStatus } from "../../host/vbd/status.js";
 import type { GuestArguments, GuestHears, GuestSays } from "./guest.js";
 
 export const DEVID = 51712;
-const command = fileURLToPath(new URL("../../../bin/xbdback.mjs", import.meta.url));
+export const command = fileURLToPath(new URL("../../../bin/xbdback.mjs", import.meta.url));
 const guestModule = fileURLToPath(new URL("./guest.js", import.meta.url));
 
 /** A machine and its images' directory. */

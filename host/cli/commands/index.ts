@@ -16,6 +16,7 @@ import { showCommand } from "./show.js";
 import { statsCommand } from "./stats.js";
 import { topCommand } from "./top.js";
 import { traceCommand } from "./trace.js";
+import { upgradeCommand } from "./upgrade.js";
 
 export function operatorCommands(): Command[] {
   return [
@@ -30,6 +31,7 @@ export function operatorCommands(): Command[] {
     pauseCommand(),
     unpauseCommand(),
     limitCommand(),
+    upgradeCommand(),
     checkCommand(),
     recordCommand(),
     replayCommand(),
