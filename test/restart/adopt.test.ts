@@ -11,6 +11,7 @@ import { removeVbd, type VbdSpec } from "../../host/toolstack/vbd.js";
 import { pause, until } from "../vbd/harness.js";
 import { DEVID, Site } from "./processes.js";
 import { playSlice, WAYS } from "./slice.js";
+import { playVictims } from "./victims.js";
 
 const LIMIT = { timeout: 120_000 };
 const lateWriter = fileURLToPath(new URL("./late-writer.js", import.meta.url));
@@ -18,6 +19,12 @@ const lateWriter = fileURLToPath(new URL("./late-writer.js", import.meta.url));
 for (const [i, way] of WAYS.slice(0, 2).entries()) {
   test(`the backend is killed five times, and the guest sees pauses: ${way.name}`, LIMIT, async () => {
     await playSlice(way, 5, 100 + i);
+  });
+}
+
+for (const [i, victim] of (["guest", "both"] as const).entries()) {
+  test(`killed six times: ${victim}; nothing is left, and the next guest is served`, LIMIT, async () => {
+    await playVictims(victim, WAYS[i], 6, 200 + i);
   });
 }
 

@@ -14,8 +14,10 @@ export const WAYS = [
   { name: "grant copy, 2-page rings", options: { persistent: false, ringPageOrder: 1 } },
 ] as const;
 
+export type Way = (typeof WAYS)[number];
+
 /** Each start is one of these: what served a ring before need not be what goes on with it. */
-const STARTS = [
+export const STARTS = [
   ["--engine", "io_uring", "--cache", "writeback"],
   ["--engine", "io_uring", "--cache", "none", "--reactors", "2"],
   ["--engine", "libuv", "--cache", "writeback", "--reactors", "1"],
@@ -29,7 +31,7 @@ export interface Slice {
 }
 
 /** Rejects with whatever a guest, or anybody, could see of a restart that is not a pause. */
-export async function playSlice(way: (typeof WAYS)[number], kills: number, seed: number): Promise<Slice> {
+export async function playSlice(way: Way, kills: number, seed: number): Promise<Slice> {
   const site = await Site.start();
   const dice = random(seed);
   const pauses: number[] = [];
@@ -75,7 +77,7 @@ export async function playSlice(way: (typeof WAYS)[number], kills: number, seed:
 }
 
 /** Rejects after a minute: on the slowest of machines, a guest is served by then. */
-function soon<T>(promise: Promise<T>): Promise<T> {
+export function soon<T>(promise: Promise<T>): Promise<T> {
   const late = sleep(60_000, undefined, { ref: false }).then(() => {
     throw new Error("the guest had no response for a minute");
   });
@@ -83,7 +85,7 @@ function soon<T>(promise: Promise<T>): Promise<T> {
 }
 
 /** Rejects when a backend ends that nobody has killed; resolves with the site's end. */
-async function backendFails(site: Site): Promise<void> {
+export async function backendFails(site: Site): Promise<void> {
   while (!site.closed) {
     const { backend } = site;
     await Promise.race([backend?.failed, sleep(100)]);
