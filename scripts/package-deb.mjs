@@ -120,7 +120,7 @@ Architecture: amd64
 Maintainer: The xbdback authors <xbdback@localhost>
 Installed-Size: ${Math.ceil(bytes / 1024)}
 Depends: nodejs (>= ${nodeVersion}), libc6, passwd
-Suggests: xen-utils-common, bash-completion
+Suggests: xen-utils-common, bash-completion, qemu-utils, nbdkit
 Section: admin
 Priority: optional
 Description: ${description}

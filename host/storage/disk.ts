@@ -1,26 +1,36 @@
 /** Opening whatever a disk specification's target names. */
 import { stat } from "node:fs/promises";
+import { constants } from "node:os";
 import type { BlockDevice } from "./device.js";
+import { openHelped } from "./helper/open.js";
 import { type NbdOptions, openNbd } from "./nbd/open.js";
-import { isNbdUri, parseNbdUri } from "./nbd/uri.js";
-import { type DeviceOptions, openDevice } from "./open.js";
+import { parseNbdUri } from "./nbd/uri.js";
+import { DeviceError, type DeviceOptions, openDevice } from "./open.js";
+import { parseSource } from "./source.js";
 
 export type DiskOptions = DeviceOptions & NbdOptions;
 
-/** Whether a target is what xl calls one with a script: no path below /dev, but a name that we understand. */
-export function isUri(target: string): boolean {
-  return isNbdUri(target);
-}
-
-/** Opens a raw image, a block device or an NBD export for one user alone. Rejects with a DeviceError. */
-export function openDisk(target: string, options: DiskOptions): Promise<BlockDevice> {
-  return isNbdUri(target) ? openNbd(target, options) : openDevice(target, options);
+/** Opens a source for one user alone. Rejects with a {@link DeviceError}. */
+export async function openDisk(target: string, options: DiskOptions): Promise<BlockDevice> {
+  const source = parseSource(target);
+  if (source === null) {
+    throw new DeviceError(
+      constants.errno.EINVAL,
+      target,
+      "is no absolute path, and nothing else that is known",
+    );
+  }
+  if (source.kind === "raw") return openDevice(target, options);
+  if (source.kind === "nbd") return openNbd(target, options);
+  return openHelped(target, source, options);
 }
 
 /** The same for two targets that are the same store, by whatever names; "" for what is not there: to open it says why. */
 export async function identityOf(target: string): Promise<string> {
   try {
-    if (!isNbdUri(target)) return await fileIdentity(target);
+    const source = parseSource(target);
+    if (source?.kind === "raw" || source?.kind === "image") return await fileIdentity(source.path);
+    if (source?.kind !== "nbd") return target;
     const { socket, host, port, exportName } = parseNbdUri(target);
     return `${socket === null ? `tcp ${host}:${port}` : await fileIdentity(socket)} export ${exportName}`;
   } catch {

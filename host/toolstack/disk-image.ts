@@ -9,10 +9,8 @@ const OWN_SCRIPT = /(^|\/)block-xbdback$/;
 export function requireServable(disk: DiskSpecification): void {
   const { format, target, backendType, script, specification } = disk;
   if (format === "empty") throw new Error("an empty drive has nothing to serve: name an image as its target");
-  if (format !== "raw") {
-    throw new Error(
-      `format ${format}: only raw images are served; convert ${target} with \`qemu-img convert -O raw\``,
-    );
+  if (format !== "raw" && !target.startsWith("/")) {
+    throw new Error(`format ${format} of ${target}: leave the format to the server, and name it raw`);
   }
   if (specification !== "xen") throw new Error("specification virtio is not xbdback's: leave it out");
   if (backendType === "standalone") throw new Error("backendtype standalone is for virtio: leave it out");

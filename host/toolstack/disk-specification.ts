@@ -2,15 +2,16 @@
  * Disk specifications as xl-disk-configuration(5) has them: `target,format,vdev,access`, with `key=value` and flags
  * anywhere between them. Each is given once, an empty one is the default, and `target=` takes all the rest.
  */
-import { isUri } from "../storage/disk.js";
+import { IMAGE_FORMATS, parseSource } from "../storage/source.js";
 import { quote } from "../vbd/diagnostics.js";
 import { parseVirtualDevice } from "./virtual-device.js";
 
-export type DiskFormat = "raw" | "qcow" | "qcow2" | "vhd" | "qed" | "empty";
+/** "raw", "empty", or a key of {@link IMAGE_FORMATS}. */
+export type DiskFormat = string;
 export type BackendType = "phy" | "tap" | "qdisk" | "standalone";
 
 export interface DiskSpecification {
-  /** Absolute path or URI; "" for an empty CD drive. */
+  /** Absolute path, URI or rbd:POOL/IMAGE; "" for an empty CD drive. */
   readonly target: string;
   readonly format: DiskFormat;
   /** As it was written: "xvda". */
@@ -33,7 +34,7 @@ export interface DiskSpecification {
 /** What is wrong with a specification, and where. */
 export class DiskSyntaxError extends Error {}
 
-const FORMATS: readonly string[] = ["raw", "qcow", "qcow2", "vhd", "qed", "empty"];
+const FORMATS: readonly string[] = ["raw", ...Object.keys(IMAGE_FORMATS), "empty"];
 const BACKEND_TYPES: readonly string[] = ["phy", "tap", "qdisk", "standalone"];
 const ACCESS: Readonly<Record<string, boolean>> = { rw: false, w: false, ro: true, r: true };
 
@@ -58,7 +59,7 @@ const FLAGS: Readonly<Record<string, readonly [string, string]>> = {
 };
 const POSITIONS = ["target", "format", "vdev", "access"];
 /** Old spellings of the format before the target; with one there is no format between target and vdev. */
-const OLD_FORMAT = /^(raw|qcow2?|vhd):(.*)$/s;
+const OLD_FORMAT = /^(raw|qcow2?|vhdx?|vmdk|qed):(.*)$/s;
 const OLD_PREFIX = /^(?:tapdisk|tap2?|aio|ioemu|file|phy):(.*)$/s;
 
 /** Throws a {@link DiskSyntaxError} that names the part which is wrong. */
@@ -71,13 +72,12 @@ export function parseDisk(text: string): DiskSpecification {
   if (devid === null)
     throw new DiskSyntaxError(`vdev ${quote(vdev)} is no virtual device: name one like xvda, sda1 or 51712`);
   const cdrom = values.get("devtype") === "cdrom";
-  const target = values.get("target") ?? "";
-  const format = (values.get("format") || (target === "" && cdrom ? "empty" : "raw")) as DiskFormat;
+  const { target, format } = targetOf(values, cdrom);
   if (target === "" && format !== "empty")
     throw new DiskSyntaxError("no target: name the image or block device, like target=/var/lib/xen/disk.img");
   const discard = values.get("discard");
   return {
-    target: target === "" || target.startsWith("/") || isUri(target) ? target : `/dev/${target}`,
+    target,
     format,
     vdev,
     devid,
@@ -91,6 +91,34 @@ export function parseDisk(text: string): DiskSpecification {
     trusted: values.get("trusted") !== "no",
     specification: (values.get("specification") || "xen") as "xen" | "virtio",
   };
+}
+
+/** Also of `target=qcow2:/disk.qcow2`: with a script, xl itself allows no format but raw. */
+function targetOf(
+  values: ReadonlyMap<string, string>,
+  cdrom: boolean,
+): { target: string; format: DiskFormat } {
+  const target = values.get("target") ?? "";
+  const format = values.get("format") || (target === "" && cdrom ? "empty" : "raw");
+  const source = parseSource(target);
+  if (source?.kind !== "image")
+    return { target: target === "" || source ? target : `/dev/${target}`, format };
+  if (format !== "raw" && format !== source.format) {
+    throw new DiskSyntaxError(
+      `format is ${format}, and the target says ${source.format}: leave one of them out`,
+    );
+  }
+  return { target: source.path, format: source.format };
+}
+
+/** What opens it, and stands in xenstore: the target, behind its format if it has one. */
+export function sourceOf({ target, format }: DiskSpecification): string {
+  return format === "raw" || format === "empty" ? target : `${format}:${target}`;
+}
+
+function isUri(part: string): boolean {
+  const kind = parseSource(part)?.kind;
+  return kind === "nbd" || kind === "http" || kind === "rbd";
 }
 
 class Parser {

@@ -10,7 +10,7 @@ import type { VbdId } from "../vbd/name.js";
 export interface VbdSpec extends VbdId {
   /** The backend's domain. */
   readonly backendDomid: number;
-  /** Device or image. */
+  /** Device, image or another source. */
   readonly path: string;
   /** "r", "w", or "w!" to leave out the check for other users. */
   readonly mode: string;
@@ -76,7 +76,7 @@ function backendKeys(spec: VbdSpec, frontend: string): Record<string, string> {
   const { name, hotplug, formatted } = kindOf(spec.kind ?? "vbd");
   return {
     frontend,
-    params: formatted ? `raw:${spec.path}` : spec.path,
+    params: formatted && spec.path.startsWith("/") ? `raw:${spec.path}` : spec.path,
     "frontend-id": String(spec.domid),
     online: "1",
     removable: spec.cdrom ? "1" : "0",

@@ -2,7 +2,7 @@
  * Kinds of vbd: the directory below `backend/`, and what the toolstack does for it (libxl_disk.c, libxl_device.c). The
  * frontend's directory is device/vbd whatever the kind.
  */
-import { isUri } from "../storage/disk.js";
+import { parseSource } from "../storage/source.js";
 import { quote } from "./diagnostics.js";
 
 export interface Kind {
@@ -27,21 +27,18 @@ export function kindOf(name: string): Kind {
 }
 
 /** libxl calls a raw image "aio" at times. */
-const RAW = ["raw", "aio"];
+const RAW = /^(raw|aio):/;
 
 /**
- * The image that `params` names; null when it names none. Throws an Error when it is of a format that is not served:
+ * The source that `params` names; null when it names none. Throws an Error when it is of a format that is not served:
  * as a raw disk, it would show the guest the format's own data and let it write over them.
  */
 export function imageOf(kind: Kind, params: string | null): string | null {
   if (params === null || params === "") return null;
-  if (isUri(params)) return params;
-  if (!kind.formatted || params.startsWith("/")) return params.startsWith("/") ? params : null;
-  const colon = params.indexOf(":");
-  const format = colon < 0 ? params : params.slice(0, colon);
-  if (!RAW.includes(format)) {
-    const remedy = "convert it with `qemu-img convert -O raw`";
-    throw new Error(`params is ${quote(params)}: only raw images are served; ${remedy}`);
-  }
-  return params.slice(colon + 1) || null;
+  const source = kind.formatted ? params.replace(RAW, "") : params;
+  if (parseSource(source)) return source;
+  if (!kind.formatted || source === "") return null;
+  throw new Error(
+    `params is ${quote(params)}: that format is not served; convert it with \`qemu-img convert -O raw\``,
+  );
 }

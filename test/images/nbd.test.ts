@@ -3,18 +3,9 @@ import assert from "node:assert/strict";
 import { spawnSync } from "node:child_process";
 import { existsSync, rmSync } from "node:fs";
 import { createServer } from "node:net";
-import { type TestContext, test } from "node:test";
 import { World } from "../cli/world.js";
 import { eventually, type Running, sha256 } from "../e2e/harness.js";
-
-const MIB = 1 << 20;
-const SIZE = 32 * MIB;
-
-/** A test that needs a program, and is skipped where it is missing. */
-function withProgram(program: string, title: string, body: (t: TestContext) => Promise<void>): void {
-  const missing = spawnSync(program, ["--version"]).error !== undefined;
-  test(title, { timeout: 180_000, skip: missing && `${program} is not installed` }, body);
-}
+import { progress, SIZE, verified, withProgram, work } from "./support.js";
 
 /** qemu-nbd on a socket, which it makes itself. */
 async function qemuNbd(world: World, image: string, socket: string): Promise<Running> {
@@ -40,25 +31,6 @@ function freePort(): Promise<number> {
       server.close(() => resolve(port));
     });
   });
-}
-
-/** What a guest's workload says at its end: the hash of the disk that it expects, and has read. */
-async function verified(guest: Running): Promise<string> {
-  const outcome = (await guest.outcome(150)).expect(0);
-  return outcome.expectMatch(/"event":"verified".*"sha256":"([0-9a-f]{64})"/)[1];
-}
-
-function work(world: World, operations: number): Running {
-  return world.start("guest", "--domid", "1", "--workload", String(operations), "--depth", "32");
-}
-
-/** Resolves when a workload has done so many operations. */
-async function progress(guest: Running, operations: number): Promise<void> {
-  const done = (): number => Number(guest.stdout.match(/.*"done":([0-9]+)/s)?.[1] ?? 0);
-  for (let seen = 0; seen < operations; seen = done()) {
-    const length = guest.stdout.length;
-    await guest.until(new RegExp(`^[^]{${length}}[^]*"done":[0-9]+`));
-  }
 }
 
 withProgram("qemu-nbd", "a guest works on a disk of qemu-nbd, and has it alone", async (t) => {

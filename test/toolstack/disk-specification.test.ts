@@ -40,6 +40,14 @@ const GOOD: readonly (readonly [string, Partial<DiskSpecification>])[] = [
   [",,hdc,,cdrom", { target: "", format: "empty", vdev: "hdc", devid: 5632, readOnly: true, cdrom: true }],
   [",hdc:cdrom,r", { target: "", format: "empty", vdev: "hdc", devid: 5632, readOnly: true, cdrom: true }],
   ["/disk.img,qcow2,xvda", { format: "qcow2" }],
+  ["qcow2:/disk.img,xvda,w", { format: "qcow2" }],
+  ["vmdk:/disk.img,xvda,w", { format: "vmdk" }],
+  ["vdev=xvda,target=vhdx:/disk.img", { format: "vhdx" }],
+  ["format=vhd,vdev=xvda,target=vhd:/disk.img", { format: "vhd" }],
+  ["nbd+unix:///a?socket=/s,,xvda", { target: "nbd+unix:///a?socket=/s" }],
+  ["vdev=xvda,target=nbd://h/a,b", { target: "nbd://h/a,b" }],
+  ["https://h/disk.img?a=b,raw,xvda,ro", { target: "https://h/disk.img?a=b", readOnly: true }],
+  ["rbd:pool/image,,xvda", { target: "rbd:pool/image" }],
   [
     "/disk.img,raw,xvda,w,backend=storage,backendtype=tap,script=block-own,direct-io-safe,no-discard,untrusted",
     {
@@ -63,10 +71,14 @@ for (const [text, differences] of GOOD) {
 
 const BAD: readonly (readonly [string, RegExp])[] = [
   ["", /^no vdev: .*vdev=xvda/],
+  [
+    "format=qcow2,vdev=xvda,target=vhd:/disk.img",
+    /^format is qcow2, and the target says vhd: leave one of them out/,
+  ],
   ["/disk.img", /^no vdev/],
   [",raw,xvda", /^no target: /],
   ["/disk.img,raw,nonsense", /^vdev "nonsense" is no virtual device: name one like xvda/],
-  ["/disk.img,vmdk,xvda", /^unknown value "vmdk" for format: it is one of raw, qcow, /],
+  ["/disk.img,vdi,xvda", /^unknown value "vdi" for format: it is one of raw, qcow, /],
   ["/disk.img,raw,xvda,x", /^unknown value "x" for access: it is one of rw, w, ro, r$/],
   ["/disk.img,raw,xvda,rw,more", /^"more" is one too many/],
   ["/disk.img,raw,xvda,format=raw", /^format is given twice/],

@@ -182,7 +182,7 @@ for (const kind of KINDS) {
 }
 
 for (const kind of ["qdisk", "vbd3"]) {
-  for (const params of ["qcow2:/images/disk.qcow2", "vhd:/images/disk.vhd", "qcow2", "RAW:/x"]) {
+  for (const params of ["vdi:/images/disk.vdi", "qcow2:disk.qcow2", "qcow2", "RAW:/x"]) {
     test(
       `kind ${kind} refuses params ${params} at once, whatever a script says`,
       LIMIT,
@@ -203,7 +203,7 @@ for (const kind of ["qdisk", "vbd3"]) {
           assert.ok(machine.spy.states.every(({ state }) => state !== 2 && state !== 4));
           const error = await machine.xenstore.read(`/local/domain/0/error/backend/${kind}/1/${DEVID}/error`);
           const name = JSON.stringify(params).replace(/[.]/g, "\\.");
-          const words = `^22 params is ${name}: only raw images are served; convert it with`;
+          const words = `^22 params is ${name}: that format is not served; convert it with`;
           assert.match(error ?? "", new RegExp(words));
           assert.deepEqual(machine.log, [`xbdback1i51712: ${error?.slice(3)}`]);
         },

@@ -3,7 +3,12 @@ import { existsSync } from "node:fs";
 import { resolve } from "node:path";
 import { Command } from "commander";
 import { kindFor, modeOf, requireServable } from "../../toolstack/disk-image.js";
-import { type DiskSpecification, DiskSyntaxError, parseDisk } from "../../toolstack/disk-specification.js";
+import {
+  type DiskSpecification,
+  DiskSyntaxError,
+  parseDisk,
+  sourceOf,
+} from "../../toolstack/disk-specification.js";
 import { findDomain } from "../../toolstack/domains.js";
 import { addVbd } from "../../toolstack/vbd.js";
 import { quote } from "../../vbd/diagnostics.js";
@@ -28,6 +33,8 @@ export function attachCommand(): Command {
     command,
     "xbdback attach 1 /var/lib/xen/disk.img,raw,xvdb,rw",
     "xbdback attach web 'vdev=xvdc, access=ro, target=/var/lib/xen/disk.img'",
+    "xbdback attach 1 /var/lib/xen/disk.qcow2,qcow2,xvdd,rw",
+    "xbdback attach 1 'vdev=xvde, target=nbd+unix:///?socket=/run/disk.sock'",
     "xbdback attach 1 /dev/vg/data,,xvdb --directory /dev/shm/machine",
   ).action(attach);
 }
@@ -50,7 +57,8 @@ async function attach(domain: string, text: string, options: CommonOptions): Pro
     };
     const domid = await find(domain);
     const backendDomid = disk.backend === null ? platform.domid : await find(disk.backend);
-    const { devid, target: path, vdev: dev, cdrom, directIoSafe, trusted } = disk;
+    const { devid, vdev: dev, cdrom, directIoSafe, trusted } = disk;
+    const path = sourceOf(disk);
     const discard = disk.discard ?? undefined;
     const spec = {
       backendDomid,

@@ -2,6 +2,7 @@
 import { Command } from "commander";
 import { openDisk } from "../../storage/disk.js";
 import { modeOf } from "../../toolstack/disk-image.js";
+import { sourceOf } from "../../toolstack/disk-specification.js";
 import { parseMode } from "../../vbd/backend-keys.js";
 import { printable } from "../../vbd/diagnostics.js";
 import { examples } from "../options.js";
@@ -25,7 +26,7 @@ async function check(text: string, { json }: { json: boolean }): Promise<void> {
   const disk = readDisk(text);
   const warnings: string[] = [];
   const warn = (line: string): void => void warnings.push(printable(line));
-  const device = await openDisk(disk.target, { ...parseMode(modeOf(disk)), warn });
+  const device = await openDisk(sourceOf(disk), { ...parseMode(modeOf(disk)), warn });
   const { size, sectorSize, physicalSectorSize, canDiscard, readOnly, store, through } = device;
   await device.close();
   const kind = store?.kind ?? "nbd";

@@ -38,10 +38,10 @@ export async function openExport(
   name: string,
   dial: () => Promise<Line>,
   { readOnly, patience, warn = console.warn }: NbdOptions,
-  rest: Pick<NbdDeviceOptions, "fenced" | "release">,
+  rest: Pick<NbdDeviceOptions, "fenced" | "server" | "release">,
 ): Promise<NbdDevice> {
   const line = await dial().catch((error: Error) => {
-    throw new DeviceError(EIO, name, error.message);
+    throw error instanceof DeviceError ? error : new DeviceError(EIO, name, error.message);
   });
   const log = (text: string): void => warn(`${name}: ${text}`);
   try {

@@ -1,0 +1,152 @@
+/** A helper program at work: from its start, over the one connection to it, to its end. */
+import { type ChildProcess, spawn } from "node:child_process";
+import { mkdtempSync, readFileSync, rmSync } from "node:fs";
+import { constants, tmpdir } from "node:os";
+import { join } from "node:path";
+import { createInterface } from "node:readline";
+import { setTimeout as sleep } from "node:timers/promises";
+import { type Line, openLine } from "../nbd/negotiate.js";
+import { DeviceError } from "../open.js";
+import { findProgram, type HelperCommand } from "./command.js";
+
+const { EBUSY, EIO, ENOENT } = constants.errno;
+const START_MS = 20_000;
+const POLL_MS = 10;
+/** How long it may take to write back what it keeps and end by itself; then it is asked, then killed. */
+const END_MS = 10_000;
+const ASKED_MS = 5000;
+const KEPT_LINES = 5;
+
+/** Where its socket is for the short time until we are connected. */
+const DIRECTORY = process.env["RUNTIME_DIRECTORY"]?.split(":")[0] || tmpdir();
+
+export class Helper {
+  /** For people. */
+  readonly name: string;
+  readonly #child: ChildProcess;
+  readonly #directory: string;
+  /** What it said last. */
+  readonly #said: string[] = [];
+  readonly #ended: Promise<void>;
+  #over = false;
+
+  private constructor(program: string, child: ChildProcess, directory: string, log: (line: string) => void) {
+    this.name = program;
+    this.#child = child;
+    this.#directory = directory;
+    this.#ended = new Promise((resolve) => {
+      child.once("close", (status, signal) => {
+        this.#over = true;
+        if (signal !== null || status !== 0) log(`${program} ended with ${signal ?? `status ${status}`}`);
+        resolve();
+      });
+      child.once("error", () => resolve());
+    });
+    createInterface({ input: child.stderr as NonNullable<ChildProcess["stderr"]> }).on("line", (line) => {
+      if (this.#said.push(line) > KEPT_LINES) this.#said.shift();
+      log(`${program}: ${line}`);
+    });
+  }
+
+  get pid(): number {
+    return this.#child.pid ?? 0;
+  }
+
+  /** Starts a helper for a disk of this name. Rejects with a {@link DeviceError} where it is not installed. */
+  static start(
+    name: string,
+    makeCommand: (socket: string) => HelperCommand,
+    log: (line: string) => void,
+  ): Helper {
+    // Nobody else gets at the socket: the directory has mode 0700.
+    const directory = mkdtempSync(join(DIRECTORY, "xbdback-"));
+    try {
+      const { program, package: from, args } = makeCommand(join(directory, "nbd"));
+      const path = findProgram(program);
+      if (path === null) {
+        throw new DeviceError(
+          ENOENT,
+          name,
+          `needs ${program}, which is not installed: \`apt install ${from}\``,
+        );
+      }
+      const [wrapper, ...rest] = [...confinement(), path, ...args];
+      const environment: NodeJS.ProcessEnv = { ...process.env, LC_ALL: "C" };
+      for (const ours of ["NOTIFY_SOCKET", "WATCHDOG_USEC", "WATCHDOG_PID"]) delete environment[ours];
+      const child = spawn(wrapper, rest, { cwd: "/", env: environment, stdio: ["ignore", "ignore", "pipe"] });
+      return new Helper(program, child, directory, log);
+    } catch (error) {
+      rmSync(directory, { recursive: true, force: true });
+      throw error;
+    }
+  }
+
+  /** Connects to it as soon as it listens. Rejects with a {@link DeviceError}; it is to be stopped then. */
+  async connect(disk: string): Promise<Line> {
+    const end = performance.now() + START_MS;
+    const address = { socket: join(this.#directory, "nbd"), host: "", port: 0, exportName: "" };
+    try {
+      for (;;) {
+        try {
+          return await openLine(address, Math.max(end - performance.now(), 1));
+        } catch (error) {
+          if (this.#over) throw this.#failure(disk);
+          if (performance.now() > end)
+            throw new DeviceError(EIO, disk, `${this.name}: ${(error as Error).message}`);
+        }
+        await Promise.race([sleep(POLL_MS), this.#ended]);
+      }
+    } finally {
+      // It serves one client, which is connected, or will never be.
+      rmSync(this.#directory, { recursive: true, force: true });
+    }
+  }
+
+  /** Resolves when it has ended, having written back what it keeps if it can. To be called when its client is gone. */
+  async end(): Promise<void> {
+    if (await this.#endsWithin(END_MS)) return;
+    this.#child.kill("SIGTERM");
+    if (await this.#endsWithin(ASKED_MS)) return;
+    this.#child.kill("SIGKILL");
+    await this.#ended;
+  }
+
+  /** As {@link end}, for one that never had a client and would wait for it. */
+  async stop(): Promise<void> {
+    this.#child.kill("SIGTERM");
+    await this.end();
+  }
+
+  async #endsWithin(milliseconds: number): Promise<boolean> {
+    const controller = new AbortController();
+    const late = sleep(milliseconds, undefined, { signal: controller.signal }).catch(() => {});
+    await Promise.race([this.#ended, late]);
+    controller.abort();
+    return this.#over;
+  }
+
+  /** Why it ended instead of serving. */
+  #failure(disk: string): DeviceError {
+    const why = this.#said.join("; ") || `${this.name} ended without a word`;
+    // QEMU's words (block/file-posix.c).
+    const busy = /Failed to (get|lock)|Is another process using the image|Device or resource busy/.test(why);
+    const extra = /Unknown (driver|protocol)/.test(why) ? "; `apt install qemu-block-extra`" : "";
+    return new DeviceError(busy ? EBUSY : EIO, disk, `${this.name} cannot serve it: ${why}${extra}`);
+  }
+}
+
+/** What the helper's command is put behind: it ends with us in good order, and can never have more rights. */
+function confinement(): string[] {
+  const setpriv = findProgram("setpriv");
+  if (setpriv === null) return [];
+  const confined = [setpriv, "--pdeathsig", "TERM", "--no-new-privs"];
+  // Of root's rights, those to files: images may be anybody's.
+  if (canDropRights()) confined.push("--bounding-set=-all,+dac_override,+dac_read_search");
+  return confined;
+}
+
+function canDropRights(): boolean {
+  const CAP_SETPCAP = 8n;
+  const effective = /^CapEff:\s*([0-9a-f]+)$/m.exec(readFileSync("/proc/self/status", "utf8"))?.[1] ?? "0";
+  return ((BigInt(`0x${effective}`) >> CAP_SETPCAP) & 1n) === 1n;
+}

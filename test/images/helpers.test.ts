@@ -1,0 +1,132 @@
+/** Helpers other than for image files, and what a helper may do wrong. */
+import assert from "node:assert/strict";
+import { chmodSync, readdirSync, readFileSync, writeFileSync } from "node:fs";
+import { createServer } from "node:http";
+import type { AddressInfo } from "node:net";
+import { tmpdir } from "node:os";
+import { type TestContext, test } from "node:test";
+import { commandFor } from "../../host/storage/helper/command.js";
+import { Helper } from "../../host/storage/helper/process.js";
+import { parseSource } from "../../host/storage/source.js";
+import { World } from "../cli/world.js";
+import { directory } from "../storage/helpers.js";
+import { until } from "../vbd/harness.js";
+import { SIZE, withProgram } from "./support.js";
+
+const LIMIT = { timeout: 60_000 };
+
+test("targets and what they mean", () => {
+  const rbd = (pool: string, namespace: string, image: string) => ({ kind: "rbd", pool, namespace, image });
+  const cases: [string, object | null][] = [
+    ["/disk.img", { kind: "raw", path: "/disk.img" }],
+    ["nbd://h/e", { kind: "nbd", uri: "nbd://h/e" }],
+    ["vhd:/a:b,c", { kind: "image", format: "vhd", path: "/a:b,c" }],
+    ["rbd:pool/image", rbd("pool", "", "image")],
+    ["rbd:pool/space/image", rbd("pool", "space", "image")],
+    ["https://h/d.img?a=b", { kind: "http", url: "https://h/d.img?a=b" }],
+    ["qcow2:disk.img", null],
+    ["toString:/disk.img", null],
+    ["rbd:image", null],
+    ["rbd:pool/image:conf=/etc/x", null],
+    ["json:{}", null],
+    ["disk.img", null],
+    ["", null],
+  ];
+  for (const [text, source] of cases) assert.deepEqual(parseSource(text), source, text);
+});
+
+test("the command line of a helper", () => {
+  const how = { readOnly: false, shared: false, cache: "auto", socket: "/s" } as const;
+  const lineOf = (target: string, other: object = {}): string => {
+    const source = parseSource(target);
+    assert.ok(source && source.kind !== "raw" && source.kind !== "nbd");
+    const { program, args } = commandFor(source, { ...how, ...other });
+    return [program, ...args].join(" ");
+  };
+  assert.equal(
+    lineOf("vhd:/a,b"),
+    "qemu-nbd --socket /s --shared 1 --cache writeback --discard unmap " +
+      "--image-opts driver=vpc,file.driver=file,file.filename=/a,,b,file.locking=on",
+  );
+  assert.match(lineOf("qcow2:/dev/vg/a", { readOnly: true }), / --read-only .*file\.driver=host_device/);
+  assert.match(lineOf("qcow2:/a", { shared: true, cache: "none" }), /--cache none .*locking=off/);
+  assert.match(
+    lineOf("rbd:p/n/i"),
+    /driver=raw,file\.driver=rbd,file\.pool=p,file\.image=i,file\.namespace=n$/,
+  );
+  assert.match(
+    lineOf("https://h/i?a=b c"),
+    /^nbdkit .*--exit-with-parent .*--readonly .* curl url=https:\/\/h\/i\?a=b c$/,
+  );
+});
+
+/** A helper that is a shell script. */
+function script(t: TestContext, text: string): { start: () => Helper; lines: string[] } {
+  const path = `${directory(t)}/helper`;
+  writeFileSync(path, `#!/bin/sh\n${text}\n`);
+  chmodSync(path, 0o755);
+  const lines: string[] = [];
+  process.env["PATH"] = `${path.slice(0, -"/helper".length)}:${process.env["PATH"]}`;
+  const command = (socket: string) => ({ program: "helper", package: "helper-utils", args: [socket] });
+  return { start: () => Helper.start("disk", command, (line) => void lines.push(line)), lines };
+}
+
+const leftovers = (): string[] =>
+  readdirSync(tmpdir()).filter((name) => /^xbdback-[A-Za-z0-9]{6}$/.test(name));
+
+test("a helper that is not installed is named with its package", LIMIT, () => {
+  const command = () => ({ program: "no-such-helper", package: "helper-utils", args: [] });
+  assert.throws(
+    () => Helper.start("disk", command, () => {}),
+    /^Error: disk: needs no-such-helper, which is not installed: `apt install helper-utils`$/,
+  );
+});
+
+test("a helper that ends instead of serving says why, in its words", LIMIT, async (t) => {
+  const before = leftovers();
+  const { start, lines } = script(t, "echo it is full of bugs >&2; exit 3");
+  const helper = start();
+  await assert.rejects(helper.connect("disk"), /^Error: disk: helper cannot serve it: it is full of bugs$/);
+  await helper.stop();
+  assert.deepEqual(lines, ["helper: it is full of bugs", "helper ended with status 3"]);
+  const busy = script(t, "echo 'Failed to get \"write\" lock' >&2; exit 1").start();
+  await assert.rejects(busy.connect("disk"), { errno: 16 });
+  const mute = script(t, "exit 0").start();
+  await assert.rejects(mute.connect("disk"), /ended without a word/);
+  assert.deepEqual(leftovers(), before);
+});
+
+test("a helper that neither serves nor ends when it is asked is killed", { timeout: 120_000 }, async (t) => {
+  const { start, lines } = script(t, "trap '' TERM; echo ready >&2; while :; do sleep 0.1; done");
+  const helper = start();
+  await until("it ignores SIGTERM", () => lines.length > 0);
+  await helper.stop();
+  assert.match(lines.at(-1) ?? "", /^helper ended with SIGKILL$/);
+  assert.throws(() => process.kill(helper.pid, 0), { code: "ESRCH" });
+});
+
+withProgram("nbdkit", "a file on a web server is served read-only", async (t) => {
+  const world = await World.start(t);
+  const image = world.scene.image("disk.img", Buffer.alloc(SIZE, "web"));
+  const bytes = readFileSync(image);
+  const server = createServer((request, response) => {
+    const range = /^bytes=([0-9]+)-([0-9]+)$/.exec(request.headers.range ?? "");
+    const start = Number(range?.[1] ?? 0);
+    // A range may end behind the end.
+    const end = Math.min(Number(range?.[2] ?? bytes.length) + 1, bytes.length);
+    response.writeHead(range ? 206 : 200, { "accept-ranges": "bytes", "content-length": end - start });
+    response.end(request.method === "HEAD" ? undefined : bytes.subarray(start, end));
+  });
+  await new Promise<void>((resolve) => server.listen(0, "127.0.0.1", resolve));
+  t.after(() => server.close());
+  const url = `http://127.0.0.1:${(server.address() as AddressInfo).port}/disk.img`;
+  (await world.run("check", `vdev=xvda,access=ro,target=${url}`))
+    .expect(0)
+    .expectMatch(/\(nbdkit, process [0-9]+\)/);
+  (await world.run("attach", "1", `vdev=xvda,access=ro,target=${url}`)).expect(0);
+  const socket = world.scene.path("guest.sock");
+  const guest = world.start("guest", "--domid", "1", "--nbd", socket);
+  await guest.until(/"listening"/);
+  const uri = `nbd+unix:///?socket=${socket}`;
+  await world.scene.run("qemu-img", "compare", "-f", "raw", "-F", "raw", image, uri);
+});

@@ -1,0 +1,33 @@
+/** What the tests of disks of all kinds share: other people's programs, and guests at work. */
+import { spawnSync } from "node:child_process";
+import { type TestContext, test } from "node:test";
+import type { World } from "../cli/world.js";
+import type { Running } from "../e2e/harness.js";
+
+export const MIB = 1 << 20;
+export const SIZE = 32 * MIB;
+
+/** A test that needs a program, and is skipped where it is missing. */
+export function withProgram(program: string, title: string, body: (t: TestContext) => Promise<void>): void {
+  const missing = spawnSync(program, ["--version"]).error !== undefined;
+  test(title, { timeout: 180_000, skip: missing && `${program} is not installed` }, body);
+}
+
+/** What a guest's workload says at its end: the hash of the disk that it expects, and has read. */
+export async function verified(guest: Running): Promise<string> {
+  const outcome = (await guest.outcome(150)).expect(0);
+  return outcome.expectMatch(/"event":"verified".*"sha256":"([0-9a-f]{64})"/)[1];
+}
+
+export function work(world: World, operations: number): Running {
+  return world.start("guest", "--domid", "1", "--workload", String(operations), "--depth", "32");
+}
+
+/** Resolves when a workload has done so many operations. */
+export async function progress(guest: Running, operations: number): Promise<void> {
+  const done = (): number => Number(guest.stdout.match(/.*"done":([0-9]+)/s)?.[1] ?? 0);
+  for (let seen = 0; seen < operations; seen = done()) {
+    const length = guest.stdout.length;
+    await guest.until(new RegExp(`^[^]{${length}}[^]*"done":[0-9]+`));
+  }
+}
