@@ -76,7 +76,8 @@ export class Connection {
   #answered({ id, result, error }: Reply): void {
     const waiting = this.#waiting.get(id);
     this.#waiting.delete(id);
-    if (this.#waiting.size === 0) this.#socket.unref();
+    // Closing waits for the end of the socket.
+    if (this.#waiting.size === 0 && !this.#lost) this.#socket.unref();
     if (error) waiting?.reject(new HypervisorError(error.code, error.message));
     else waiting?.resolve(result ?? {});
   }
