@@ -26,6 +26,9 @@ export interface IoEngine {
   /** BLKDISCARD, or BLKSECDISCARD when `secure`, on a block device. */
   blockDiscard(fd: number, secure: boolean, position: number, length: number, done: ErrnoDone): void;
 
+  /** Calls `end` soon after it has returned: for what is refused before the kernel hears of it. */
+  soon(end: () => void): void;
+
   /** Lets go of the engine's own resources. All operations must have ended. */
   close(): void;
 }

@@ -25,5 +25,6 @@ export const libuvEngine: IoEngine = {
 
   fallocate: fallocateAsync,
   blockDiscard: blockDiscardAsync,
+  soon: queueMicrotask,
   close() {},
 };

@@ -108,7 +108,7 @@ export class RawDevice implements BlockDevice {
   read(position: number, to: IoVector, done: Done): void {
     const refusal = this.#outOfReach("read", position, to.bytes);
     if (refusal) {
-      later(done, refusal);
+      this.#later(done, refusal);
       return;
     }
     this.#underWay++;
@@ -120,7 +120,7 @@ export class RawDevice implements BlockDevice {
   write(position: number, from: IoVector, done: Done): void {
     const refusal = this.#unchangeable("write") ?? this.#outOfReach("write", position, from.bytes);
     if (refusal) {
-      later(done, refusal);
+      this.#later(done, refusal);
       return;
     }
     this.#underWay++;
@@ -134,7 +134,7 @@ export class RawDevice implements BlockDevice {
     const nothingToDo = this.readOnly ? SUCCESS : this.#unchangeable("flush");
     const outcome = this.#outOfReach("flush", 0, 0) ?? nothingToDo;
     if (outcome) {
-      later(done, outcome);
+      this.#later(done, outcome);
       return;
     }
     this.#underWay++;
@@ -148,7 +148,7 @@ export class RawDevice implements BlockDevice {
     const able = secure ? this.#canSecureDiscard : this.#canDiscard;
     const what = `${length} bytes at ${position} of ${this.name}`;
     if (refusal || !able || length === 0) {
-      later(done, refusal ?? (able ? SUCCESS : failed(verb, EOPNOTSUPP, what)));
+      this.#later(done, refusal ?? (able ? SUCCESS : failed(verb, EOPNOTSUPP, what)));
       return;
     }
     this.#underWay++;
@@ -266,6 +266,11 @@ export class RawDevice implements BlockDevice {
     return { result: Result.Failure, error };
   }
 
+  /** `done` never comes before the call returns. */
+  #later(done: Done, { result, error }: Outcome): void {
+    this.#engine.soon(() => done(result, error));
+  }
+
   #settle(done: Done, { result, error }: Outcome): void {
     this.#end();
     done(result, error);
@@ -288,9 +293,4 @@ function resultOf(errno: number): Result {
   if (errno === EROFS) return Result.ReadOnly;
   if (errno === EOPNOTSUPP || errno === ENOSYS || errno === ENOTTY) return Result.Unsupported;
   return Result.Failure;
-}
-
-/** `done` never comes before the call returns. */
-function later(done: Done, { result, error }: Outcome): void {
-  queueMicrotask(() => done(result, error));
 }

@@ -6,6 +6,7 @@ import { test } from "node:test";
 import { fileURLToPath } from "node:url";
 import { type Blkfront, connectBlkfront } from "../../host/guest/blkfront.js";
 import { type GuestDomain, joinDomain, joinGuest } from "../../host/guest/process.js";
+import { makeFifo } from "../../host/platform/libc.js";
 import { paths } from "../../host/platform/loopback/layout.js";
 import { removeVbd, type VbdSpec } from "../../host/toolstack/vbd.js";
 import { pause, until } from "../vbd/harness.js";
@@ -14,7 +15,9 @@ import { playSlice, WAYS } from "./slice.js";
 import { playVictims } from "./victims.js";
 
 const LIMIT = { timeout: 120_000 };
-const lateWriter = fileURLToPath(new URL("./late-writer.js", import.meta.url));
+const module = (name: string): string => fileURLToPath(new URL(name, import.meta.url));
+const lateWriter = module("./late-writer.js");
+const flushFailer = module("./flush-failer.js");
 
 for (const [i, way] of WAYS.slice(0, 2).entries()) {
   test(`the backend is killed five times, and the guest sees pauses: ${way.name}`, LIMIT, async () => {
@@ -45,7 +48,7 @@ function scene(body: (scene: Scene) => Promise<void>, mode = "w", program?: stri
     let domain: GuestDomain | null = null;
     let disk: Blkfront | null = null;
     try {
-      if (program) site.run(program, directory);
+      if (program) site.run(program, directory, fifoIn(site));
       else site.serve();
       const spec = await site.plug(1, 1 << 20, mode);
       domain = await joinDomain(directory, 1);
@@ -62,6 +65,12 @@ function scene(body: (scene: Scene) => Promise<void>, mode = "w", program?: stri
       await site.close();
     }
   };
+}
+
+function fifoIn(site: Site): string {
+  const path = join(site.images, "fifo");
+  makeFifo(path);
+  return path;
 }
 
 const filled = (byte: number): Uint8Array => new Uint8Array(4096).fill(byte);
@@ -263,3 +272,28 @@ for (const mode of ["w", "w!"]) {
     ),
   );
 }
+
+test(
+  "a flush that failed has failed for the process after, too, until the disk is attached again",
+  LIMIT,
+  scene(
+    async (scene) => {
+      const { site, guest, spec } = scene;
+      await assert.rejects(guest.disk.flush());
+      await site.backend?.kill();
+      site.serve();
+      await logged(scene, /taken over/);
+      await assert.rejects(guest.disk.write(0, filled(1)));
+      await logged(
+        scene,
+        /written data may be lost; nothing more is written until the disk is attached again/,
+      );
+      await assert.rejects(guest.disk.flush());
+      assert.equal(readFileSync(spec.path)[0], 0);
+      await guest.disk.reconnect();
+      await goesOn(scene);
+    },
+    "w",
+    flushFailer,
+  ),
+);

@@ -3,15 +3,13 @@
  * of the process: another one, which has the same open file, makes them. `late-writer.js DIRECTORY` says HELD for each.
  */
 import { spawn } from "node:child_process";
-import { availableParallelism } from "node:os";
 import { fileURLToPath } from "node:url";
-import { serve } from "../../host/daemon/serve.js";
 import { type BlockDevice, type Done, type IoVector, views } from "../../host/storage/device.js";
 import { libuvEngine } from "../../host/storage/libuv.js";
 import { openStore } from "../../host/storage/open.js";
 import { RawDevice } from "../../host/storage/raw.js";
-import { DEFAULT_FEATURES } from "../../host/vbd/backend-keys.js";
 import { TestDevice } from "../vbd/device.js";
+import { serveDisks } from "./backend.js";
 
 /** Bytes at the disk's beginning whose writes are held back. */
 export const HELD_BYTES = 65536;
@@ -43,21 +41,8 @@ class LateWriter extends TestDevice {
 }
 
 if (process.argv[1] === fileURLToPath(import.meta.url)) {
-  const platform = { kind: "loopback", directory: process.argv[2], domid: 0 } as const;
-  await serve(
-    {
-      platform,
-      kind: "vbd",
-      features: DEFAULT_FEATURES,
-      plane: { reactors: availableParallelism(), engine: "libuv", pollUs: 0 },
-      log: (line) => void process.stderr.write(`${line}\n`),
-      open: async (path, options) => {
-        const store = await openStore(path, options);
-        return new LateWriter(new RawDevice(store, libuvEngine), store.fd);
-      },
-    },
-    (error) => {
-      throw error;
-    },
-  );
+  await serveDisks(async (path, options) => {
+    const store = await openStore(path, options);
+    return new LateWriter(new RawDevice(store, libuvEngine), store.fd);
+  });
 }

@@ -49,9 +49,14 @@ export class Site {
     return this.run(command, "serve", "--directory", this.host.directory, ...how);
   }
 
-  /** Starts a program that serves as a backend. */
-  run(program: string, ...args: string[]): Backend {
-    this.backend = new Backend([program, ...args], (line) => {
+  /** Starts a module that serves as a backend. */
+  run(module: string, ...args: string[]): Backend {
+    return this.start(process.execPath, module, ...args);
+  }
+
+  /** Starts any program that serves as a backend. */
+  start(program: string, ...args: string[]): Backend {
+    this.backend = new Backend(program, args, (line) => {
       this.log.push(line);
       if (this.log.length > 1000) this.log.splice(0, 500);
     });
@@ -111,8 +116,8 @@ export class Backend {
   /** Rejects if it ends by itself. */
   readonly failed: Promise<never>;
 
-  constructor(args: readonly string[], log: (line: string) => void) {
-    this.process = spawn(process.execPath, args, { stdio: ["ignore", "inherit", "pipe"] });
+  constructor(program: string, args: readonly string[], log: (line: string) => void) {
+    this.process = spawn(program, args, { stdio: ["ignore", "inherit", "pipe"] });
     this.#exited = once(this.process, "exit");
     this.failed = this.#exited.then(() => {
       if (this.#ending) return new Promise<never>(() => {});

@@ -154,6 +154,9 @@ export class PumpedUring implements IoEngine {
   blockDiscard(fd: number, secure: boolean, position: number, length: number, done: ErrnoDone): void {
     this.engine.blockDiscard(fd, secure, position, length, this.#counted(done));
   }
+  soon(end: () => void): void {
+    this.engine.soon(end);
+  }
   close(): void {
     this.#closed = true;
     this.engine.close();
@@ -216,6 +219,7 @@ export class FaultyEngine implements IoEngine {
   }
 
   blockDiscard = libuvEngine.blockDiscard;
+  soon = libuvEngine.soon;
   close(): void {}
 
   #transfer(io: IoVector, done: TransferDone, move: (io: IoVector) => void): void {

@@ -27,7 +27,7 @@ export class UringEngine implements IoEngine {
   readonly ring: Uring;
   /** Operations of queues that the kernel has; the queues keep count. */
   underWay = 0;
-  /** Operations on libuv's thread pool, which end on the event loop only. */
+  /** Operations that end on the event loop only: libuv's thread pool's, and {@link soon}'s. */
   foreign = 0;
   readonly #calls: (Call | null)[] = [];
   readonly #freeCalls: number[] = [];
@@ -63,6 +63,15 @@ export class UringEngine implements IoEngine {
     blockDiscardAsync(fd, secure, position, length, (errno) => {
       this.foreign--;
       done(errno);
+    });
+  }
+
+  /** The thread may be about to sleep in the kernel, where no microtask runs. */
+  soon(end: () => void): void {
+    this.foreign++;
+    queueMicrotask(() => {
+      this.foreign--;
+      end();
     });
   }
 

@@ -1,0 +1,72 @@
+/** A machine whose tmpfs has no room for one more journal. */
+import assert from "node:assert/strict";
+import { mkdirSync } from "node:fs";
+import { test } from "node:test";
+import { joinGuest } from "../../host/guest/process.js";
+import { paths } from "../../host/platform/loopback/layout.js";
+import { JOURNAL_BYTES } from "../../host/reactor/journal.js";
+import { removeVbd } from "../../host/toolstack/vbd.js";
+import { until } from "../vbd/harness.js";
+import { type Backend, command, DEVID, Site } from "./processes.js";
+
+const LIMIT = { timeout: 120_000 };
+const sector = (byte: number): Uint8Array => new Uint8Array(4096).fill(byte);
+/** Two journals, and a page for the directory. */
+const ROOM = 2 * JOURNAL_BYTES + 4096;
+
+/** A daemon whose journals are on a tmpfs of its own, which needs no root where users may have namespaces. */
+function serveInLittleRoom(site: Site): Backend {
+  const journals = paths.journals(site.host.directory);
+  mkdirSync(journals, { recursive: true });
+  const script = `mount -t tmpfs -o size=${ROOM} journals "$1" && shift && exec "$@"`;
+  const serve = [process.execPath, command, "serve", "--directory", site.host.directory];
+  const asRoot = process.geteuid?.() === 0 ? [] : ["--map-root-user"];
+  return site.start("unshare", "--mount", ...asRoot, "sh", "-c", script, "sh", journals, ...serve);
+}
+
+test("no room for one more journal: its disk is refused, and the others go on", LIMIT, async () => {
+  const site = await Site.start();
+  try {
+    serveInLittleRoom(site);
+    const guests = [];
+    for (const domid of [1, 2]) {
+      await site.plug(domid, 1 << 20);
+      guests.push(await joinGuest(site.host.directory, domid, DEVID, { inFlightBytes: 1 << 20 }));
+    }
+    const spec = await site.plug(3, 1 << 20);
+    const refused = joinGuest(site.host.directory, 3, DEVID, { inFlightBytes: 1 << 20 });
+    await assert.rejects(refused);
+    const error = await site.host.xenstore.read(`/local/domain/0/error/backend/vbd/3/${DEVID}/error`);
+    assert.match(
+      error ?? "",
+      /no room for \S+ \(68 KiB\), in which a ring outlives the daemon: free some there$/,
+    );
+    assert.ok(
+      site.log.some((line) => /domid=3 .*no room for/.test(line)),
+      site.log.join("\n"),
+    );
+    for (const { disk } of guests) {
+      await disk.write(0, sector(1));
+      const seen = new Uint8Array(4096);
+      await disk.read(0, seen);
+      assert.deepEqual(seen, sector(1));
+    }
+    const vbds = async () => (await site.list()).vbds;
+    assert.deepEqual(
+      (await vbds()).map(({ queues }) => queues),
+      [1, 1, 0],
+    );
+    // Room that one leaves is the next one's.
+    await guests[0].stop();
+    await until("it has let go", async () => (await vbds())[0].queues === 0);
+    assert.equal(await removeVbd(site.host.xenstore, spec), "closed");
+    await site.host.destroyGuest(3);
+    await site.plug(4, 1 << 20);
+    const next = await joinGuest(site.host.directory, 4, DEVID, { inFlightBytes: 1 << 20 });
+    await next.disk.flush();
+    await next.stop();
+    await guests[1].stop();
+  } finally {
+    await site.close();
+  }
+});
