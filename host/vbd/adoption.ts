@@ -86,10 +86,13 @@ export class Adoption {
   async #find(journals: VbdJournals, ours: XenbusState): Promise<Orphan | null> {
     const { xenstore, directory, frontend, assumedProtocol } = this.#options;
     const offer = { ...WIDEST, backend: directory, assumedProtocol };
-    const config = await readFrontend(xenstore, frontend, offer);
+    const [config, ...values] = await Promise.all([
+      readFrontend(xenstore, frontend, offer),
+      ...DEVICE_KEYS.map((key) => xenstore.read(`${directory}/${key}`)),
+    ]);
     const told: Record<string, string> = {};
-    for (const key of DEVICE_KEYS) {
-      const value = await xenstore.read(`${directory}/${key}`);
+    for (const [i, key] of DEVICE_KEYS.entries()) {
+      const value = values[i];
       if (value !== null) told[key] = value;
     }
     const beginnings = journals.inherit(await this.identities(config), ours === State.Connected);

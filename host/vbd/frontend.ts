@@ -86,13 +86,14 @@ export async function readFrontend(
   const queuesKey = await read("multi-queue-num-queues");
   const queueCount = absent(queuesKey) ? 1 : number("multi-queue-num-queues", queuesKey, offer.maxQueues);
   if (queueCount === 0) throw new FrontendError("multi-queue-num-queues is 0");
-  const queues = [];
-  for (let q = 0; q < queueCount; q++) {
-    // With one queue the keys are at the top, unless the frontend wrote multi-queue-num-queues = 1 and queue-0.
-    const prefix =
-      queueCount > 1 || (!absent(queuesKey) && absent(await read("event-channel"))) ? `queue-${q}/` : "";
-    queues.push(await readQueue(read, prefix, order, !absent(orderKey)));
-  }
+  // With one queue the keys are at the top, unless the frontend wrote multi-queue-num-queues = 1 and queue-0.
+  const below = queueCount > 1 || (!absent(queuesKey) && absent(await read("event-channel")));
+  // All at once: a guest may be waiting, and the keys of four queues of sixteen pages are many.
+  const queues = await Promise.all(
+    Array.from({ length: queueCount }, (_, q) =>
+      readQueue(read, below ? `queue-${q}/` : "", order, !absent(orderKey)),
+    ),
+  );
   return { protocol, assumed: absent(protocolKey), abi, persistent, ringPages, queues };
 }
 
@@ -108,9 +109,9 @@ async function readQueue(
     // Without ring-page-order, a ring-ref0 is a leftover of an earlier frontend.
     ringRefs[0] = number(`${prefix}ring-ref`, single, MAX_U32);
   } else {
-    for (let i = 0; i < ringRefs.length; i++) {
-      ringRefs[i] = number(`${prefix}ring-ref${i}`, await read(`${prefix}ring-ref${i}`), MAX_U32);
-    }
+    const keys = Array.from(ringRefs, (_, i) => `${prefix}ring-ref${i}`);
+    const values = await Promise.all(keys.map(read));
+    for (const [i, key] of keys.entries()) ringRefs[i] = number(key, values[i], MAX_U32);
   }
   const eventChannel = number(`${prefix}event-channel`, await read(`${prefix}event-channel`), MAX_U32);
   return { ringRefs, eventChannel };

@@ -33,9 +33,9 @@ export async function playVictims(victim: Victim, way: Way, kills: number, seed:
     const lives = async (): Promise<void> => {
       let before: Holdings | null = null;
       for (let done = 0; done < kills; done++) {
-        await killOne(site, victim, way, dice);
-        // The first have made it allocate what it keeps.
-        if (done === 2) before = holdingsOf(site);
+        // The first has made the backend start and allocate what it keeps.
+        await killOne(site, victim, way, dice, done === 0);
+        if (done === 0) before = holdingsOf(site);
       }
       if (victim === "guest" && before !== null) await untilNoMore(site, before);
       await serveOne(site, way, dice());
@@ -49,10 +49,16 @@ export async function playVictims(victim: Victim, way: Way, kills: number, seed:
   }
 }
 
-async function killOne(site: Site, victim: Victim, way: Way, dice: () => number): Promise<void> {
+async function killOne(
+  site: Site,
+  victim: Victim,
+  way: Way,
+  dice: () => number,
+  atWork: boolean,
+): Promise<void> {
   const spec = await site.plug(DOMID, DISK_BYTES);
   const guest = startGuest(site, way, dice());
-  if (dice() % 2 === 0) await sleep(dice() % YOUNG_MS);
+  if (!atWork && dice() % 2 === 0) await sleep(dice() % YOUNG_MS);
   else {
     await soon(Promise.race([guest.working, guest.failed]));
     await sleep(dice() % AT_WORK_MS);
