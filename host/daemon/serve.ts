@@ -75,10 +75,14 @@ export async function serve(options: ServeOptions, lost: (error: Error) => void)
   try {
     // Side by side: guests may be waiting.
     const starting = ReactorPool.start({ ...plane, platform, log: options.log, onFailure: lost });
-    const pooled = starting.catch(() => null);
-    undo.push(async () => (await pooled)?.close());
-    const xenstore = await openXenstore(platform);
-    undo.push(() => xenstore.close());
+    const connecting = openXenstore(platform);
+    const [pooled, connected] = [starting, connecting].map((opening) => opening.catch(() => null));
+    // xenstore's connection keeps the process alive until all else is let go.
+    undo.push(
+      async () => (await connected)?.close(),
+      async () => (await pooled)?.close(),
+    );
+    const xenstore = await connecting;
     const pool = await starting;
     const journals = openJournals(platform, kind);
     const prepared = pool.prepare(journals.count);
