@@ -1,8 +1,9 @@
 /** The command tree of `xbdback`. Each command's own file does the work; here are its words. */
 import { Command, CommanderError, Option } from "commander";
 import { LOG_FORMATS } from "../daemon/log.js";
-import { DEFAULT_MAX_RINGS, DEFAULT_PLANE } from "../daemon/serve.js";
+import { DEFAULT_PLANE } from "../daemon/serve.js";
 import { DESCRIPTION, VERSION } from "../daemon/version.js";
+import { DEFAULT_CAPS } from "../reactor/capped.js";
 import { dismissThread } from "../reactor/spare.js";
 import { CACHES } from "../storage/direct.js";
 import { DEFAULT_PATIENCE } from "../storage/nbd/open.js";
@@ -13,6 +14,7 @@ import { CliError, Exit, exitCodeOf } from "./errors.js";
 import { type GuestOptions, guest } from "./guest.js";
 import { directoryOption, httpAddress, integer, kind, metricsAddress, size } from "./options.js";
 import { serveCommand } from "./serve.js";
+import { formatSize } from "./size.js";
 
 /** How the guest connects: the same options for every command that plays a guest. */
 function frontendOptions(command: Command): Command {
@@ -91,6 +93,25 @@ Examples:
     });
 }
 
+/** What one guest may have. */
+function capOptions(command: Command): Command {
+  const { vbds, rings, grants, memory } = DEFAULT_CAPS;
+  return command
+    .option("--max-vbds <n>", "disks that one guest may have connected", integer(1, 4096), vbds)
+    .option("--max-rings <n>", "rings that one guest may have, all disks together", integer(1, 4096), rings)
+    .option(
+      "--max-grants <n>",
+      "pages of one guest that may be mapped: 1 to 16 for each ring, and persistent grants while there is room",
+      integer(1, 1e7),
+      grants,
+    )
+    .addOption(
+      new Option("--max-memory <size>", "memory that one guest's rings may use, 37M to 90M for each")
+        .argParser(size)
+        .default(memory, formatSize(memory)),
+    );
+}
+
 function serve(): Command {
   const command = new Command("serve")
     .summary("serve the disks of Xen's guests, or of a loopback machine's")
@@ -107,12 +128,6 @@ function serve(): Command {
     .option("--max-indirect-segments <n>", "segments of an indirect request, 0 to 256", integer(0, 256), 256)
     .option("--no-persistent", "do not offer persistent grants")
     .option(
-      "--max-rings <n>",
-      "rings that one guest may have, all disks together",
-      integer(1, 4096),
-      DEFAULT_MAX_RINGS,
-    )
-    .option(
       "--nbd-reconnect <seconds>",
       "how long I/O waits for an NBD server that went away before it fails",
       integer(1, 86_400),
@@ -124,7 +139,7 @@ function serve(): Command {
         .choices(LOG_FORMATS)
         .default("auto"),
     );
-  return planeOptions(command)
+  return planeOptions(capOptions(command))
     .option(
       "--metrics <address>",
       "answer Prometheus there: 127.0.0.1:PORT, [::1]:PORT, or the path of a Unix socket",

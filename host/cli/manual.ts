@@ -49,7 +49,9 @@ function optionItem(option: Option): string {
   if (option.argChoices) notes.push(`One of ${option.argChoices.join(", ")}.`);
   const { defaultValue, envVar } = option;
   const plain = typeof defaultValue === "string" || typeof defaultValue === "number";
-  if (plain && !option.negate && option.long !== "--reactors") notes.push(`The default is ${defaultValue}.`);
+  if (plain && !option.negate && option.long !== "--reactors") {
+    notes.push(`The default is ${option.defaultValueDescription ?? defaultValue}.`);
+  }
   if (envVar) notes.push(`Without it, the value of\n.Ev ${envVar}\nis taken.`);
   const head = `.It Fl ${(option.long as string).slice(1)}${placeholderOf(option.flags)}`;
   return [head, asSentence(option.description), ...notes].join("\n");

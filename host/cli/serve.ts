@@ -27,8 +27,11 @@ export interface ServeCommandOptions extends PlaneOptions {
   persistent: boolean;
   exitWithParent: boolean;
   logFormat: LogFormat;
+  maxVbds: number;
   maxRings: number;
   nbdReconnect: number;
+  maxGrants: number;
+  maxMemory: number;
   http?: HttpAddress;
   metrics?: MetricsAddress;
   config?: string;
@@ -48,8 +51,8 @@ export async function serveCommand(command: Command): Promise<void> {
     process.stdout.write(dump(command));
     return;
   }
-  const { directory, kind, exitWithParent, reactors, engine, pollUs, logFormat, maxRings, http, metrics } =
-    options;
+  const { directory, kind, exitWithParent, reactors, engine, pollUs, logFormat, http, metrics } = options;
+  const { maxVbds, maxRings, maxGrants, maxMemory } = options;
   const { replace, maxQueues, maxRingPageOrder, maxIndirectSegments, persistent, cache, nbdReconnect } =
     options;
   /** What a reload may change. */
@@ -76,7 +79,7 @@ export async function serveCommand(command: Command): Promise<void> {
         }),
       plane: { reactors, engine, pollUs },
       log,
-      maxRings,
+      caps: { vbds: maxVbds, rings: maxRings, grants: maxGrants, memory: maxMemory },
       replace,
       ...(http && { http }),
     },

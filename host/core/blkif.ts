@@ -28,6 +28,9 @@ export interface RingConfig {
   readonly maxPersistent?: number;
 }
 
+/** Pages that persistent grants may keep mapped, unless it is told otherwise: Linux's number. */
+export const DEFAULT_MAX_PERSISTENT = 1056;
+
 /** Requests that a pass takes at most, unless it is told otherwise. */
 export const DEFAULT_BATCH = 64;
 
@@ -162,7 +165,7 @@ export class BlkifCore {
     set(abi.CONFIG_MAX_INDIRECT, config.maxIndirect);
     set(abi.CONFIG_MAX_IO, config.maxIo ?? abi.MAX_IO);
     set(abi.CONFIG_BATCH, config.batch ?? DEFAULT_BATCH);
-    set(abi.CONFIG_MAX_PERSISTENT, config.maxPersistent ?? 1056);
+    set(abi.CONFIG_MAX_PERSISTENT, config.maxPersistent ?? DEFAULT_MAX_PERSISTENT);
   }
 
   /** Tells the core the disk's new size in 512-byte sectors. */

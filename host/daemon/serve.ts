@@ -3,7 +3,7 @@ import { mkdirSync } from "node:fs";
 import { availableParallelism } from "node:os";
 import { dirname, join } from "node:path";
 import { openXenstore, type Platform } from "../platform/platform.js";
-import { CappedRingHost } from "../reactor/capped.js";
+import { CappedRingHost, type Caps } from "../reactor/capped.js";
 import { type PoolOptions, ReactorPool } from "../reactor/pool.js";
 import type { RingHost } from "../reactor/ring-host.js";
 import { openDisk } from "../storage/disk.js";
@@ -25,8 +25,8 @@ export interface ServeOptions extends Pick<VbdHost, "features" | "log" | "open">
   readonly kind: string;
   /** Default: {@link DEFAULT_PLANE}. */
   readonly plane?: PlaneOptions;
-  /** Rings that one domain may have. Default: {@link DEFAULT_MAX_RINGS}. */
-  readonly maxRings?: number;
+  /** What one domain may have; DEFAULT_CAPS where it is left out. */
+  readonly caps?: Partial<Caps>;
   /** Where the read-only page is served; nowhere when it is left out. */
   readonly http?: HttpAddress;
   /** Takes the place of the daemon that serves this kind, if there is one. Default: rejects then. */
@@ -35,9 +35,6 @@ export interface ServeOptions extends Pick<VbdHost, "features" | "log" | "open">
 
 export type PlaneOptions = Pick<PoolOptions, "reactors" | "engine" | "pollUs">;
 export const DEFAULT_PLANE: PlaneOptions = { reactors: availableParallelism(), engine: "auto", pollUs: 0 };
-
-/** Sixteen disks of four queues. */
-export const DEFAULT_MAX_RINGS = 64;
 
 export interface Daemon {
   readonly backend: Pick<Backend, "status">;
@@ -57,7 +54,7 @@ export function controlSocket(platform: Platform, kind: string): string {
  * left open, when there is no such machine or it has a daemon.
  */
 export async function serve(options: ServeOptions, lost: (error: Error) => void): Promise<Daemon> {
-  const { platform, kind, plane = DEFAULT_PLANE, maxRings = DEFAULT_MAX_RINGS } = options;
+  const { platform, kind, plane = DEFAULT_PLANE, caps } = options;
   const { http, replace = false, ...host } = options;
   /** What undoes what was done, last thing first. */
   const undo: (() => unknown)[] = [];
@@ -86,7 +83,7 @@ export async function serve(options: ServeOptions, lost: (error: Error) => void)
     const pool = await starting;
     const journals = openJournals(platform, kind);
     const prepared = pool.prepare(journals.count);
-    const reactor = new CappedRingHost(pool, maxRings);
+    const reactor = new CappedRingHost(pool, caps);
     // A guest of loopback that does not name its layout has ours.
     const assumedProtocol = platform.kind === "loopback" ? "native" : "x86_32-abi";
     const { domid } = platform;

@@ -1,15 +1,60 @@
-/** Serves a domain's rings up to a number, and no more: each has its memory, its pages mapped, its event channel. */
+/**
+ * Serves a domain's rings up to what it may have, and no more. What was promised to a ring counts, whether it uses it or
+ * not: so no ring is ever in want of what it was given, and no guest can use what others need.
+ */
+import * as abi from "../../assembly/abi.js";
+import { DEFAULT_MAX_PERSISTENT } from "../core/blkif.js";
+import type { BlockDevice } from "../storage/device.js";
 import type { AttachedRing, AttachOptions, ReactorStatus, RingHost } from "./ring-host.js";
+
+/** What one domain may have, all its disks together. */
+export interface Caps {
+  /** Disks that are connected. */
+  readonly vbds: number;
+  readonly rings: number;
+  /** Pages of the guest's that are mapped: those of rings, and persistent grants. */
+  readonly grants: number;
+  /** Bytes of this process's that its requests may lie in. */
+  readonly memory: number;
+}
+
+const MOST_RINGS = 64;
+const MOST_RING_PAGES = 16;
+
+/** Room for sixteen disks of four queues, each ring as large as a ring may be. */
+export const DEFAULT_CAPS: Caps = {
+  vbds: MOST_RINGS,
+  rings: MOST_RINGS,
+  grants: MOST_RINGS * (MOST_RING_PAGES + DEFAULT_MAX_PERSISTENT),
+  memory: MOST_RINGS * ringMemory(MOST_RING_PAGES),
+};
+
+/** Bytes that a ring of so many pages may come to use: its tables, a small region for each slot, and the large ones. */
+export function ringMemory(pages: number): number {
+  const slots = pages * 32;
+  return abi.DATA + slots * abi.DATA_SMALL_BYTES + Math.min(abi.MAX_LARGE, slots) * abi.DATA_LARGE_BYTES;
+}
+
+/** What a domain has. */
+interface Use {
+  rings: number;
+  grants: number;
+  memory: number;
+  /** Rings by disk. A vbd that is connected has its store open, once. */
+  readonly disks: Map<BlockDevice, number>;
+}
+
+const MIB = 1 << 20;
 
 export class CappedRingHost implements RingHost {
   readonly #host: RingHost;
-  readonly #most: number;
-  readonly #rings = new Map<number, number>();
+  readonly #caps: Caps;
+  readonly #domains = new Map<number, Use>();
 
-  /** `most`: rings of one domain. Takes the host over; `close` closes it. */
-  constructor(host: RingHost, most: number) {
+  /** Takes the host over; `close` closes it. */
+  constructor(host: RingHost, caps: Partial<Caps> = {}) {
     this.#host = host;
-    this.#most = most;
+    this.#caps = { ...DEFAULT_CAPS, ...caps };
   }
 
   get mappedPages(): number {
@@ -20,22 +65,28 @@ export class CappedRingHost implements RingHost {
     return this.#host.threads;
   }
 
+  /**
+   * Rejects when the domain has all that it may have. A ring that a guest had before this process began is taken in any
+   * case: the guest is at work on it. Where few grants are left, a ring keeps fewer pages mapped, and copies.
+   */
   async attach(options: AttachOptions): Promise<AttachedRing> {
-    const { domid } = options.config;
-    const rings = this.#rings.get(domid) ?? 0;
-    if (rings >= this.#most) {
-      throw new Error(
-        `domain ${domid} has ${rings} rings, as many as it may: detach a disk, or serve with a higher --max-rings`,
-      );
-    }
-    this.#rings.set(domid, rings + 1);
+    const { config, device, start } = options;
+    const { domid, ringPages, maxPersistent = DEFAULT_MAX_PERSISTENT } = config;
+    const use = this.#domains.get(domid) ?? { rings: 0, grants: 0, memory: 0, disks: new Map() };
+    const memory = ringMemory(ringPages);
+    if (start === "attach") this.#check(domid, use, device, ringPages, memory);
+    const left = Math.max(0, this.#caps.grants - use.grants - ringPages);
+    const persistent = Math.min(maxPersistent, left);
+    const grants = ringPages + persistent;
+    const count = (sign: 1 | -1): void => this.#count(domid, use, device, { grants, memory }, sign);
+    count(1);
     try {
-      const ring = await this.#host.attach(options);
+      const ring = await this.#host.attach({ ...options, config: { ...config, maxPersistent: persistent } });
       const detach = ring.detach.bind(ring);
-      ring.detach = () => detach().finally(() => this.#drop(domid));
+      ring.detach = () => detach().finally(() => count(-1));
       return ring;
     } catch (error) {
-      this.#drop(domid);
+      count(-1);
       throw error;
     }
   }
@@ -44,9 +95,42 @@ export class CappedRingHost implements RingHost {
     return this.#host.close();
   }
 
-  #drop(domid: number): void {
-    const rings = (this.#rings.get(domid) as number) - 1;
-    if (rings === 0) this.#rings.delete(domid);
-    else this.#rings.set(domid, rings);
+  #check(domid: number, use: Use, device: BlockDevice, pages: number, memory: number): void {
+    const { vbds, rings, grants, memory: most } = this.#caps;
+    const refuse = (why: string, option: string): never => {
+      throw new Error(`domain ${domid} ${why}: detach a disk, or serve with a higher --${option}`);
+    };
+    if (!use.disks.has(device) && use.disks.size >= vbds) {
+      refuse(`has ${use.disks.size} disks connected, as many as it may`, "max-vbds");
+    }
+    if (use.rings >= rings) refuse(`has ${use.rings} rings, as many as it may`, "max-rings");
+    if (use.grants + pages > grants) {
+      const has = `${use.grants} of the ${grants} pages that may be mapped of it`;
+      refuse(`has ${has}, and a ring needs ${pages}`, "max-grants");
+    }
+    if (use.memory + memory > most) {
+      const [has, may, needs] = [use.memory, most, memory].map((bytes) => Math.ceil(bytes / MIB));
+      refuse(
+        `has ${has} of the ${may} MiB that its rings may use, and this one may need ${needs}`,
+        "max-memory",
+      );
+    }
+  }
+
+  #count(
+    domid: number,
+    use: Use,
+    device: BlockDevice,
+    ring: { grants: number; memory: number },
+    sign: 1 | -1,
+  ): void {
+    use.rings += sign;
+    use.grants += sign * ring.grants;
+    use.memory += sign * ring.memory;
+    const rings = (use.disks.get(device) ?? 0) + sign;
+    if (rings === 0) use.disks.delete(device);
+    else use.disks.set(device, rings);
+    if (use.rings === 0) this.#domains.delete(domid);
+    else this.#domains.set(domid, use);
   }
 }

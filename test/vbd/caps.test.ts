@@ -1,10 +1,25 @@
 /** What one domain may have. */
 import assert from "node:assert/strict";
 import { test } from "node:test";
-import { CappedRingHost } from "../../host/reactor/capped.js";
+import { CappedRingHost, ringMemory } from "../../host/reactor/capped.js";
 import type { AttachedRing, AttachOptions, RingHost } from "../../host/reactor/ring-host.js";
+import type { BlockDevice } from "../../host/storage/device.js";
 
-const options = (domid: number): AttachOptions => ({ config: { domid } }) as AttachOptions;
+const DISK = {} as BlockDevice;
+
+function options(domid: number, more: Partial<AttachOptions> = {}, ringPages = 1): AttachOptions {
+  return { config: { domid, ringPages }, device: DISK, start: "attach", ...more } as AttachOptions;
+}
+
+/** Attaches what it is told to, and remembers what that was. */
+function plainHost(): { host: RingHost; attached: AttachOptions[] } {
+  const attached: AttachOptions[] = [];
+  const attach = async (what: AttachOptions): Promise<AttachedRing> => {
+    attached.push(what);
+    return { detach: async () => {} } as AttachedRing;
+  };
+  return { host: { attach } as unknown as RingHost, attached };
+}
 
 test("a domain gets so many rings and no more; those that are let go count no longer", async () => {
   let fails = false;
@@ -14,7 +29,7 @@ test("a domain gets so many rings and no more; those that are let go count no lo
       return { detach: async () => {} } as AttachedRing;
     },
   } as unknown as RingHost;
-  const capped = new CappedRingHost(plain, 2);
+  const capped = new CappedRingHost(plain, { rings: 2 });
   const first = await capped.attach(options(1));
   await capped.attach(options(1));
   await assert.rejects(
@@ -28,4 +43,62 @@ test("a domain gets so many rings and no more; those that are let go count no lo
   fails = false;
   await capped.attach(options(1));
   await assert.rejects(capped.attach(options(1)), /as many as it may/);
+});
+
+test("so many disks, however many rings each has", async () => {
+  const capped = new CappedRingHost(plainHost().host, { vbds: 2 });
+  const disks = [{}, {}, {}] as BlockDevice[];
+  const rings: AttachedRing[] = [];
+  for (const device of disks.slice(0, 2)) {
+    for (let i = 0; i < 3; i++) rings.push(await capped.attach(options(1, { device })));
+  }
+  const third = () => capped.attach(options(1, { device: disks[2] }));
+  await assert.rejects(third(), /^Error: domain 1 has 2 disks connected, as many as it may: .*--max-vbds$/);
+  await capped.attach(options(2, { device: disks[2] }));
+  for (const ring of rings.slice(0, 2)) await ring.detach();
+  await assert.rejects(third(), /as many as it may/);
+  await rings[2].detach();
+  await third();
+});
+
+test("persistent grants get what is left, and a ring without room for its pages is refused", async () => {
+  const { host, attached } = plainHost();
+  const capped = new CappedRingHost(host, { grants: 1100 });
+  await capped.attach(options(1, {}, 16));
+  const second = await capped.attach(options(1, {}, 16));
+  assert.deepEqual(
+    attached.map(({ config }) => config.maxPersistent),
+    [1056, 12],
+  );
+  await assert.rejects(
+    capped.attach(options(1)),
+    /^Error: domain 1 has 1100 of the 1100 pages that may be mapped of it, and a ring needs 1: .*--max-grants$/,
+  );
+  await capped.attach(options(2));
+  await second.detach();
+  await capped.attach(options(1));
+  assert.equal(attached.at(-1)?.config.maxPersistent, 27);
+});
+
+test("memory is counted by what a ring may come to use", async () => {
+  const capped = new CappedRingHost(plainHost().host, { memory: ringMemory(1) + ringMemory(16) });
+  await capped.attach(options(1, {}, 16));
+  await assert.rejects(
+    capped.attach(options(1, {}, 16)),
+    /^Error: domain 1 has \d+ of the \d+ MiB that its rings may use, and this one may need \d+: .*--max-memory$/,
+  );
+  await capped.attach(options(1, {}, 1));
+  await assert.rejects(capped.attach(options(1, {}, 1)), /--max-memory/);
+});
+
+test("a ring that a guest has had before is taken over its caps, and counts", async () => {
+  const { host, attached } = plainHost();
+  const capped = new CappedRingHost(host, { rings: 1, vbds: 1, grants: 10 });
+  await capped.attach(options(1));
+  for (const start of ["recover", "resume"] as const) await capped.attach(options(1, { start }, 16));
+  assert.deepEqual(
+    attached.map(({ config }) => config.maxPersistent),
+    [9, 0, 0],
+  );
+  await assert.rejects(capped.attach(options(1)), /domain 1 has 3 rings/);
 });
