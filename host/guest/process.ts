@@ -19,11 +19,19 @@ export interface GuestDomain extends GuestPlatform {
 /** Becomes a guest of the machine in `directory`. */
 export async function joinDomain(directory: string, domid: number): Promise<GuestDomain> {
   const domain = await openDomain(directory, domid);
-  const [pages, events, xenstore] = await Promise.all([
+  const opening = [
     domain.pages(),
     domain.eventChannels(),
     connectXenstore(xenstoreSocket(directory, domid)),
-  ]);
+  ] as const;
+  const [pages, events, xenstore] = await Promise.all(opening).catch(async (error: Error) => {
+    // What is left open would keep the process alive.
+    for (const part of await Promise.allSettled(opening)) {
+      if (part.status === "fulfilled") await part.value.close();
+    }
+    await domain.close();
+    throw error;
+  });
   return {
     ...{ pages, events, xenstore },
     async leave() {
@@ -42,7 +50,10 @@ export async function joinGuest(
   options: Partial<BlkfrontOptions>,
 ): Promise<GuestProcess> {
   const domain = await joinDomain(directory, domid);
-  const disk = await connectBlkfront(domain, devid, options);
+  const disk = await connectBlkfront(domain, devid, options).catch(async (error: Error) => {
+    await domain.leave();
+    throw error;
+  });
   return {
     disk,
     async stop() {

@@ -1,4 +1,8 @@
-/** The operator's hand on a vbd: limits and pause, for the connection of now and those to come. */
+/**
+ * The operator's hand on a vbd: limits and pause, for the connection of now and those to come. They are kept in the vbd's own
+ * directory, so that they last as long as the disk is attached, whatever becomes of this process.
+ */
+import type { Xenstore } from "../platform/ports.js";
 import { type Limits, NO_LIMITS, Throttle } from "../reactor/throttle.js";
 import type { Connection } from "./connection.js";
 
@@ -7,21 +11,58 @@ export interface ThrottleStatus {
   readonly paused: boolean;
 }
 
+/** Keys of the backend directory: numbers, and `paused` = 1. One that is not there is as it would be without. */
+const LIMIT_KEYS = { iops: "limit-iops", bps: "limit-bps", burst: "limit-burst" } as const;
+const PAUSED_KEY = "paused";
+
 export class Throttling {
+  readonly #xenstore: Xenstore;
+  readonly #directory: string;
   readonly #throttle = new Throttle();
   #limits = NO_LIMITS;
   #paused = false;
+  #known = false;
+
+  /** `directory` is the vbd's backend directory. */
+  constructor(xenstore: Xenstore, directory: string) {
+    this.#xenstore = xenstore;
+    this.#directory = directory;
+  }
 
   get status(): ThrottleStatus {
     return { limits: this.#limits, paused: this.#paused };
   }
 
-  /** Resolves when the connection's rings keep to it. */
+  /** Takes up what the directory says, once. Rejects when xenstore does not tell. */
+  async recall(): Promise<void> {
+    if (this.#known) return;
+    const read = (key: string): Promise<string | null> => this.#xenstore.read(`${this.#directory}/${key}`);
+    const [iops, bps, burst, paused] = await Promise.all(
+      [...Object.values(LIMIT_KEYS), PAUSED_KEY].map(read),
+    );
+    this.#limits = {
+      iops: parseLimit(iops, NO_LIMITS.iops),
+      bps: parseLimit(bps, NO_LIMITS.bps),
+      burst: parseLimit(burst, NO_LIMITS.burst),
+    };
+    this.#paused = paused === "1";
+    this.#throttle.set(this.#limits, this.#paused);
+    this.#known = true;
+  }
+
+  /** The directory is another one, or will be: what it says is to be taken up anew. */
+  forget(): void {
+    this.#known = false;
+  }
+
+  /** Resolves when the connection's rings keep to it, and it will outlast this process. */
   async set(status: Partial<ThrottleStatus>, connection: Connection | null): Promise<void> {
+    await this.recall();
     this.#limits = status.limits ?? this.#limits;
     this.#paused = status.paused ?? this.#paused;
     this.#throttle.set(this.#limits, this.#paused);
     await connection?.throttle(this.#needed ? this.#throttle : null);
+    await this.#remember();
   }
 
   /** For a connection that begins. */
@@ -29,8 +70,35 @@ export class Throttling {
     if (this.#needed) await connection.throttle(this.#throttle);
   }
 
+  /** A directory that the toolstack has removed meanwhile is not made anew. */
+  #remember(): Promise<void> {
+    const values: [key: string, value: number, none: number][] = [
+      [LIMIT_KEYS.iops, this.#limits.iops, NO_LIMITS.iops],
+      [LIMIT_KEYS.bps, this.#limits.bps, NO_LIMITS.bps],
+      [LIMIT_KEYS.burst, this.#limits.burst, NO_LIMITS.burst],
+      [PAUSED_KEY, this.#paused ? 1 : 0, 0],
+    ];
+    return this.#xenstore.transaction(async (t) => {
+      if ((await t.read(`${this.#directory}/state`)) === null) return;
+      for (const [key, value, none] of values) {
+        const path = `${this.#directory}/${key}`;
+        if (value !== none) await t.write(path, String(value));
+        else if ((await t.read(path)) !== null) await t.remove(path);
+      }
+    });
+  }
+
   /** Without a limit, rings do not even look. */
   get #needed(): boolean {
     return this.#paused || this.#limits.iops > 0 || this.#limits.bps > 0;
   }
 }
+
+/** What is no number of a limit's is as if it were not there: a mistake must not stop a disk. */
+function parseLimit(text: string | null, none: number): number {
+  if (text === null || !/^[0-9]+(\.[0-9]+)?$/.test(text)) return none;
+  return Math.min(Number(text), MAX_LIMIT);
+}
+
+/** Far above what any disk does. */
+const MAX_LIMIT = 1e15;

@@ -53,7 +53,7 @@ export class Vbd {
   readonly #failure: Failure;
   readonly #looker: Looker;
   readonly #connector: Connector;
-  readonly #throttling = new Throttling();
+  readonly #throttling: Throttling;
   #watch: XenstoreWatch | null = null;
   /** The guest has died; what is left of it in xenstore is not believed. */
   #dead = false;
@@ -84,6 +84,7 @@ export class Vbd {
     this.#node = `backend/${kind}/${id.domid}/${id.devid}`;
     this.directory = `/local/domain/${host.domid}/${this.#node}`;
     this.#frontend = `/local/domain/${id.domid}/device/vbd/${id.devid}`;
+    this.#throttling = new Throttling(host.xenstore, this.directory);
     this.#gone = gone;
     this.#log = new VbdLog(id, host.log);
     this.#failure = new Failure(host.xenstore, host.domid, this.#node);
@@ -215,6 +216,7 @@ export class Vbd {
     }
     if (this.#frontendWrote) this.#refusal = null;
     this.#frontendWrote = false;
+    await this.#throttling.recall();
     this.#frontendState = parseState(await xenstore.read(`${this.#frontend}/state`));
     const stranger = strangerIn(keys, this.id.domid, this.#frontend, this.directory);
     const objection = stranger ?? this.#unservable(keys);
@@ -273,6 +275,8 @@ export class Vbd {
     this.#dead = false;
     this.#past = new Totals();
     this.#features = { ...this.#host.features };
+    this.#throttling.forget();
+    await this.#throttling.recall();
     await this.#switch(State.InitWait, offerKeys(this.#features));
   }
 
@@ -427,6 +431,7 @@ export class Vbd {
   /** The directory is gone. It may come back before we have finished. */
   async #forget(): Promise<void> {
     await this.#leave();
+    this.#throttling.forget();
     this.#refusal = null;
     this.#dead = false;
     await this.#failure.clear();

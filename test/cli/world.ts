@@ -10,9 +10,11 @@ export const MIB = 1 << 20;
 export class World {
   readonly scene: Scene;
   readonly directory: string;
-  readonly daemon: Running;
+  daemon: Running;
+  readonly #serve: readonly string[];
 
-  private constructor(scene: Scene, directory: string, daemon: Running) {
+  private constructor(scene: Scene, directory: string, daemon: Running, serve: readonly string[]) {
+    this.#serve = serve;
     this.scene = scene;
     this.directory = directory;
     this.daemon = daemon;
@@ -38,9 +40,20 @@ export class World {
     ]);
     await machine.until(/^machine /m);
     const daemon = scene.start(process.execPath, [command, "serve", "--directory", directory, ...serve]);
-    const world = new World(scene, directory, daemon);
-    while ((await world.run("list")).status !== 0) await new Promise((resolve) => setTimeout(resolve, 50));
+    const world = new World(scene, directory, daemon, serve);
+    await world.#answers();
     return world;
+  }
+
+  /** The next daemon, where the one before has ended. */
+  async serveAgain(...more: string[]): Promise<void> {
+    const args = [command, "serve", "--directory", this.directory, ...this.#serve, ...more];
+    this.daemon = this.scene.start(process.execPath, args);
+    await this.#answers();
+  }
+
+  async #answers(): Promise<void> {
+    while ((await this.run("list")).status !== 0) await pause(50);
   }
 
   /** A command under way, which is told of the machine as a user would: in the environment of its shell. */

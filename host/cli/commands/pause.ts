@@ -11,7 +11,7 @@ export function pauseCommand(): Command {
       .summary("take no more requests of a vbd")
       .description(
         "What is in flight ends, and the guest waits: it sees a slow disk, no errors. The vbd stays paused when its guest\n" +
-          "connects anew, until `xbdback unpause` or the daemon's end.",
+          "connects anew or the daemon is restarted, until `xbdback unpause` or the disk is detached.",
       )
       .argument("<id>", ID_HELP, vbdId),
   );
