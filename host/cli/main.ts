@@ -145,6 +145,12 @@ function serve(): Command {
       "answer Prometheus there: 127.0.0.1:PORT, [::1]:PORT, or the path of a Unix socket",
       metricsAddress,
     )
+    .option(
+      "--drain-timeout <seconds>",
+      "how long SIGTERM waits for requests in flight; what is left then is done again by the next daemon",
+      integer(0, 3600),
+      60,
+    )
     .option("--config <file>", `read this configuration; default ${DEFAULT_FILE}, if it is there`)
     .option("--dump-config", "print the configuration as it would be, and end", false)
     .option("--replace", "stop the daemon that runs once all is ready, and go on with its guests", false)

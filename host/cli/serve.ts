@@ -1,9 +1,11 @@
 /** `xbdback serve`. */
+import { setTimeout as sleep } from "node:timers/promises";
 import type { Command } from "commander";
 import { formatHttpAddress, type HttpAddress } from "../daemon/http.js";
 import { type LogFormat, makeLog } from "../daemon/log.js";
 import { type PlaneOptions, serve } from "../daemon/serve.js";
 import { ServiceManager, summary } from "../daemon/service-manager.js";
+import { standing } from "../daemon/standing.js";
 import { VERSION as version } from "../daemon/version.js";
 import { collect } from "../metrics/collect.js";
 import { expose } from "../metrics/exposition.js";
@@ -26,6 +28,7 @@ export interface ServeCommandOptions extends PlaneOptions {
   maxIndirectSegments: number;
   persistent: boolean;
   exitWithParent: boolean;
+  drainTimeout: number;
   logFormat: LogFormat;
   maxVbds: number;
   maxRings: number;
@@ -51,7 +54,18 @@ export async function serveCommand(command: Command): Promise<void> {
     process.stdout.write(dump(command));
     return;
   }
-  const { directory, kind, exitWithParent, reactors, engine, pollUs, logFormat, http, metrics } = options;
+  const {
+    directory,
+    kind,
+    exitWithParent,
+    reactors,
+    engine,
+    pollUs,
+    logFormat,
+    http,
+    metrics,
+    drainTimeout,
+  } = options;
   const { maxVbds, maxRings, maxGrants, maxMemory } = options;
   const { replace, maxQueues, maxRingPageOrder, maxIndirectSegments, persistent, cache, nbdReconnect } =
     options;
@@ -96,11 +110,15 @@ export async function serveCommand(command: Command): Promise<void> {
         reactors: reactor.threads,
       }),
     );
+  manager.alive = () => reactor.answers();
   const exporter = metrics && (await serveMetrics(metrics, measure));
   handleInstead("SIGHUP", () => {
     manager.reloading();
     for (const line of reload(command, live, config)) log(line);
     manager.ready();
+  });
+  process.on("SIGUSR1", () => {
+    for (const { text, context } of standing(daemon)) log(text, context);
   });
   const tell = (): void => manager.status(summary(kind, backend.status()));
   const status = setInterval(tell, STATUS_INTERVAL_MS).unref();
@@ -117,8 +135,20 @@ export async function serveCommand(command: Command): Promise<void> {
   clearInterval(status);
   manager.stopping();
   await exporter?.close();
-  await daemon.stop();
+  if (!(await drained(daemon.stop(), drainTimeout))) {
+    log(
+      `xbdback: requests are still in flight after ${drainTimeout} s, and are left to the journals: the next daemon ` +
+        "does them again when the disk has let go of them",
+      { level: "warning" },
+    );
+    process.exit(Exit.busy);
+  }
   process.exit();
+}
+
+/** Whether it has stopped in time. */
+async function drained(stopped: Promise<void>, seconds: number): Promise<boolean> {
+  return Promise.race([stopped.then(() => true), sleep(seconds * 1000, false, { ref: false })]);
 }
 
 /** Two backends for one kind would both answer every guest. */

@@ -37,8 +37,8 @@ export type PlaneOptions = Pick<PoolOptions, "reactors" | "engine" | "pollUs">;
 export const DEFAULT_PLANE: PlaneOptions = { reactors: availableParallelism(), engine: "auto", pollUs: 0 };
 
 export interface Daemon {
-  readonly backend: Pick<Backend, "status">;
-  readonly reactor: Pick<RingHost, "mappedPages" | "threads">;
+  readonly backend: Pick<Backend, "status" | "vbd">;
+  readonly reactor: Pick<RingHost, "mappedPages" | "threads" | "answers">;
   /** Lets go of everything and leaves xenstore and the journals as they are: guests wait for the next daemon. */
   stop(): Promise<void>;
 }

@@ -10,6 +10,10 @@ export class ServiceManager {
   readonly #socket: string | undefined;
   readonly #log: (line: string) => void;
   readonly #watchdog: NodeJS.Timeout | null;
+  /** Resolves when every thread that must be at work has answered. */
+  alive: () => Promise<void> = async () => {};
+  /** An answer is waited for. */
+  #asking = false;
   #status = "";
 
   /** Reads NOTIFY_SOCKET, WATCHDOG_USEC and WATCHDOG_PID and takes them out of `environment`: they are not for children. */
@@ -45,9 +49,26 @@ export class ServiceManager {
     this.#send("STOPPING=1");
   }
 
-  /** Half the time allowed, as sd_watchdog_enabled(3) advises. It is this thread's word, and not the reactors'. */
+  /** Half the time allowed, as sd_watchdog_enabled(3) advises. */
   #startWatchdog(allowedMs: number): NodeJS.Timeout {
-    return setInterval(() => this.#send("WATCHDOG=1"), allowedMs / 2).unref();
+    return setInterval(() => void this.#feed(), allowedMs / 2).unref();
+  }
+
+  /** A thread that does not answer has us killed, in the end: guests wait then for the next process, and not for ever. */
+  async #feed(): Promise<void> {
+    if (this.#asking) {
+      this.#log("xbdback: a thread does not answer; the watchdog is not told that all is well");
+      return;
+    }
+    this.#asking = true;
+    try {
+      await this.alive();
+      this.#send("WATCHDOG=1");
+    } catch {
+      // Its end is told elsewhere.
+    } finally {
+      this.#asking = false;
+    }
   }
 
   #send(message: string): void {

@@ -91,6 +91,10 @@ export class CappedRingHost implements RingHost {
     }
   }
 
+  answers(): Promise<void> {
+    return this.#host.answers();
+  }
+
   close(): Promise<void> {
     return this.#host.close();
   }

@@ -70,6 +70,8 @@ export class LocalRingHost implements RingHost {
     }
   }
 
+  async answers(): Promise<void> {}
+
   async close(): Promise<void> {
     this.#driver.close();
     await this.#reactor.close();

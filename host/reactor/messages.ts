@@ -37,6 +37,8 @@ export type Request =
   | { readonly op: "detach"; readonly ring: number }
   /** The buffer is that of a {@link Throttle}. */
   | { readonly op: "throttle"; readonly ring: number; readonly throttle: SharedArrayBuffer | null }
+  /** Whether it answers. */
+  | { readonly op: "ping"; readonly ring: null }
   | { readonly op: "observe"; readonly ring: number; readonly how: Observing | null }
   | {
       readonly op: "resize";

@@ -65,6 +65,11 @@ export class ReactorPool implements RingHost {
     });
   }
 
+  async answers(): Promise<void> {
+    // One that is about to start will answer.
+    await Promise.all(this.#members.map(({ thread }) => thread.answers()));
+  }
+
   async close(): Promise<void> {
     await Promise.all(this.#members.map(({ thread }) => thread.close()));
     if (this.#local) await (await this.#local).close();

@@ -61,6 +61,8 @@ export interface RingHost {
   readonly threads: ReactorStatus[];
   /** Maps a ring, binds its event channel and serves it. Rejects with what went wrong; nothing is held then. */
   attach(options: AttachOptions): Promise<AttachedRing>;
+  /** Resolves when each of its threads has answered: one that hangs does not. */
+  answers(): Promise<void>;
   /** To be called when all rings are detached. */
   close(): Promise<void>;
 }

@@ -140,6 +140,11 @@ export class ReactorThread {
     }
   }
 
+  /** Resolves when it has answered. */
+  async answers(): Promise<void> {
+    await this.#ask({ op: "ping", ring: null });
+  }
+
   /** To be called when all rings are detached. */
   async close(): Promise<void> {
     this.#closing = true;

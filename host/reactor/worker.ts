@@ -75,6 +75,7 @@ class ReactorThread {
 
   async #carryOut(ask: Request): Promise<number> {
     if (ask.op === "attach") return this.#attach(ask);
+    if (ask.op === "ping") return 0;
     const served = this.#rings.get(ask.ring);
     if (served === undefined) throw new Error(`there is no ring ${ask.ring} here`);
     if (ask.op === "detach") {

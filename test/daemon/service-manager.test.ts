@@ -40,11 +40,26 @@ for (const kind of ["a path", "an abstract name"] as const) {
         WATCHDOG_USEC: "20000",
         WATCHDOG_PID: String(process.pid),
       };
-      const manager = new ServiceManager(assert.fail, environment);
+      const said: string[] = [];
+      const manager = new ServiceManager((line) => said.push(line), environment);
       assert.deepEqual(environment, {});
       manager.ready();
       assert.equal(await next(), "READY=1");
       assert.equal(await next(), "WATCHDOG=1");
+      // A thread that hangs: nothing more is said to the service manager, but a word to the operator.
+      let wakes: () => void = () => {};
+      const hung = new Promise<void>((resolve) => {
+        wakes = resolve;
+      });
+      manager.alive = () => hung;
+      while (said.length === 0) await pause(5);
+      assert.match(said[0], /a thread does not answer/);
+      let told = next();
+      // One may have been on its way.
+      if ((await Promise.race([told, pause(200, null)])) !== null) told = next();
+      assert.equal(await Promise.race([told, pause(200, null)]), null);
+      wakes();
+      assert.equal(await told, "WATCHDOG=1");
       manager.stopping();
       let last = await next();
       while (last === "WATCHDOG=1") last = await next();
