@@ -21,11 +21,14 @@ export interface Caps {
 const MOST_RINGS = 64;
 const MOST_RING_PAGES = 16;
 
-/** Room for sixteen disks of four queues, each ring as large as a ring may be. */
+/**
+ * Room for sixteen disks of four queues, each ring as large as a ring may be; and for half of the mappings that Linux lets a
+ * process have (vm.max_map_count), should every page need one of its own.
+ */
 export const DEFAULT_CAPS: Caps = {
   vbds: MOST_RINGS,
   rings: MOST_RINGS,
-  grants: MOST_RINGS * (MOST_RING_PAGES + DEFAULT_MAX_PERSISTENT),
+  grants: 32768,
   memory: MOST_RINGS * ringMemory(MOST_RING_PAGES),
 };
 

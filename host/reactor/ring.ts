@@ -106,8 +106,12 @@ export class Ring implements IoOwner {
     const bad = status.findIndex((s) => s !== Gntst.okay);
     if (bad < 0) return;
     const [name] = Object.entries(Gntst).find(([, code]) => code === status[bad]) ?? ["unknown"];
+    const remedy =
+      status[bad] === Gntst.noDeviceSpace
+        ? "; this process has as many mappings as it may: raise vm.max_map_count, or serve with a lower --max-grants"
+        : "";
     throw new Error(
-      `can't map grant ref ${ringRefs[bad]} of domain ${config.domid}: ${name} (${status[bad]})`,
+      `can't map grant ref ${ringRefs[bad]} of domain ${config.domid}: ${name} (${status[bad]})${remedy}`,
     );
   }
 
