@@ -101,7 +101,8 @@ function capOptions(command: Command): Command {
     .option("--max-rings <n>", "rings that one guest may have, all disks together", integer(1, 4096), rings)
     .option(
       "--max-grants <n>",
-      "pages of one guest that may be mapped: 1 to 16 for each ring, and persistent grants while there is room",
+      "pages of one guest that may be mapped: 1 to 16 for each ring, and persistent grants while there is room; all " +
+        "guests together have as many as half of vm.max_map_count",
       integer(1, 1e7),
       grants,
     )

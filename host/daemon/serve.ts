@@ -83,7 +83,7 @@ export async function serve(options: ServeOptions, lost: (error: Error) => void)
     const pool = await starting;
     const journals = openJournals(platform, kind);
     const prepared = pool.prepare(journals.count);
-    const reactor = new CappedRingHost(pool, caps);
+    const reactor = new CappedRingHost(pool, caps, options.log);
     // A guest of loopback that does not name its layout has ours.
     const assumedProtocol = platform.kind === "loopback" ? "native" : "x86_32-abi";
     const { domid } = platform;

@@ -5,6 +5,7 @@
 import * as abi from "../../assembly/abi.js";
 import { DEFAULT_MAX_PERSISTENT } from "../core/blkif.js";
 import type { BlockDevice } from "../storage/device.js";
+import { mappablePages } from "./mappings.js";
 import type { AttachedRing, AttachOptions, ReactorStatus, RingHost } from "./ring-host.js";
 
 /** What one domain may have, all its disks together. */
@@ -21,14 +22,11 @@ export interface Caps {
 const MOST_RINGS = 64;
 const MOST_RING_PAGES = 16;
 
-/**
- * Room for sixteen disks of four queues, each ring as large as a ring may be; and for half of the mappings that Linux lets a
- * process have (vm.max_map_count), should every page need one of its own.
- */
+/** Room for sixteen disks of four queues, each ring as large as a ring may be; and for half of {@link mappablePages}. */
 export const DEFAULT_CAPS: Caps = {
   vbds: MOST_RINGS,
   rings: MOST_RINGS,
-  grants: 32768,
+  grants: 15360,
   memory: MOST_RINGS * ringMemory(MOST_RING_PAGES),
 };
 
@@ -48,16 +46,33 @@ interface Use {
 }
 
 const MIB = 1 << 20;
+/** An eighth of all pages: more rings of one page than a machine has disks. */
+const RING_SHARE = 8;
 
 export class CappedRingHost implements RingHost {
   readonly #host: RingHost;
   readonly #caps: Caps;
   readonly #domains = new Map<number, Use>();
+  /** Pages of all domains that may be mapped, and those that are promised to rings. */
+  readonly #mappable: number;
+  /** Pages of these that persistent grants leave to the rings of disks to come. */
+  readonly #ringRoom: number;
+  readonly #log: (line: string) => void;
+  #promised = 0;
+  #told = false;
 
-  /** Takes the host over; `close` closes it. */
-  constructor(host: RingHost, caps: Partial<Caps> = {}) {
+  /** Takes the host over; `close` closes it. `log` gets a line for the operator. */
+  constructor(
+    host: RingHost,
+    caps: Partial<Caps> = {},
+    log: (line: string) => void = () => {},
+    mappable = mappablePages(),
+  ) {
     this.#host = host;
     this.#caps = { ...DEFAULT_CAPS, ...caps };
+    this.#log = log;
+    this.#mappable = mappable;
+    this.#ringRoom = Math.floor(mappable / RING_SHARE);
   }
 
   get mappedPages(): number {
@@ -78,8 +93,7 @@ export class CappedRingHost implements RingHost {
     const use = this.#domains.get(domid) ?? { rings: 0, grants: 0, memory: 0, disks: new Map() };
     const memory = ringMemory(ringPages);
     if (start === "attach") this.#check(domid, use, device, ringPages, memory);
-    const left = Math.max(0, this.#caps.grants - use.grants - ringPages);
-    const persistent = Math.min(maxPersistent, left);
+    const persistent = Math.min(maxPersistent, this.#left(use, ringPages));
     const grants = ringPages + persistent;
     const count = (sign: 1 | -1): void => this.#count(domid, use, device, { grants, memory }, sign);
     count(1);
@@ -102,6 +116,20 @@ export class CappedRingHost implements RingHost {
     return this.#host.close();
   }
 
+  /** Pages that a ring of so many may keep mapped besides. */
+  #left(use: Use, ringPages: number): number {
+    const ofDomain = Math.max(0, this.#caps.grants - use.grants - ringPages);
+    const ofAll = Math.max(0, this.#mappable - this.#promised - Math.max(ringPages, this.#ringRoom));
+    if (ofAll < Math.min(ofDomain, DEFAULT_MAX_PERSISTENT) && !this.#told) {
+      this.#told = true;
+      this.#log(
+        "xbdback: persistent grants have as many pages as this process may map; other rings copy: raise vm.max_map_count " +
+          "for more",
+      );
+    }
+    return Math.min(ofDomain, ofAll);
+  }
+
   #check(domid: number, use: Use, device: BlockDevice, pages: number, memory: number): void {
     const { vbds, rings, grants, memory: most } = this.#caps;
     const refuse = (why: string, option: string): never => {
@@ -114,6 +142,12 @@ export class CappedRingHost implements RingHost {
     if (use.grants + pages > grants) {
       const has = `${use.grants} of the ${grants} pages that may be mapped of it`;
       refuse(`has ${has}, and a ring needs ${pages}`, "max-grants");
+    }
+    if (this.#promised + pages > this.#mappable) {
+      throw new Error(
+        `rings have all of the ${this.#mappable} pages of guests that this process may map: detach a disk, or raise ` +
+          "vm.max_map_count and start it anew",
+      );
     }
     if (use.memory + memory > most) {
       const [has, may, needs] = [use.memory, most, memory].map((bytes) => Math.ceil(bytes / MIB));
@@ -131,6 +165,7 @@ export class CappedRingHost implements RingHost {
     ring: { grants: number; memory: number },
     sign: 1 | -1,
   ): void {
+    this.#promised += sign * ring.grants;
     use.rings += sign;
     use.grants += sign * ring.grants;
     use.memory += sign * ring.memory;

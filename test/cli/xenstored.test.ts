@@ -9,7 +9,7 @@ import { test } from "node:test";
 import { xenstoreSocket } from "../../host/platform/loopback/host.js";
 import { LIMIT, World } from "./world.js";
 
-class Proxy {
+class XenstoreProxy {
   readonly #path: string;
   readonly #sockets = new Set<Socket>();
   #server: Server | null = null;
@@ -49,7 +49,7 @@ test("a xenstored that is restarted costs the guest a pause", LIMIT, async (t) =
   const world = await World.start(t);
   world.daemon.process.kill("SIGTERM");
   (await world.daemon.outcome()).expect(0);
-  const proxy = new Proxy(xenstoreSocket(world.directory, 0));
+  const proxy = new XenstoreProxy(xenstoreSocket(world.directory, 0));
   await proxy.start();
   t.after(() => proxy.stop());
   await world.serveAgain();

@@ -102,3 +102,30 @@ test("a ring that a guest has had before is taken over its caps, and counts", as
   );
   await assert.rejects(capped.attach(options(1)), /domain 1 has 3 rings/);
 });
+
+test("all guests together get no more pages than the process may map", async () => {
+  const { host, attached } = plainHost();
+  const lines: string[] = [];
+  const capped = new CappedRingHost(host, {}, (line) => lines.push(line), 2000);
+  await capped.attach(options(1));
+  assert.deepEqual(lines, []);
+  const second = await capped.attach(options(2, {}, 16));
+  // The rings of many more disks fit, without persistent grants.
+  for (let domid = 3; domid < 20; domid++) await capped.attach(options(domid, {}, 13));
+  const last = await capped.attach(options(20, { start: "recover" }, 16));
+  assert.deepEqual(
+    attached.slice(0, 4).map(({ config }) => config.maxPersistent),
+    [1056, 693, 0, 0],
+  );
+  assert.deepEqual(lines, [
+    "xbdback: persistent grants have as many pages as this process may map; other rings copy: raise vm.max_map_count for more",
+  ]);
+  await assert.rejects(
+    capped.attach(options(4, {}, 16)),
+    /^Error: rings have all of the 2000 pages of guests that this process may map: .* raise vm.max_map_count /,
+  );
+  await last.detach();
+  await second.detach();
+  await capped.attach(options(4));
+  assert.equal(attached.at(-1)?.config.maxPersistent, 472);
+});

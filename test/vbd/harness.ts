@@ -48,6 +48,8 @@ export interface MachineOptions {
   readonly open?: NonNullable<VbdHost["open"]>;
   readonly events?: (events: EventChannels) => EventChannels;
   readonly grants?: (grants: GrantTable) => GrantTable;
+  /** What is put between the backend and whoever serves rings. */
+  readonly between?: (reactor: RingHost) => RingHost;
   readonly kind?: string;
   readonly assumedProtocol?: AssumedProtocol;
 }
@@ -116,8 +118,9 @@ export class Machine {
     const events = await domain.eventChannels();
     const grants = await domain.grantTable();
     const local = new LocalRingHost(options.events?.(events) ?? events, options.grants?.(grants) ?? grants);
-    const reactor = options.threads ? await threads(host, options.threads) : local;
-    if (reactor !== local) await local.close();
+    const server = options.threads ? await threads(host, options.threads) : local;
+    if (server !== local) await local.close();
+    const reactor = options.between?.(server) ?? server;
     const machine = new Machine(host, own, domain, reactor, options);
     await machine.backend.start();
     return machine;
