@@ -3,7 +3,7 @@ import { setTimeout as sleep } from "node:timers/promises";
 import type { Command } from "commander";
 import { formatHttpAddress, type HttpAddress } from "../daemon/http.js";
 import { type LogFormat, makeLog } from "../daemon/log.js";
-import { type PlaneOptions, serve } from "../daemon/serve.js";
+import { type Daemon, type PlaneOptions, type ServeOptions, serve } from "../daemon/serve.js";
 import { ServiceManager, summary } from "../daemon/service-manager.js";
 import { standing } from "../daemon/standing.js";
 import { VERSION as version } from "../daemon/version.js";
@@ -13,6 +13,7 @@ import { type MetricsAddress, serveMetrics } from "../metrics/server.js";
 import { kernelBackendOf } from "../platform/xen/find.js";
 import type { Cache } from "../storage/direct.js";
 import { openDisk } from "../storage/disk.js";
+import type { Log } from "../vbd/vbd-log.js";
 import { configure, dump } from "./configuration.js";
 import { platformOf } from "./daemon.js";
 import { CliError, Exit, exitCodeOf } from "./errors.js";
@@ -32,9 +33,9 @@ export interface ServeCommandOptions extends PlaneOptions {
   logFormat: LogFormat;
   maxVbds: number;
   maxRings: number;
-  nbdReconnect: number;
   maxGrants: number;
   maxMemory: number;
+  nbdReconnect: number;
   http?: HttpAddress;
   metrics?: MetricsAddress;
   config?: string;
@@ -54,23 +55,8 @@ export async function serveCommand(command: Command): Promise<void> {
     process.stdout.write(dump(command));
     return;
   }
-  const {
-    directory,
-    kind,
-    exitWithParent,
-    reactors,
-    engine,
-    pollUs,
-    logFormat,
-    http,
-    metrics,
-    drainTimeout,
-  } = options;
-  const { maxVbds, maxRings, maxGrants, maxMemory } = options;
-  const { replace, maxQueues, maxRingPageOrder, maxIndirectSegments, persistent, cache, nbdReconnect } =
-    options;
-  /** What a reload may change. */
-  const live = { maxQueues, maxRingPageOrder, maxIndirectSegments, persistent, cache, nbdReconnect };
+  const { directory, kind, exitWithParent, logFormat, http, metrics, drainTimeout } = options;
+  const live = liveOptions(options);
   const platform = await platformOf(directory);
   if (platform.kind === "xen") refuseBesideKernel(kind);
   const stopped = untilStopped(exitWithParent);
@@ -80,38 +66,11 @@ export async function serveCommand(command: Command): Promise<void> {
     lose = reject;
   });
   const manager = new ServiceManager(log);
-  const daemon = await serve(
-    {
-      platform,
-      kind,
-      features: live,
-      open: (path, how) =>
-        openDisk(path, {
-          ...how,
-          cache: live.cache,
-          patience: { reconnectMs: live.nbdReconnect * 1000 },
-        }),
-      plane: { reactors, engine, pollUs },
-      log,
-      caps: { vbds: maxVbds, rings: maxRings, grants: maxGrants, memory: maxMemory },
-      replace,
-      ...(http && { http }),
-    },
-    lose,
-  );
+  const daemon = await serve({ ...daemonOptions(options, live), platform, log }, lose);
   if (http) log(`xbdback: the page is at http://${formatHttpAddress(http)}/`);
   const { backend, reactor } = daemon;
-  const measure = (): string =>
-    expose(
-      collect({
-        version,
-        vbds: backend.status(),
-        mappedPages: reactor.mappedPages,
-        reactors: reactor.threads,
-      }),
-    );
   manager.alive = () => reactor.answers();
-  const exporter = metrics && (await serveMetrics(metrics, measure));
+  const exporter = metrics && (await serveMetrics(metrics, () => measure(daemon)));
   handleInstead("SIGHUP", () => {
     manager.reloading();
     for (const line of reload(command, live, config)) log(line);
@@ -135,20 +94,50 @@ export async function serveCommand(command: Command): Promise<void> {
   clearInterval(status);
   manager.stopping();
   await exporter?.close();
-  if (!(await drained(daemon.stop(), drainTimeout))) {
-    log(
-      `xbdback: requests are still in flight after ${drainTimeout} s, and are left to the journals: the next daemon ` +
-        "does them again when the disk has let go of them",
-      { level: "warning" },
-    );
-    process.exit(Exit.busy);
-  }
+  await drain(daemon, drainTimeout, log);
   process.exit();
 }
 
-/** Whether it has stopped in time. */
-async function drained(stopped: Promise<void>, seconds: number): Promise<boolean> {
-  return Promise.race([stopped.then(() => true), sleep(seconds * 1000, false, { ref: false })]);
+/** What a reload may change. */
+function liveOptions(options: ServeCommandOptions) {
+  const { maxQueues, maxRingPageOrder, maxIndirectSegments, persistent, cache, nbdReconnect } = options;
+  return { maxQueues, maxRingPageOrder, maxIndirectSegments, persistent, cache, nbdReconnect };
+}
+
+function daemonOptions(
+  options: ServeCommandOptions,
+  live: ReturnType<typeof liveOptions>,
+): Omit<ServeOptions, "platform" | "log"> {
+  const { kind, reactors, engine, pollUs, maxVbds, maxRings, maxGrants, maxMemory, replace, http } = options;
+  return {
+    kind,
+    features: live,
+    open(path, how) {
+      const patience = { reconnectMs: live.nbdReconnect * 1000 };
+      return openDisk(path, { ...how, cache: live.cache, patience });
+    },
+    plane: { reactors, engine, pollUs },
+    caps: { vbds: maxVbds, rings: maxRings, grants: maxGrants, memory: maxMemory },
+    replace,
+    ...(http && { http }),
+  };
+}
+
+function measure({ backend, reactor }: Daemon): string {
+  const { mappedPages, threads: reactors } = reactor;
+  return expose(collect({ version, vbds: backend.status(), mappedPages, reactors }));
+}
+
+/** Lets the daemon stop in its own time, or else leaves what is in flight to the next one and ends the process. */
+async function drain(daemon: Daemon, seconds: number, log: Log): Promise<void> {
+  const stopped = daemon.stop().then(() => true);
+  if (await Promise.race([stopped, sleep(seconds * 1000, false, { ref: false })])) return;
+  log(
+    `xbdback: requests are still in flight after ${seconds} s, and are left to the journals: the next daemon does them ` +
+      "again when the disk has let go of them",
+    { level: "warning" },
+  );
+  process.exit(Exit.busy);
 }
 
 /** Two backends for one kind would both answer every guest. */

@@ -29,6 +29,8 @@ export type Request =
       readonly ringRefs: Uint32Array;
       readonly remotePort: number;
       readonly start: Start;
+      /** The buffer of a {@link Throttle}. */
+      readonly throttle: SharedArrayBuffer | null;
       readonly memory: WebAssembly.Memory;
       /** Native address of the memory. */
       readonly base: number;

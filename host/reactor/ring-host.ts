@@ -9,7 +9,8 @@ import type { RingOptions } from "./ring.js";
 import type { RingState } from "./ring-state.js";
 import type { Throttle } from "./throttle.js";
 
-export interface AttachOptions extends Pick<RingOptions, "ringRefs" | "start" | "onHalt" | "onError"> {
+export interface AttachOptions
+  extends Pick<RingOptions, "ringRefs" | "start" | "throttle" | "onHalt" | "onError"> {
   readonly config: RingConfig;
   /** The frontend's end of the event channel, unbound for us. */
   readonly remotePort: number;

@@ -21,6 +21,8 @@ export interface RingOptions {
   /** All zeros, MEMORY_BYTES; the ring's until {@link Ring.detach} has resolved. */
   readonly memory: LinearMemory;
   readonly start: Start;
+  /** As {@link Ring.setThrottle} has it; from the first request on. */
+  readonly throttle?: Throttle | null;
   readonly makeQueue: (core: BlkifCore, owner: IoOwner) => IoQueue;
   /** The ring takes no more requests: the guest has spoilt it, or the core failed over it. Called at most once. */
   readonly onHalt: (why: string) => void;
@@ -86,6 +88,7 @@ export class Ring implements IoOwner {
     const { config, ringRefs, memory } = options;
     this.#memory = memory;
     this.#latency = new LatencyTable(memory);
+    this.#throttle = options.throttle ?? null;
     try {
       this.#mapRing(ringRefs);
       this.#core = new BlkifCore(coreModule(), memory);

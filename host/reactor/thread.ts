@@ -101,6 +101,7 @@ export class ReactorThread {
         ringRefs,
         remotePort,
         start,
+        throttle: options.throttle?.buffer ?? null,
         memory: memory.memory,
         base: memory.base,
         store: { ...device.store, bytes: device.size },

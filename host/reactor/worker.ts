@@ -93,7 +93,7 @@ class ReactorThread {
   }
 
   async #attach(ask: Extract<Request, { op: "attach" }>): Promise<number> {
-    const { ring: number, config, ringRefs, remotePort, start, store } = ask;
+    const { ring: number, config, ringRefs, remotePort, start, throttle, store } = ask;
     const memory = viewMemory(ask.memory, ask.base);
     const device = await this.#disks.take(store);
     const engine = this.#engine;
@@ -106,6 +106,7 @@ class ReactorThread {
           ringRefs,
           memory,
           start,
+          throttle: throttle && new Throttle(throttle),
           makeQueue: (core, owner) =>
             engine instanceof UringEngine
               ? new UringQueue(engine, device, core, owner)

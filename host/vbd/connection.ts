@@ -22,6 +22,8 @@ export interface ConnectionOptions {
   readonly device: BlockDevice;
   /** How each queue's ring is begun. The journals are taken over, and released with the connection. */
   readonly beginnings: readonly Beginning[];
+  /** How fast its rings may take requests, from the first one on. */
+  readonly throttle?: Throttle | null;
   /** A ring takes no more requests; once for each ring. */
   readonly onHalt: (why: string) => void;
   readonly onError: (operation: string, error: Error | undefined, result: Result) => void;
@@ -172,6 +174,7 @@ function attach(options: ConnectionOptions, queue: number): Promise<AttachedRing
     ringRefs,
     remotePort: eventChannel,
     device,
+    throttle: options.throttle ?? null,
     ...options.beginnings[queue],
     onHalt,
     onError,

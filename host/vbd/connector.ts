@@ -1,6 +1,7 @@
 /** Makes a vbd's connections: opens its store, reads its frontend, and begins the rings, anew or where they were left. */
 
 import { XenbusState as State } from "../platform/xenbus-state.js";
+import type { Throttle } from "../reactor/throttle.js";
 import { Result } from "../storage/device.js";
 import { openDisk } from "../storage/disk.js";
 import { Adoption, fenceMissing, inheritFlushErrno, type Orphan, openWhenFree } from "./adoption.js";
@@ -19,6 +20,8 @@ export interface Listener {
   look(): void;
   /** A line for the operator, of one of few kinds. */
   say(kind: string, line: string): void;
+  /** How fast it may be; null: as it likes. */
+  throttle(): Throttle | null;
   /** The store does not know how to discard after all. */
   lostDiscard(): void;
 }
@@ -128,6 +131,7 @@ export class Connector {
       domid: this.#id.domid,
       keys,
       ...what,
+      throttle: this.#listener.throttle(),
       onHalt: (why) => say("halt", `${why}; this ring takes no more`),
       onError: (operation, error, result) => {
         say("error", `${operation} failed: ${error?.message ?? "unknown error"}`);

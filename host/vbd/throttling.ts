@@ -61,13 +61,18 @@ export class Throttling {
     this.#limits = status.limits ?? this.#limits;
     this.#paused = status.paused ?? this.#paused;
     this.#throttle.set(this.#limits, this.#paused);
-    await connection?.throttle(this.#needed ? this.#throttle : null);
+    await connection?.throttle(this.throttle);
     await this.#remember();
   }
 
-  /** For a connection that begins. */
+  /** For a connection that begins; null: without a limit, rings do not even look. */
+  get throttle(): Throttle | null {
+    return this.#paused || this.#limits.iops > 0 || this.#limits.bps > 0 ? this.#throttle : null;
+  }
+
+  /** For a connection that has begun, and may have begun with other limits. */
   async begin(connection: Connection): Promise<void> {
-    if (this.#needed) await connection.throttle(this.#throttle);
+    if (this.throttle) await connection.throttle(this.throttle);
   }
 
   /** A directory that the toolstack has removed meanwhile is not made anew. */
@@ -86,11 +91,6 @@ export class Throttling {
         else if ((await t.read(path)) !== null) await t.remove(path);
       }
     });
-  }
-
-  /** Without a limit, rings do not even look. */
-  get #needed(): boolean {
-    return this.#paused || this.#limits.iops > 0 || this.#limits.bps > 0;
   }
 }
 

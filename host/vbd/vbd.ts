@@ -91,6 +91,7 @@ export class Vbd {
     this.#connector = new Connector(host, id, this.directory, this.#frontend, {
       look: () => this.look(),
       say: (kind, line) => this.#log.say(kind, line),
+      throttle: () => this.#throttling.throttle,
       lostDiscard: () => this.#announcement?.loseDiscard(),
     });
     this.#looker = new Looker(
