@@ -1,6 +1,6 @@
 /**
  * Thirty-two guests that mean harm beside one that works: bad requests, event storms, states that toggle, writes of
- * watched keys, rings that claim too much or whose responses nobody reads. The daemon and the good guest are processes
+ * watched keys, rings that claim too much or whose responses nobody reads. It keeps what it gets beside thirty-two that mean well. The daemon and the good guest are processes
  * of their own. XBDBACK_TEST=full does all that the numbers say.
  */
 import assert from "node:assert/strict";
@@ -20,6 +20,7 @@ const full = process.env["XBDBACK_TEST"] === "full";
 const HOSTILE = 32;
 const GOOD = 100;
 const ALONE_MS = 2000;
+const FAIR_MS = full ? 20_000 : 3000;
 const ATTACK_MS = full ? 120_000 : 6000;
 const TOGGLES = full ? 100_000 : 2000;
 const WATCH_EVENTS = full ? 1_000_000 : 10_000;
@@ -44,6 +45,22 @@ interface Attack {
   readonly machine: Machine;
   readonly guest: Guest;
   done: number;
+}
+
+/** What the others do in the good guest's fair share: as much as they can, and nothing that is bad. */
+async function meanWell({ machine, guest }: Attack, goesOn: () => boolean): Promise<void> {
+  const disk = await machine.connect(guest, { timeoutMs: 120_000 });
+  const bytes = new Uint8Array(4096);
+  const roll = random(guest.domid);
+  while (goesOn()) {
+    const batch = Array.from({ length: 32 }, () => {
+      const position = (roll() % 2048) * 4096;
+      return roll() & 1 ? disk.write(position, bytes) : disk.read(position, new Uint8Array(4096));
+    });
+    await Promise.all(batch);
+    await pause(1);
+  }
+  await disk.close();
 }
 
 async function badRequests({ machine, guest }: Attack, goesOn: () => boolean): Promise<void> {
@@ -168,6 +185,13 @@ test("32 hostile guests, and one good", { timeout: ATTACK_MS + 240_000 }, async 
       toggle,
       watchEvents,
     ];
+    // On a machine whose every core is in use, a guest's fair share is what it gets among others that mean well.
+    const honest = attacks.map((attack) => meanWell(attack, goesOn));
+    await pause(ALONE_MS);
+    const fair = await rate(FAIR_MS);
+    over = true;
+    await Promise.all(honest);
+    over = false;
     const running = attacks.map((attack, i) => kinds[i % kinds.length](attack, goesOn));
     const among = [await rate(ATTACK_MS / 2)];
     const before = residentBytes(daemon.pid as number);
@@ -176,9 +200,9 @@ test("32 hostile guests, and one good", { timeout: ATTACK_MS + 240_000 }, async 
     await Promise.all(running);
     const growth = residentBytes(daemon.pid as number) - before;
 
-    const share = Math.min(...among) / (alone / (HOSTILE + 1));
+    const share = Math.min(...among) / fair;
     t.diagnostic(
-      `alone ${alone.toFixed(0)} requests/s, among them ${among.map((one) => one.toFixed(0)).join(" and ")}: ${share.toFixed(1)} of a fair share; memory grew by ${(growth / (1 << 20)).toFixed(1)} MiB, ${lines} lines of log`,
+      `alone ${alone.toFixed(0)} requests/s, among ${HOSTILE} that mean well ${fair.toFixed(0)}, among those that do not ${among.map((one) => one.toFixed(0)).join(" and ")}: ${share.toFixed(1)} of its fair share; memory grew by ${(growth / (1 << 20)).toFixed(1)} MiB, ${lines} lines of log`,
     );
     assert.ok(share >= 0.8, `${share} of its fair share`);
     assert.ok(growth < GROWTH_BYTES, `memory grew by ${growth} bytes`);
