@@ -207,6 +207,7 @@ test(
     let last: RecordLine = {};
     for await (const line of lines) last = line as RecordLine;
     assert.match(last.ended ?? "", /let go/);
+    await machine.untilState(6);
     await assert.rejects(
       record(machine.backend.vbd(NAME), 0, new AbortController().signal).next(),
       /xbdback1i51712 is not connected/,
