@@ -2,6 +2,7 @@
  * The toolstack's part in a vbd's life, as libxl plays it: both xenstore directories in one transaction, the hotplug
  * script's verdict once the backend is at state 2, and the orderly removal.
  */
+import { dirname } from "node:path";
 import type { Xenstore, XenstoreTransaction, XenstoreWatch } from "../platform/ports.js";
 import { parseState, XenbusState as State, type XenbusState } from "../platform/xenbus-state.js";
 import { kindOf } from "../vbd/kind.js";
@@ -172,10 +173,14 @@ async function askToClose(xenstore: Xenstore, spec: VbdPlace, force: boolean): P
   });
 }
 
+/** With the guest's last disk its directory at the backend goes, too, as libxl has it. */
 async function removeNodes(xenstore: Xenstore, spec: VbdPlace): Promise<void> {
+  const backend = backendOf(spec);
+  const ofGuest = dirname(backend);
   await xenstore.transaction(async (t) => {
     await t.remove(frontendOf(spec));
-    await t.remove(backendOf(spec));
+    await t.remove(backend);
+    if ((await t.directory(ofGuest))?.length === 0) await t.remove(ofGuest);
   });
 }
 

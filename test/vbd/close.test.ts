@@ -1,5 +1,6 @@
 /** The way out, and back in again. */
 import assert from "node:assert/strict";
+import { dirname } from "node:path";
 import { test } from "node:test";
 import { removeVbd } from "../../host/toolstack/vbd.js";
 import { testDevices } from "./device.js";
@@ -120,6 +121,7 @@ test(
     await pause(10);
     await front.state(6);
     assert.equal(await removed, "closed");
+    assert.equal(await machine.xenstore.read(dirname(backendPath())), null, "nothing of the guest's stays");
     await until("the vbd is gone", () => machine.status() === undefined);
     await machine.untilClean();
     assert.deepEqual(written(machine), [2, 4, 6]);
