@@ -14,6 +14,8 @@ dom0_seconds() { xl list 0 | awk 'NR == 2 { print $NF }'; }
 peer() {
   local begin
   echo "PEER $1"
+  # A guest of an earlier round has left it.
+  rm -f "$CONSOLES/guest-$1.log"
   tools_guest "$1" "$2" || { echo "BENCH-FAILED $1"; return; }
   within 300 marked "$1" fio-begins; begin=$(dom0_seconds)
   within 300 marked "$1" fio-ends
