@@ -93,6 +93,8 @@ export class Ring implements IoOwner {
       this.#mapRing(ringRefs);
       this.#core = new BlkifCore(coreModule(), memory);
       begin(this.#core, config, options.start);
+      // What others took is not this process's to charge.
+      this.#reqCons = this.#core.reqCons;
       this.#queue = options.makeQueue(this.#core, this);
       // Whoever went before may have been killed between publishing responses and telling of them.
       if (options.start !== "attach") place.events.notify(place.port);

@@ -45,6 +45,21 @@ test("limits and a pause outlive the daemon, and end with the disk", LIMIT, asyn
   assert.deepEqual([limits, paused], [{ iops: 0, bps: 0, burst: 1 }, false]);
 });
 
+test("what a guest has taken before its daemon ended is not charged to the next one", LIMIT, async (t) => {
+  const world = await World.start(t);
+  (await world.run("attach", "1", `${world.image("disk.img")},raw,xvda,rw`)).expect(0);
+  await world.guest();
+  // At the limit to come, some minutes' worth.
+  await eventually(async () => (await status(world)).counters.responses > 4000, "it works");
+  (await world.run("limit", "1/xvda", "--iops", "20")).expect(0);
+  world.daemon.process.kill("SIGKILL");
+  await world.daemon.ended;
+  await world.serveAgain();
+  await eventually(() => /taken over/.test(world.daemon.stderr), "the guest is taken over");
+  const from = (await status(world)).counters.responses;
+  await eventually(async () => (await status(world)).counters.responses > from + 60, "it goes on");
+});
+
 test("a ring beyond a guest's cap is refused with the remedy, once, and only that", LIMIT, async (t) => {
   const world = await World.start(t, "--max-grants", "3");
   (await world.run("attach", "1", `${world.image("disk.img")},raw,xvda,rw`)).expect(0);
