@@ -46,7 +46,10 @@ interface Use {
 }
 
 const MIB = 1 << 20;
-/** An eighth of all pages: more rings of one page than a machine has disks. */
+/**
+ * An eighth of all pages is for rings alone: of the machine's, more rings of one page than it has disks; of a domain's
+ * {@link DEFAULT_CAPS}, as many rings as it may have, each as large as a ring may be.
+ */
 const RING_SHARE = 8;
 
 export class CappedRingHost implements RingHost {
@@ -118,7 +121,8 @@ export class CappedRingHost implements RingHost {
 
   /** Pages that a ring of so many may keep mapped besides. */
   #left(use: Use, ringPages: number): number {
-    const ofDomain = Math.max(0, this.#caps.grants - use.grants - ringPages);
+    const room = Math.floor(this.#caps.grants / RING_SHARE);
+    const ofDomain = Math.max(0, this.#caps.grants - use.grants - Math.max(ringPages, room));
     const ofAll = Math.max(0, this.#mappable - this.#promised - Math.max(ringPages, this.#ringRoom));
     if (ofAll < Math.min(ofDomain, DEFAULT_MAX_PERSISTENT) && !this.#told) {
       this.#told = true;

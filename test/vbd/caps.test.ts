@@ -1,7 +1,7 @@
 /** What one domain may have. */
 import assert from "node:assert/strict";
 import { test } from "node:test";
-import { CappedRingHost, ringMemory } from "../../host/reactor/capped.js";
+import { CappedRingHost, DEFAULT_CAPS, ringMemory } from "../../host/reactor/capped.js";
 import type { AttachedRing, AttachOptions, RingHost } from "../../host/reactor/ring-host.js";
 import type { BlockDevice } from "../../host/storage/device.js";
 
@@ -68,16 +68,26 @@ test("persistent grants get what is left, and a ring without room for its pages 
   const second = await capped.attach(options(1, {}, 16));
   assert.deepEqual(
     attached.map(({ config }) => config.maxPersistent),
-    [1056, 12],
+    // An eighth is for rings.
+    [963, 0],
   );
+  for (let i = 0; i < 6; i++) await capped.attach(options(1, {}, 16));
   await assert.rejects(
-    capped.attach(options(1)),
-    /^Error: domain 1 has 1100 of the 1100 pages that may be mapped of it, and a ring needs 1: .*--max-grants$/,
+    capped.attach(options(1, {}, 16)),
+    /^Error: domain 1 has 1091 of the 1100 pages that may be mapped of it, and a ring needs 16: .*--max-grants$/,
   );
   await capped.attach(options(2));
   await second.detach();
-  await capped.attach(options(1));
-  assert.equal(attached.at(-1)?.config.maxPersistent, 27);
+  await capped.attach(options(1, {}, 16));
+});
+
+test("as many rings as a domain may have fit, each as large as a ring may be, as far as its caps go", async () => {
+  const { host, attached } = plainHost();
+  const capped = new CappedRingHost(host, {}, () => {}, 1e6);
+  for (let i = 0; i < DEFAULT_CAPS.rings; i++) await capped.attach(options(1, {}, 16));
+  const kept = attached.map(({ config }) => config.maxPersistent);
+  assert.deepEqual(kept.slice(0, 14), [...Array(12).fill(1056), 576, 0]);
+  await assert.rejects(capped.attach(options(1)), /^Error: domain 1 has 64 rings, as many as it may: /);
 });
 
 test("memory is counted by what a ring may come to use", async () => {
