@@ -30,9 +30,8 @@ export function commands(backend: Backend, reactor: RingHost): ControlHandler {
       return { inflight: vbd(request).status().inflight };
     },
     limit: async (request) => {
-      const limits = { ...vbd(request).status().limits, ...readLimits(request["limits"]) };
-      await vbd(request).throttle({ limits });
-      return { limits };
+      await vbd(request).throttle({ limits: readLimits(request["limits"]) });
+      return { limits: vbd(request).status().limits };
     },
     trace: (request, signal) => trace(vbd(request), readRing(request["ring"]), signal),
     record: (request, signal) => record(vbd(request), readRing(request["ring"]) ?? 0, signal),

@@ -11,6 +11,12 @@ export interface ThrottleStatus {
   readonly paused: boolean;
 }
 
+/** What is to be another than before. */
+export interface ThrottleChange {
+  readonly limits?: Partial<Limits>;
+  readonly paused?: boolean;
+}
+
 /** Keys of the backend directory: numbers, and `paused` = 1. One that is not there is as it would be without. */
 const LIMIT_KEYS = { iops: "limit-iops", bps: "limit-bps", burst: "limit-burst" } as const;
 const PAUSED_KEY = "paused";
@@ -40,6 +46,8 @@ export class Throttling {
     const [iops, bps, burst, paused] = await Promise.all(
       [...Object.values(LIMIT_KEYS), PAUSED_KEY].map(read),
     );
+    // Another has asked at the same time, and may have changed it since.
+    if (this.#known) return;
     this.#limits = {
       iops: parseLimit(iops, NO_LIMITS.iops),
       bps: parseLimit(bps, NO_LIMITS.bps),
@@ -55,11 +63,12 @@ export class Throttling {
     this.#known = false;
   }
 
-  /** Resolves when the connection's rings keep to it, and it will outlast this process. */
-  async set(status: Partial<ThrottleStatus>, connection: Connection | null): Promise<void> {
+  /** Resolves when the connection's rings keep to it, and it will outlast this process. What is not named stays. */
+  async set(change: ThrottleChange, connection: Connection | null): Promise<void> {
+    // Only then is it known what stays.
     await this.recall();
-    this.#limits = status.limits ?? this.#limits;
-    this.#paused = status.paused ?? this.#paused;
+    this.#limits = { ...this.#limits, ...change.limits };
+    this.#paused = change.paused ?? this.#paused;
     this.#throttle.set(this.#limits, this.#paused);
     await connection?.throttle(this.throttle);
     await this.#remember();

@@ -28,7 +28,7 @@ import type { Observation } from "./observation.js";
 import { strangerIn } from "./ownership.js";
 import type { AgedRing } from "./request-ages.js";
 import { type VbdStatus, waitsFor } from "./status.js";
-import { type ThrottleStatus, Throttling } from "./throttling.js";
+import { type ThrottleChange, Throttling } from "./throttling.js";
 import { Totals } from "./totals.js";
 import { VbdLog } from "./vbd-log.js";
 import { writeInState } from "./xenbus.js";
@@ -162,8 +162,8 @@ export class Vbd {
   }
 
   /** Limits or pauses it, from now on. Resolves when its rings keep to it. */
-  throttle(status: Partial<ThrottleStatus>): Promise<void> {
-    return this.#throttling.set(status, this.#connection);
+  throttle(change: ThrottleChange): Promise<void> {
+    return this.#throttling.set(change, this.#connection);
   }
 
   /** Looks whether the store has another size or has lost a capability. */
