@@ -1,6 +1,7 @@
 /** A daemon that runs, as /proc shows it: how it was started, and by whom. */
 import { spawnSync } from "node:child_process";
 import { openSync, readFileSync, readlinkSync } from "node:fs";
+import type { Listener } from "../daemon/replace.js";
 import { CliError } from "./errors.js";
 
 /** What a service manager gives to the process that it has started, and to no other. */
@@ -12,15 +13,29 @@ export class RunningDaemon {
   readonly nodeOptions: readonly string[];
   /** The command line from "serve" on. */
   readonly args: readonly string[];
+  readonly #listener: Listener;
 
   /** Throws a {@link CliError} when there is nothing to learn of it, or it is no `xbdback serve`. */
-  constructor(pid: number) {
+  constructor(listener: Listener) {
+    const { pid } = listener;
+    this.#listener = listener;
     this.pid = pid;
     const [, ...words] = this.#words("cmdline");
     const at = words.indexOf("serve");
     if (at < 1) throw new CliError(`process ${pid} is no \`xbdback serve\`: stop it and start the new one`);
     this.nodeOptions = words.slice(0, at - 1);
     this.args = words.slice(at).filter((word) => word !== "--replace");
+  }
+
+  /**
+   * A user that it is, or was when it began to listen, who is not ours; null where there is none. Environment and
+   * descriptors are that user's word, and the process may have become another program since.
+   */
+  get stranger(): number | null {
+    const [, ids] =
+      this.#read(() => readFileSync(`/proc/${this.pid}/status`, "utf8")).match(/^Uid:\s*(.*)$/m) ?? [];
+    const users = [this.#listener.uid, ...(ids ?? "").split("\t").map(Number)];
+    return users.find((uid) => uid !== process.geteuid?.()) ?? null;
   }
 
   get directory(): string {
@@ -49,7 +64,7 @@ export class RunningDaemon {
     const [path] =
       this.#read(() => readFileSync(`/proc/${this.pid}/cgroup`, "utf8")).match(/[^/\n]+\.service$/m) ?? [];
     if (path === undefined) return null;
-    const { stdout } = spawnSync("systemctl", ["show", "--property=MainPID", "--value", path], {
+    const { stdout } = spawnSync("systemctl", ["show", "--property=MainPID", "--value", "--", path], {
       encoding: "utf8",
     });
     return Number(stdout) === this.pid ? path : null;

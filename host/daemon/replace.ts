@@ -10,14 +10,25 @@ import { peerOf } from "../platform/libc.js";
 const RETRY_MS = 2;
 const SAID_MS = 5000;
 
+/** A process that listens at a control socket, and its user when it began to. */
+export interface Listener {
+  readonly pid: number;
+  readonly uid: number;
+}
+
 /** The process that listens at a control socket; null when none does. Rejects when it cannot be told. */
 export async function daemonAt(socket: string): Promise<number | null> {
+  return (await listenerAt(socket))?.pid ?? null;
+}
+
+/** As {@link daemonAt}. */
+export async function listenerAt(socket: string): Promise<Listener | null> {
   const connection = createConnection(socket);
   try {
     await new Promise<void>((resolve, reject) => connection.once("connect", resolve).once("error", reject));
     const { fd } = (connection as unknown as { _handle: { fd: number } })._handle;
-    const { pid } = peerOf(fd);
-    if (pid > 0) return pid;
+    const { pid, uid } = peerOf(fd);
+    if (pid > 0) return { pid, uid };
     throw new Error(`the daemon at ${socket} runs in another PID namespace: stop it there`);
   } catch (error) {
     const { code } = error as NodeJS.ErrnoException;

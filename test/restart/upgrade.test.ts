@@ -1,7 +1,18 @@
 /** `xbdback upgrade`: another daemon in the place of the one that runs, under a guest at work. */
 import assert from "node:assert/strict";
 import { execFile, spawn } from "node:child_process";
-import { closeSync, openSync, readFileSync, writeFileSync, writeSync } from "node:fs";
+import {
+  chmodSync,
+  closeSync,
+  existsSync,
+  mkdtempSync,
+  openSync,
+  readFileSync,
+  rmSync,
+  writeFileSync,
+  writeSync,
+} from "node:fs";
+import { tmpdir } from "node:os";
 import { join } from "node:path";
 import { test } from "node:test";
 import { daemonAt } from "../../host/daemon/replace.js";
@@ -19,6 +30,15 @@ interface Told {
   readonly status: number;
   readonly stdout: string;
   readonly stderr: string;
+}
+
+function upgrade(directory: string, ...args: string[]): Promise<Told> {
+  const all = [command, "upgrade", "--directory", directory, ...args];
+  return new Promise((resolve) =>
+    execFile(process.execPath, all, (error, stdout, stderr) =>
+      resolve({ status: error === null ? 0 : Number(error.code), stdout, stderr }),
+    ),
+  );
 }
 
 /** A daemon whose log is a file, as an administrator would start it. */
@@ -59,12 +79,7 @@ class Place {
   }
 
   upgrade(...args: string[]): Promise<Told> {
-    const all = [command, "upgrade", "--directory", this.site.host.directory, ...args];
-    return new Promise((resolve) =>
-      execFile(process.execPath, all, (error, stdout, stderr) =>
-        resolve({ status: error === null ? 0 : Number(error.code), stdout, stderr }),
-      ),
-    );
+    return upgrade(this.site.host.directory, ...args);
   }
 
   /** Gives the journals another format, which the process that has them does not look at. */
@@ -168,6 +183,43 @@ test(
       await guest.stop();
     }),
 );
+
+/** Answers as a daemon without disks does, at the path that comes third. */
+const STRANGER = `
+require("node:net").createServer((socket) => socket.on("data", () =>
+  socket.end('{"ok": true, "version": "0", "vbds": []}\\n'))).listen(process.argv[3]);
+`;
+
+test("a daemon of another user's: nothing of it runs as root", {
+  ...LIMIT,
+  skip: process.getuid?.() !== 0 && "needs root, to be somebody else",
+}, async () => {
+  const directory = mkdtempSync(join(tmpdir(), "xbdback-stranger-"));
+  chmodSync(directory, 0o777);
+  const witness = join(directory, "witness");
+  const required = join(directory, "required.cjs");
+  const write = `require("node:fs").writeFileSync(${JSON.stringify(witness)}, "")`;
+  writeFileSync(required, `if (process.geteuid() === 0) ${write};\n`);
+  const socket = controlSocket({ kind: "loopback", directory, domid: 0 }, "vbd");
+  const child = spawn(process.execPath, ["-e", STRANGER, "--", "serve", "--directory", socket], {
+    ...{ uid: 65534, cwd: "/", stdio: "inherit" },
+    env: { ...process.env, NODE_OPTIONS: `--require=${required}` },
+  });
+  try {
+    await until("it listens", () => existsSync(socket));
+    const { status, stderr } = await upgrade(directory);
+    assert.equal(status, 1, stderr);
+    assert.equal(
+      stderr,
+      `xbdback: process ${child.pid} is of user 65534: run this as that user; it serves on\n`,
+    );
+    assert.ok(!existsSync(witness));
+    assert.equal(child.exitCode, null);
+  } finally {
+    child.kill("SIGKILL");
+    rmSync(directory, { recursive: true });
+  }
+});
 
 test("nothing to upgrade, or nothing that can be: one line with the remedy", LIMIT, () =>
   Place.use(async (place) => {

@@ -4,7 +4,7 @@ import { closeSync } from "node:fs";
 import { setTimeout as sleep } from "node:timers/promises";
 import { Command } from "commander";
 import { control } from "../../daemon/control.js";
-import { daemonAt } from "../../daemon/replace.js";
+import { daemonAt, listenerAt } from "../../daemon/replace.js";
 import { VERSION } from "../../daemon/version.js";
 import { XenbusState } from "../../platform/xenbus-state.js";
 import type { VbdStatus } from "../../vbd/status.js";
@@ -49,11 +49,11 @@ async function upgrade(options: UpgradeOptions): Promise<void> {
   const { version } = await ask<{ version: string }>(options, { command: "version" });
   const { vbds } = await ask<{ vbds: VbdStatus[] }>(options, { command: "list" });
   const connected = vbds.filter(({ state }) => state === XenbusState.Connected).map(({ name }) => name);
-  const pid = await daemonAt(socket);
-  if (pid === null) throw new CliError("the daemon has just ended: start the new one");
-  const old = new RunningDaemon(pid);
-  rehearse(old);
-  const { unit } = old;
+  const listener = await listenerAt(socket);
+  if (listener === null) throw new CliError("the daemon has just ended: start the new one");
+  const old = new RunningDaemon(listener);
+  const { pid, unit } = old;
+  rehearse(old, unit);
   const deadline = performance.now() + timeout * 1000;
   const successor = unit === null ? start(old) : restart(unit);
   const next = await untilReplaced(socket, old, successor, deadline);
@@ -79,14 +79,17 @@ function tell({ name, pauseMs, waitsFor }: Outcome): string {
   return pauseMs === null ? `${name}: at work` : `${name}: paused for ${pauseMs.toFixed(0)} ms`;
 }
 
-/** Lets this version read the options, while the old daemon serves on. */
-function rehearse(old: RunningDaemon): void {
+/** Lets this version read the options, while the old daemon serves on. Nothing runs in the environment of another user. */
+function rehearse(old: RunningDaemon, unit: string | null): void {
   if (old.args.includes("--exit-with-parent")) {
     throw new CliError(`process ${old.pid} belongs to the program that has started it: start that anew`);
   }
+  const { stranger } = old;
+  if (unit === null && stranger !== null)
+    throw new CliError(`process ${old.pid} is of user ${stranger}: run this as that user; it serves on`);
   const { status, stderr } = spawnSync(process.execPath, [program, ...old.args, "--dump-config"], {
     cwd: old.directory,
-    env: old.environment,
+    env: unit === null ? old.environment : process.env,
     encoding: "utf8",
   });
   if (status === 0) return;
@@ -118,7 +121,7 @@ function start(old: RunningDaemon): ChildProcess {
 
 /** Returns when the unit is up again. */
 function restart(unit: string): null {
-  const { status, stderr } = spawnSync("systemctl", ["restart", unit], { encoding: "utf8" });
+  const { status, stderr } = spawnSync("systemctl", ["restart", "--", unit], { encoding: "utf8" });
   if (status === 0) return null;
   throw new CliError(
     `systemctl restart ${unit} failed: ${stderr.trim().split("\n")[0]}; guests wait until it is up: \`journalctl -u ${unit}\``,
