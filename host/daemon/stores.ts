@@ -11,20 +11,26 @@ import { DeviceError, type OpenOptions } from "../storage/open.js";
 import { type VbdId, vbdName } from "../vbd/name.js";
 import type { Open } from "../vbd/store-opener.js";
 
-interface User {
+/** A vbd has the store, or is about to open it. */
+interface Claim {
   readonly vbd: VbdId;
-  /** Of the file or block device itself, whatever it is called. */
+  /** Of the file or block device itself, whatever it is called; "" is nobody else's. */
   readonly identity: string;
   readonly path: string;
   readonly readOnly: boolean;
+}
+
+interface Held {
+  readonly claim: Claim;
   readonly device: BlockDevice;
 }
 
 export class Stores {
   readonly #xenstore: Xenstore;
   readonly #open: Open;
-  readonly #users = new Set<User>();
-  readonly #held = new Map<string, User>();
+  /** In the order in which they came. */
+  readonly #claims = new Set<Claim>();
+  readonly #held = new Map<string, Held>();
 
   constructor(xenstore: Xenstore, open: Open) {
     this.#xenstore = xenstore;
@@ -36,7 +42,8 @@ export class Stores {
     const held = this.#held.get(vbdName(vbd));
     if (held) {
       this.#held.delete(vbdName(vbd));
-      if (held.path === path && held.readOnly === options.readOnly) return held.device;
+      const { claim } = held;
+      if (claim.path === path && claim.readOnly === options.readOnly) return held.device;
       await held.device.close();
     }
     return (await this.#use(path, options, vbd)).device;
@@ -56,27 +63,36 @@ export class Stores {
   }
 
   async close(): Promise<void> {
-    for (const { vbd } of [...this.#held.values()]) await this.release(vbd);
+    for (const { claim } of [...this.#held.values()]) await this.release(claim.vbd);
   }
 
-  async #use(path: string, options: OpenOptions, vbd: VbdId): Promise<User> {
-    const identity = await identityOf(path);
-    const shared = options.shared || (await this.#sharedWith(path, identity, options.readOnly, vbd));
-    const device = await this.#open(path, { ...options, shared, user: vbd.domid * 2 ** 32 + vbd.devid }, vbd);
-    const user = { vbd, identity, path, readOnly: options.readOnly, device };
-    this.#users.add(user);
-    // Whoever has the device closes it; that is when it is free.
-    const close = device.close.bind(device);
-    device.close = () => close().finally(() => this.#users.delete(user));
-    return user;
+  async #use(path: string, options: OpenOptions, vbd: VbdId): Promise<Held> {
+    const claim = { vbd, identity: await identityOf(path), path, readOnly: options.readOnly };
+    // Before it is opened: a server lets two in that come at the same time.
+    this.#claims.add(claim);
+    try {
+      const shared = options.shared || (await this.#sharedWith(claim));
+      const user = vbd.domid * 2 ** 32 + vbd.devid;
+      const device = await this.#open(path, { ...options, shared, user }, vbd);
+      // Whoever has the device closes it; that is when it is free.
+      const close = device.close.bind(device);
+      device.close = () => close().finally(() => this.#claims.delete(claim));
+      return { claim, device };
+    } catch (error) {
+      this.#claims.delete(claim);
+      throw error;
+    }
   }
 
   /** True when the same machine has the store already. Throws EBUSY when another one is in the way. */
-  async #sharedWith(path: string, identity: string, readOnly: boolean, vbd: VbdId): Promise<boolean> {
+  async #sharedWith(claim: Claim): Promise<boolean> {
+    if (claim.identity === "") return false;
     let same = false;
-    for (const user of this.#users) {
-      if (user.identity !== identity || (readOnly && user.readOnly)) continue;
-      if (!(await this.#sameMachine(user.vbd.domid, vbd.domid))) throw inUse(path, user);
+    for (const other of this.#claims) {
+      // Those behind it came later, and see it.
+      if (other === claim) break;
+      if (other.identity !== claim.identity || (claim.readOnly && other.readOnly)) continue;
+      if (!(await this.#sameMachine(other.vbd.domid, claim.vbd.domid))) throw inUse(claim.path, other);
       same = true;
     }
     return same;
@@ -98,7 +114,7 @@ export class Stores {
   }
 }
 
-function inUse(path: string, user: User): DeviceError {
-  const name = `${vbdName(user.vbd)}, a disk of domain ${user.vbd.domid}`;
+function inUse(path: string, { vbd }: Claim): DeviceError {
+  const name = `${vbdName(vbd)}, a disk of domain ${vbd.domid}`;
   return new DeviceError(constants.errno.EBUSY, path, `in use by ${name}; detach it there first`);
 }

@@ -1,5 +1,5 @@
 /** Opening whatever a disk specification's target names. */
-import { stat } from "node:fs/promises";
+import { realpath, stat } from "node:fs/promises";
 import { constants } from "node:os";
 import type { BlockDevice } from "./device.js";
 import { openHelped } from "./helper/open.js";
@@ -32,10 +32,15 @@ export async function identityOf(target: string): Promise<string> {
     if (source?.kind === "raw" || source?.kind === "image") return await fileIdentity(source.path);
     if (source?.kind !== "nbd") return target;
     const { socket, host, port, exportName } = parseNbdUri(target);
-    return `${socket === null ? `tcp ${host}:${port}` : await fileIdentity(socket)} export ${exportName}`;
+    return `${socket === null ? `tcp ${host}:${port}` : await socketIdentity(socket)} export ${exportName}`;
   } catch {
     return "";
   }
+}
+
+/** By name: a server that is started again makes another socket there, and serves the same. */
+async function socketIdentity(path: string): Promise<string> {
+  return `unix ${await realpath(path).catch(() => path)}`;
 }
 
 async function fileIdentity(path: string): Promise<string> {

@@ -1,11 +1,23 @@
 /** Helpers other than for image files, and what a helper may do wrong. */
 import assert from "node:assert/strict";
-import { chmodSync, readdirSync, readFileSync, writeFileSync } from "node:fs";
+import { execFileSync } from "node:child_process";
+import {
+  chmodSync,
+  closeSync,
+  openSync,
+  readdirSync,
+  readFileSync,
+  readlinkSync,
+  writeFileSync,
+  writeSync,
+} from "node:fs";
 import { createServer } from "node:http";
 import type { AddressInfo } from "node:net";
 import { tmpdir } from "node:os";
+import { join } from "node:path";
 import { type TestContext, test } from "node:test";
 import { commandFor } from "../../host/storage/helper/command.js";
+import { openHelped } from "../../host/storage/helper/open.js";
 import { Helper } from "../../host/storage/helper/process.js";
 import { parseSource } from "../../host/storage/source.js";
 import { World } from "../cli/world.js";
@@ -59,6 +71,49 @@ test("the command line of a helper", () => {
     /^nbdkit .*--exit-with-parent .*--readonly .* curl url=https:\/\/h\/i\?a=b c$/,
   );
 });
+
+withProgram("qemu-nbd", "a guest cannot make its fixed VHD an image with a base of its choice", async (t) => {
+  const root = directory(t);
+  const at = (name: string): string => join(root, name);
+  execFileSync("qemu-img", ["create", "-q", "-f", "raw", at("secret.img"), "1M"]);
+  execFileSync("qemu-img", [
+    "create",
+    "-q",
+    "-f",
+    "qcow2",
+    "-b",
+    at("secret.img"),
+    "-F",
+    "raw",
+    at("header"),
+    "8M",
+  ]);
+  const fixed = ["-o", "subformat=fixed,force_size=on"];
+  execFileSync("qemu-img", ["create", "-q", "-f", "vpc", ...fixed, at("disk.vhd"), "8M"]);
+  const written = readFileSync(at("header"));
+  const fd = openSync(at("disk.vhd"), "r+");
+  writeSync(fd, written, 0, written.length, 0);
+  closeSync(fd);
+  const source = { kind: "image", format: "vhd", path: at("disk.vhd") } as const;
+  const device = await openHelped(at("disk.vhd"), source, { readOnly: false, warn: () => {} });
+  t.after(() => device.close());
+  assert.match(device.through, /: vpc \S+disk\.vhd$/);
+  assert.deepEqual(
+    readdirSync("/proc/self/fd")
+      .map(targetOf)
+      .filter((path) => path === at("secret.img")),
+    [],
+  );
+});
+
+/** What a descriptor of ours is; "" of one that is gone. */
+function targetOf(fd: string): string {
+  try {
+    return readlinkSync(`/proc/self/fd/${fd}`);
+  } catch {
+    return "";
+  }
+}
 
 /** A helper that is a shell script. */
 function script(t: TestContext, text: string): { start: () => Helper; lines: string[] } {

@@ -25,6 +25,19 @@ test("pieces that overlap, are empty or out of bounds are refused, and change no
   assert.ok(coverage.complete);
 });
 
+test("a read in too many pieces with holes between them is refused; in order it may have any number", () => {
+  const coverage = new Coverage(100_000);
+  for (let at = 0; at < 4096; at++) assert.ok(coverage.add(at * 3, 1), `piece ${at}`);
+  assert.ok(!coverage.add(50_000, 1));
+  assert.ok(coverage.add(1, 1), "beside another");
+  const inOrder = new Coverage(100_000);
+  for (let at = 0; at < 100_000; at += 10) assert.ok(inOrder.add(at, 10));
+  assert.ok(inOrder.complete);
+  const backwards = new Coverage(100_000);
+  for (let at = 100_000 - 10; at >= 0; at -= 10) assert.ok(backwards.add(at, 10));
+  assert.ok(backwards.complete);
+});
+
 test("it agrees with a bitmap, whatever comes", () => {
   let seed = 7;
   const random = (below: number): number => {

@@ -29,6 +29,9 @@ async function open(
 ): Promise<Opened> {
   const disk = pattern(SIZE);
   const lines: string[] = [];
+  let device: NbdDevice | null = null;
+  // While its server is there.
+  t.after(() => device?.close());
   const server = await scripted(t, async (peer, connection) => {
     const offered = offer(connection);
     if (offered === null) return void peer.socket.destroy();
@@ -36,8 +39,7 @@ async function open(
     await honest(peer, disk, (asked) => evil(peer, asked, connection));
   });
   const warn = (line: string): void => void lines.push(line);
-  const device = await openNbd(server.uri, { readOnly: false, warn, patience });
-  t.after(() => device.close());
+  device = await openNbd(server.uri, { readOnly: false, warn, patience });
   return { device, server, lines, disk };
 }
 
@@ -297,6 +299,137 @@ test("when that cannot be written again, nothing more is written", LIMIT, async 
   assert.match(lines.join("\n"), /a write that was acknowledged cannot be done again/);
 });
 
+test(
+  "a flush that was under way when data were lost fails, though the next server flushes",
+  LIMIT,
+  async (t) => {
+    const { device } = await open(t, (peer, { command, cookie }, connection) => {
+      if (connection === 0 && command === CMD.flush) return leave(peer);
+      if (connection === 0 || command !== CMD.write) return false;
+      peer.simple(cookie, 28);
+      return true;
+    });
+    await write(device, 0, scatter(512));
+    const { result, error } = await flush(device);
+    assert.equal(result, Result.Failure);
+    assert.match(error?.message ?? "", /ENOSPC/);
+  },
+);
+
+test("of two flushes under way, the second does not succeed when the first has failed", LIMIT, async (t) => {
+  const cookies: bigint[] = [];
+  const { device } = await open(t, (peer, { command, cookie }) => {
+    if (command !== CMD.flush) return false;
+    cookies.push(cookie);
+    if (cookies.length === 2) {
+      peer.simple(cookies[0], 5);
+      peer.simple(cookies[1]);
+    }
+    return true;
+  });
+  await write(device, 0, scatter(512));
+  const outcomes = await Promise.all([flush(device), flush(device)]);
+  assert.deepEqual(
+    outcomes.map(({ result }) => result),
+    [Result.Failure, Result.Failure],
+  );
+});
+
+test(
+  "what is not flushed when the disk is closed is flushed, also over another connection",
+  LIMIT,
+  async (t) => {
+    const order: [number, number][] = [];
+    const { device } = await open(t, (peer, { command }, connection) => {
+      order.push([connection, command]);
+      return connection === 0 && command === CMD.flush && leave(peer);
+    });
+    await write(device, 0, scatter(512));
+    await device.close();
+    assert.equal(device.flushErrno, 0);
+    assert.deepEqual(order, [
+      [0, CMD.write],
+      [0, CMD.flush],
+      [1, CMD.write],
+      [1, CMD.flush],
+    ]);
+  },
+);
+
+test(
+  "a last flush that is refused, or not answered in time, is a flush that has failed",
+  LIMIT,
+  async (t) => {
+    for (const answer of [(peer: Peer, { cookie }: Asked) => peer.simple(cookie, 28), () => {}]) {
+      const { device, lines } = await open(
+        t,
+        (peer, asked) => {
+          if (asked.command !== CMD.flush) return false;
+          answer(peer, asked);
+          return true;
+        },
+        { reconnectMs: 300 },
+      );
+      await write(device, 0, scatter(512));
+      await device.close();
+      assert.notEqual(device.flushErrno, 0);
+      assert.match(lines.at(-1) ?? "", /what was written last cannot be flushed/);
+    }
+  },
+);
+
+test("writing again may take longer than a request waits, while the server answers", LIMIT, async (t) => {
+  const { device } = await open(
+    t,
+    async (peer, { command }, connection) => {
+      if (connection > 0 && command === CMD.write) await pause(150);
+      return connection === 0 && command === CMD.read && leave(peer);
+    },
+    { reconnectMs: 600 },
+  );
+  for (let i = 0; i < 8; i++) await write(device, i * 512, scatter(512));
+  await read(device, 0, scatter(512));
+  await until("there is another connection", () => device.trouble === null);
+});
+
+test(
+  "rubbish in one segment with the handshake's end, or with the last reply of writes again, breaks it",
+  LIMIT,
+  async (t) => {
+    const both = (peer: Peer, say: () => void): void => {
+      peer.socket.cork();
+      say();
+      peer.say(Buffer.alloc(64, 1));
+      peer.socket.uncork();
+    };
+    const connections: number[] = [];
+    const lines: string[] = [];
+    let device: NbdDevice | null = null;
+    t.after(() => device?.close());
+    const server = await scripted(t, async (peer, connection) => {
+      const answer = peer.answer.bind(peer);
+      peer.answer = (option, type, data) => {
+        if ((connection === 0 || connection === 2) && option === 7 && type === 1)
+          both(peer, () => answer(option, type, data));
+        else answer(option, type, data);
+      };
+      await peer.handshake({ size: SIZE });
+      await honest(peer, pattern(SIZE), ({ command, cookie }) => {
+        connections.push(connection);
+        if (connection === 1 && command === CMD.read) return leave(peer);
+        if (connection !== 3 || command !== CMD.write) return false;
+        both(peer, () => peer.simple(cookie));
+        return true;
+      });
+    });
+    device = await openNbd(server.uri, { readOnly: false, warn: (line) => void lines.push(line) });
+    assert.equal((await write(device, 0, scatter(512))).result, Result.Success);
+    assert.equal((await read(device, 0, scatter(512))).result, Result.Success);
+    assert.deepEqual(connections, [1, 1, 3, 4, 4], lines.join("\n"));
+    assert.equal(lines.filter((line) => /connected again/.test(line)).length, 2, lines.join("\n"));
+  },
+);
+
 test("a server that stalls while that is written again does not keep others waiting", LIMIT, async (t) => {
   let stalls = true;
   const { device } = await open(
@@ -357,7 +490,7 @@ test("a write that is answered before it is sent is done when it is sent", LIMIT
     peer.simple(header.readBigUInt64BE(8));
     resume = () => peer.socket.removeAllListeners("data").resume();
   });
-  const device = await openNbd(uri, { readOnly: false, warn: () => {} });
+  const device = await openNbd(uri, { readOnly: false, warn: () => {}, patience: { reconnectMs: 300 } });
   t.after(() => device.close());
   let ended = false;
   const written = write(device, 0, scatter(16 * MIB)).then(({ result }) => {

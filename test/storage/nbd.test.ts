@@ -41,10 +41,12 @@ export async function open(
   options: Partial<NbdOptions> = {},
 ): Promise<{ device: NbdDevice; lines: string[] }> {
   const lines: string[] = [];
+  let device: NbdDevice | null = null;
+  // While its server is there.
+  t.after(() => device?.close());
   const { uri } = await scripted(t, script);
   const warn = (line: string): void => void lines.push(line);
-  const device = await openNbd(uri, { readOnly: false, warn, ...options });
-  t.after(() => device.close());
+  device = await openNbd(uri, { readOnly: false, warn, ...options });
   return { device, lines };
 }
 

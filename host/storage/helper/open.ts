@@ -12,6 +12,7 @@ import type { NbdDevice } from "../nbd/device.js";
 import type { Line } from "../nbd/negotiate.js";
 import { type NbdOptions, openExport } from "../nbd/open.js";
 import { DeviceError, openStore } from "../open.js";
+import { IMAGE_FORMATS } from "../source.js";
 import { commandFor, findProgram, type HelpedSource } from "./command.js";
 import { Helper } from "./process.js";
 
@@ -39,7 +40,7 @@ export async function openHelped(
       "a web server's file is read-only; attach it read-only",
     );
   }
-  const chain = source.kind === "image" ? await openChain(source.path, readOnly, shared) : null;
+  const chain = source.kind === "image" ? await openChain(source, readOnly, shared) : null;
   let helper: Helper | null = null;
   const log = (line: string): void => warn(`${name}: ${line}`);
   const dial = async (): Promise<Line> => {
@@ -74,6 +75,8 @@ export async function openHelped(
   return device;
 }
 
+type ImageSource = Extract<HelpedSource, { kind: "image" }>;
+
 interface ImageInfo {
   readonly filename: string;
   readonly format: string;
@@ -89,10 +92,10 @@ interface Chain {
  * Looks at an image and those that it is based on. Rejects with a DeviceError that says what is wrong with a file, or who has
  * it. The image itself is for the helper to lock. Its bases we lock, until they are closed: to QEMU, others may write them.
  */
-async function openChain(path: string, readOnly: boolean, shared: boolean): Promise<Chain> {
+async function openChain({ path, format }: ImageSource, readOnly: boolean, shared: boolean): Promise<Chain> {
   const { fd } = await openStore(path, { readOnly, shared, warn: () => {} });
   await closeFile(fd);
-  const images = await chainOf(path);
+  const images = await chainOf(path, IMAGE_FORMATS[format]);
   const description = images.map(({ filename, format }) => `${format} ${filename}`).join(", over ");
   const bases: number[] = [];
   const close = async (): Promise<void> => {
@@ -110,12 +113,15 @@ async function openChain(path: string, readOnly: boolean, shared: boolean): Prom
   return { description: description && `: ${description}`, close };
 }
 
-/** The image first; none where it cannot be told. */
-async function chainOf(path: string): Promise<ImageInfo[]> {
+/**
+ * The image first; none where it cannot be told. QEMU must not guess the image's format: in a fixed VHD the first sector is
+ * the guest's, who could make it the header of an image with bases of his choice.
+ */
+async function chainOf(path: string, driver: string): Promise<ImageInfo[]> {
   const qemuImg = findProgram("qemu-img");
   if (qemuImg === null) return [];
   try {
-    const args = ["info", "--force-share", "--backing-chain", "--output=json", "--", path];
+    const args = ["info", "-f", driver, "--force-share", "--backing-chain", "--output=json", "--", path];
     const { stdout } = await run(qemuImg, args, { timeout: INFO_MS });
     return JSON.parse(stdout) as ImageInfo[];
   } catch {

@@ -10,7 +10,7 @@ import { makeRequest, type Request, slice } from "./request.js";
 import type { Session } from "./session.js";
 import { MOST_UNFLUSHED_BYTES, Unflushed } from "./unflushed.js";
 
-const { EROFS, EOPNOTSUPP } = constants.errno;
+const { EIO, EROFS, EOPNOTSUPP } = constants.errno;
 const LARGEST_SECTOR = 4096;
 /** Of one trim: the wire's 32 bits, in any blocks. */
 const LONGEST_TRIM = 1 << 30;
@@ -146,9 +146,10 @@ export class NbdDevice implements BlockDevice {
     const mark = this.#unflushed.mark();
     const counted = this.#counted("flush", 0, 0, done);
     this.#send({ command: Command.flush, flags: 0, position: 0, length: 0, views: [] }, (errno, message) => {
-      if (errno === 0) this.#unflushed.forget(mark);
-      else this.flushErrno ||= errno;
-      counted(errno, message);
+      // One that was sent again, or beside another that failed, may succeed although data are lost.
+      this.flushErrno ||= errno;
+      if (this.flushErrno === 0) this.#unflushed.forget(mark);
+      counted(errno || this.flushErrno, message);
       this.#releaseHeld();
     });
   }
@@ -185,8 +186,24 @@ export class NbdDevice implements BlockDevice {
 
   async #close(): Promise<void> {
     if (this.#underWay > 0) await new Promise<void>((resolve) => (this.#drained = resolve));
+    await this.#flushLast();
     await this.#link.close();
     await this.#options.release?.();
+  }
+
+  /** The copies go with us, and the guest may go on under another process. */
+  async #flushLast(): Promise<void> {
+    if (this.#unflushed.bytes === 0 || this.flushErrno !== 0) return;
+    let timer: NodeJS.Timeout | null = null;
+    const ended = await Promise.race([
+      new Promise<boolean>((resolve) => this.#flush(() => resolve(true))),
+      new Promise<boolean>((resolve) => {
+        timer = setTimeout(resolve, this.#options.reconnectMs, false);
+      }),
+    ]);
+    if (timer) clearTimeout(timer);
+    if (!ended) this.flushErrno ||= EIO;
+    if (this.flushErrno !== 0) this.#options.log("what was written last cannot be flushed; it may be lost");
   }
 
   get #flushes(): boolean {

@@ -109,7 +109,7 @@ export class Link {
 
   /** Tries again and again, with pauses, as long as the device is open. */
   async #reconnect(): Promise<void> {
-    const { dial, objection, restore, reconnectMs, log } = this.#options;
+    const { dial, objection, log } = this.#options;
     while (!this.#closed) {
       let session: Session | null = null;
       try {
@@ -128,11 +128,7 @@ export class Link {
         const why = objection(line.exported);
         if (why !== null) throw new Error(why);
         this.#wake = () => lose(new Error("the disk is closed"));
-        const timer = setTimeout(
-          () => lose(new Error("the server stalls while writes are done again")),
-          reconnectMs,
-        );
-        await restore(session, broken).finally(() => clearTimeout(timer));
+        await this.#restore(session, broken, lose);
         if (this.#closed) throw new Error("the disk is closed");
         this.#lost = null;
         this.#session = session;
@@ -141,9 +137,22 @@ export class Link {
         return;
       } catch (error) {
         session?.end();
+        // A server that does not hang up must not cost a descriptor for each attempt.
+        void session?.closed(GOODBYE_MS);
         if (this.#lost) this.#lost.why = (error as Error).message;
       }
     }
+  }
+
+  /** It may take long, but the server must say something now and then. Rejects when the session is broken at its end, too. */
+  async #restore(session: Session, broken: Promise<never>, lose: (error: Error) => void): Promise<void> {
+    const { restore, reconnectMs } = this.#options;
+    const look = (): void => {
+      if (session.silence >= reconnectMs) lose(new Error("the server stalls while writes are done again"));
+    };
+    const timer = setInterval(look, Math.min(1000, Math.max(reconnectMs / 4, 10)));
+    await restore(session, broken).finally(() => clearInterval(timer));
+    await Promise.race([broken, null]);
   }
 
   async #pause(): Promise<void> {

@@ -51,7 +51,8 @@ export class Session {
     });
     socket.on("close", () => this.#break(cause ?? new Error("the server closed the connection")));
     receiver.onExcess = () => this.#break(new Error("the server floods the connection"));
-    receiver.take(this.#short, this.#onReply);
+    // Its owner has it before it may break of what has come already.
+    queueMicrotask(() => this.#next());
   }
 
   get underWay(): number {
