@@ -26,8 +26,8 @@ for (const [i, way] of WAYS.slice(0, 2).entries()) {
 }
 
 for (const [i, victim] of (["guest", "both"] as const).entries()) {
-  test(`killed six times: ${victim}; nothing is left, and the next guest is served`, LIMIT, async () => {
-    await playVictims(victim, WAYS[i], 6, 200 + i);
+  test(`killed twelve times: ${victim}; nothing is left, and the next guest is served`, LIMIT, async () => {
+    await playVictims(victim, WAYS[i], 12, 200 + i);
   });
 }
 
