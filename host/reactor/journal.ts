@@ -13,6 +13,8 @@ export const JOURNAL_BYTES = abi.JOURNAL_END - abi.JOURNAL;
 const FLUSH_ERRNO = abi.JOURNAL_HOST;
 /** f64: milliseconds of the machine's monotonic clock when the ring was handed over; 0 when it was not. */
 const HANDED_OVER = abi.JOURNAL_HOST + 8;
+/** u32: 1 when all that was sent to the ring's disk is answered, and the disk closed; 0 while it is served, and after a kill. */
+const SETTLED = abi.JOURNAL_HOST + 16;
 
 /** What is on a file before it is mapped. */
 export interface JournalHeader {
@@ -114,6 +116,37 @@ export class RingJournal {
 
   set handedOver(milliseconds: number) {
     writeSync(this.#fd, new Float64Array([milliseconds]), 0, 8, HANDED_OVER - abi.JOURNAL);
+  }
+
+  /** Whether the process before has waited for all that it had sent to the ring's disk. */
+  get settled(): boolean {
+    return new Uint32Array(this.#read(SETTLED, 4))[0] !== 0;
+  }
+
+  /** To be called before a ring is begun again: whoever comes next must not take what we say for what was said to us. */
+  unsettle(): void {
+    this.handedOver = 0;
+    writeSync(this.#fd, new Uint32Array([0]), 0, 4, SETTLED - abi.JOURNAL);
+  }
+
+  /**
+   * To be called when the ring is detached, and so the journal released, and its disk is closed; `flushErrno` is the disk's.
+   * A file that is gone stays so.
+   */
+  settle(flushErrno: number): void {
+    let fd: number;
+    try {
+      fd = openSync(this.path, "r+");
+    } catch (error) {
+      if ((error as NodeJS.ErrnoException).code === "ENOENT") return;
+      throw error;
+    }
+    try {
+      if (flushErrno !== 0) writeSync(fd, new Uint32Array([flushErrno]), 0, 4, FLUSH_ERRNO - abi.JOURNAL);
+      writeSync(fd, new Uint32Array([1]), 0, 4, SETTLED - abi.JOURNAL);
+    } finally {
+      closeSync(fd);
+    }
   }
 
   /** Takes the pages out of the memory, which gets zeros there, and lets the file go, which stays. */

@@ -42,6 +42,8 @@ export interface Orphan {
   readonly flushErrno: number;
   /** When it was handed over, by {@link monotonicMs}; 0 when the process was killed. */
   readonly since: number;
+  /** The process before has waited for all that it had sent to the store, and closed it. */
+  readonly settled: boolean;
 }
 
 export class Adoption {
@@ -102,9 +104,9 @@ export class Adoption {
     );
     const flushErrno = Math.max(0, ...rings.map((journal) => journal.flushErrno));
     const since = Math.max(0, ...rings.map((journal) => journal.handedOver));
-    // Whoever comes next must not take that for the moment at which we were killed.
-    for (const journal of rings) journal.handedOver = 0;
-    return { config, beginnings, told, flushErrno, since };
+    // A ring without a journal says nothing.
+    const settled = rings.length === beginnings.length && rings.every((journal) => journal.settled);
+    return { config, beginnings, told, flushErrno, since, settled };
   }
 
   async identities(config: FrontendConfig): Promise<Buffer[]> {
@@ -119,13 +121,13 @@ export class Adoption {
 }
 
 /**
- * Why a store cannot be gone on with: the process before was killed, and nobody can tell when a server has ended the last
- * write that it was sent. Done after newer ones, it would spoil them. One that handed over has waited for all its answers.
+ * Why a store cannot be gone on with: the process before did not live to see all its answers, and nobody can tell when a
+ * server has ended the last write that it was sent. Done after newer ones, it would spoil them.
  */
-export function fenceMissing(device: BlockDevice, { since }: Orphan): RingError | null {
-  if (device.fenced !== false || device.readOnly || since > 0) return null;
+export function fenceMissing(device: BlockDevice, { settled }: Orphan): RingError | null {
+  if (device.fenced !== false || device.readOnly || settled) return null;
   return new RingError(
-    `${device.name}: the daemon before was killed, and the server may still carry out its writes; the disk is closed`,
+    `${device.name}: the daemon before was killed or cut short, and the server may still carry out its writes; the disk is closed`,
   );
 }
 

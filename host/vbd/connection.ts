@@ -142,12 +142,16 @@ export class Connection {
     for (const { journal } of this.#beginnings) if (journal) journal.handedOver = monotonicMs();
   }
 
-  /** Waits for what is in flight and lets go of everything, even where that goes wrong; rejects then, at the end. */
+  /**
+   * Waits for what is in flight and lets go of everything, even where that goes wrong; rejects then, at the end. Where it goes
+   * well, the journals say so: whoever goes on with the rings need not fear an old write.
+   */
   async close(): Promise<void> {
     this.#closing = true;
     const outcomes = await Promise.allSettled(this.#rings.map((ring) => ring.detach()));
     await this.device.close();
     for (const outcome of outcomes) if (outcome.status === "rejected") throw outcome.reason;
+    for (const { journal } of this.#beginnings) journal?.settle(this.device.flushErrno ?? 0);
   }
 }
 

@@ -109,6 +109,7 @@ export class Connector {
       throw objection;
     }
     inheritFlushErrno(device, flushErrno);
+    for (const { journal } of beginnings) journal?.unsettle();
     const connection = await this.#open(keys, { features, config, beginnings, device });
     if (since > 0) connection.handoverMs = monotonicMs() - since;
     this.adoption.end();

@@ -182,9 +182,62 @@ withProgram(
     await second.ended;
     const third = world.start("serve");
     await eventually(
-      () => /daemon before was killed, and the server may still carry out/.test(third.stderr),
+      () => /daemon before was killed or cut short, and the server may still carry out/.test(third.stderr),
       "it is closed",
     );
+    assert.notEqual((await guest.outcome()).status, 0);
+  },
+);
+
+withProgram(
+  "qemu-nbd",
+  "a disk that was handed over waits for its server, over any number of daemons",
+  async (t) => {
+    const world = await World.start(t);
+    const image = world.image("disk.raw", SIZE);
+    const socket = world.scene.path("nbd.sock");
+    const server = await qemuNbd(world, image, socket);
+    (await world.run("attach", "1", `vdev=xvda,target=nbd+unix:///?socket=${socket}`)).expect(0);
+    const guest = work(world, 1_000_000);
+    await guest.until(/"progress"/);
+    world.daemon.process.kill("SIGTERM");
+    (await world.daemon.outcome()).expect(0);
+    server.process.kill("SIGTERM");
+    await server.ended;
+    rmSync(socket, { force: true });
+
+    const second = world.start("serve");
+    await eventually(() => /there is no .*nbd\.sock|nobody listens at/.test(second.stderr), "it tries");
+    second.process.kill("SIGTERM");
+    (await second.outcome()).expect(0);
+    await qemuNbd(world, image, socket);
+    const third = world.start("serve");
+    await eventually(() => /taken over after a pause/.test(third.stderr), "the third daemon takes over");
+    const done = guest.stdout.length;
+    await eventually(() => guest.stdout.length > done, "the guest goes on");
+  },
+);
+
+withProgram(
+  "qemu-nbd",
+  "a daemon that is cut short while its server owes answers leaves the disk closed",
+  async (t) => {
+    const world = await World.start(t, "--drain-timeout", "1");
+    const image = world.image("disk.raw", SIZE);
+    const socket = world.scene.path("nbd.sock");
+    const server = await qemuNbd(world, image, socket);
+    (await world.run("attach", "1", `vdev=xvda,target=nbd+unix:///?socket=${socket}`)).expect(0);
+    const guest = work(world, 1_000_000);
+    await guest.until(/"progress"/);
+    server.process.kill("SIGSTOP");
+    try {
+      world.daemon.process.kill("SIGTERM");
+      await world.daemon.ended;
+    } finally {
+      server.process.kill("SIGCONT");
+    }
+    const second = world.start("serve");
+    await eventually(() => /daemon before was killed or cut short/.test(second.stderr), "it is closed");
     assert.notEqual((await guest.outcome()).status, 0);
   },
 );
