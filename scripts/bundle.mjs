@@ -1,5 +1,6 @@
 // Writes build/host/bundle, what bin/xbdback.mjs runs: each thread's modules in a few files. Guests wait while a daemon
 // starts, and to load a hundred small modules takes longer than all the rest.
+import { createHash } from "node:crypto";
 import { existsSync, mkdirSync, readdirSync, readFileSync, rmSync, writeFileSync } from "node:fs";
 import { basename, dirname, join } from "node:path";
 import { fileURLToPath } from "node:url";
@@ -15,6 +16,19 @@ const ENTRIES = {
   worker: join(compiled, "reactor/worker.js"),
   spare: join(compiled, "reactor/spare.js"),
 };
+
+/** See host/reactor/build.ts. */
+const BUILD = "@BUILD@";
+
+/** What the files are to contain, with the hash of all of them and the core's in its place. */
+function named(outputFiles) {
+  const hash = createHash("sha256").update(readFileSync(join(root, "build/blkif.wasm")));
+  for (const { text } of outputFiles) hash.update(text);
+  const name = hash.digest("hex").slice(0, 16);
+  const files = outputFiles.map(({ path, text }) => ({ path, text: text.replace(BUILD, name) }));
+  if (files.every(({ text }, i) => text === outputFiles[i].text)) throw new Error(`no module has ${BUILD}`);
+  return files;
+}
 
 export async function writeBundle() {
   const { outputFiles } = await build({
@@ -35,7 +49,7 @@ export async function writeBundle() {
     logLevel: "warning",
   });
   mkdirSync(directory, { recursive: true });
-  for (const { path, text } of outputFiles) {
+  for (const { path, text } of named(outputFiles)) {
     if (!existsSync(path) || readFileSync(path, "utf8") !== text) writeFileSync(path, text);
   }
   const written = new Set(outputFiles.map(({ path }) => basename(path)));

@@ -11,6 +11,8 @@ export type EngineName = "io_uring" | "libuv";
 
 /** What a reactor thread is started with. */
 export interface ReactorSettings {
+  /** BUILD of the main thread: the thread does not start if its own is another. */
+  readonly build: string;
   readonly platform: Platform;
   /** "auto": io_uring where that is to be had. */
   readonly engine: EngineName | "auto";

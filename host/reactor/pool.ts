@@ -1,4 +1,5 @@
 /** Serves rings in reactor threads, each ring in the one that has the fewest; other disks' rings in this thread. */
+import { coreModule } from "../core/load.js";
 import { openDomain, type Platform } from "../platform/platform.js";
 import { LocalRingHost } from "./local.js";
 import type { EngineName, ReactorSettings } from "./messages.js";
@@ -26,6 +27,8 @@ export class ReactorPool implements RingHost {
   #local: Promise<{ host: LocalRingHost; close: () => Promise<void> }> | null = null;
   #localPages = (): number => 0;
   #told = false;
+  /** A thread could not start: those that are there serve. */
+  #complete = false;
 
   private constructor(options: PoolOptions) {
     this.#options = options;
@@ -34,7 +37,10 @@ export class ReactorPool implements RingHost {
   /** Starts the first thread. Rejects when that cannot be. */
   static async start(options: PoolOptions): Promise<ReactorPool> {
     const pool = new ReactorPool(options);
-    await pool.#add().started;
+    const first = pool.#add();
+    // Rings in this thread, too, have the core of this release, whatever lies there when they come.
+    coreModule();
+    await first.started;
     return pool;
   }
 
@@ -57,12 +63,22 @@ export class ReactorPool implements RingHost {
   async attach(options: AttachOptions): Promise<AttachedRing> {
     const { device } = options;
     if (device.store === undefined) return (await this.#here()).attach(options);
-    return this.#choose().attach(options, {
-      store: device.store,
+    const { store } = device;
+    const disk = {
+      store,
       get size() {
         return device.size;
       },
-    });
+    };
+    for (;;) {
+      const thread = this.#choose();
+      try {
+        return await thread.attach(options, disk);
+      } catch (error) {
+        const there = this.#members.length === 0 || this.#members.some((member) => member.thread === thread);
+        if (there) throw error;
+      }
+    }
   }
 
   async answers(): Promise<void> {
@@ -78,7 +94,7 @@ export class ReactorPool implements RingHost {
   #choose(): ReactorThread {
     const threads = this.#members.map(({ thread }) => thread);
     const least = threads.reduce((a, b) => (b.rings < a.rings ? b : a));
-    if (least.rings === 0 || threads.length >= this.#options.reactors) return least;
+    if (least.rings === 0 || this.#complete || threads.length >= this.#options.reactors) return least;
     return this.#add();
   }
 
@@ -94,10 +110,19 @@ export class ReactorPool implements RingHost {
         this.#told = true;
         log(`xbdback: no io_uring here (${started.missing}): I/O goes through libuv's thread pool`);
       },
-      // Whoever waits for it hears why.
-      () => this.#members.splice(this.#members.indexOf(member), 1),
+      (error: Error) => this.#doWithout(member, error),
     );
     return thread;
+  }
+
+  /** A thread could not start. Whoever waits for the first one hears why. */
+  #doWithout(member: Member, { message }: Error): void {
+    this.#members.splice(this.#members.indexOf(member), 1);
+    if (this.#members.length === 0 || this.#complete) return;
+    this.#complete = true;
+    this.#options.log(
+      `xbdback: no more reactor threads (${message}): rings go to those there are; \`xbdback upgrade\` starts anew`,
+    );
   }
 
   async #here(): Promise<LocalRingHost> {

@@ -5,6 +5,7 @@ import type { Counters } from "../core/blkif.js";
 import { readCounters, readInflight } from "../core/blkif.js";
 import { eventFd, signalEventFd } from "../platform/libc.js";
 import type { RawDevice, Store } from "../storage/raw.js";
+import { BUILD } from "./build.js";
 import { type Latency, readLatency } from "./latency.js";
 import { returnMemory, takeMemory } from "./memory-pool.js";
 import {
@@ -44,13 +45,16 @@ export class ReactorThread {
   readonly #atExit = (): void => this.#wakeToStop();
 
   /** `onFailure` is called once if the thread ends by itself; every ring of it is lost then. */
-  constructor(settings: Omit<ReactorSettings, "wakeFd" | "shared">, onFailure: (error: Error) => void) {
+  constructor(
+    settings: Omit<ReactorSettings, "build" | "wakeFd" | "shared">,
+    onFailure: (error: Error) => void,
+  ) {
     const shared = new SharedArrayBuffer(SharedState.BYTES);
     this.#shared = new SharedState(shared);
     this.#onFailure = onFailure;
     const { worker, begin } = takeThread();
     this.#worker = worker;
-    begin({ ...settings, wakeFd: this.#wakeFd, shared });
+    begin({ ...settings, build: BUILD, wakeFd: this.#wakeFd, shared });
     process.on("exit", this.#atExit);
     let refuse: (error: Error) => void = () => {};
     this.started = new Promise((resolve, reject) => {
@@ -87,13 +91,28 @@ export class ReactorThread {
     options: AttachOptions,
     device: Pick<RawDevice, "size"> & { store: Store },
   ): Promise<AttachedRing> {
-    const { config, ringRefs, remotePort, start, journal, onHalt, onError } = options;
+    const { onHalt, onError } = options;
     const number = this.#nextRing++;
-    const memory = takeMemory(journal);
     this.rings++;
     this.#listeners.set(number, { onHalt, onError });
     try {
+      // Where it cannot start, another may take the ring: the journal is not touched.
       await this.started;
+      return await this.#attach(number, options, device);
+    } catch (error) {
+      this.#forget(number);
+      throw error;
+    }
+  }
+
+  async #attach(
+    number: number,
+    options: AttachOptions,
+    device: Pick<RawDevice, "size"> & { store: Store },
+  ): Promise<AttachedRing> {
+    const { config, ringRefs, remotePort, start, journal } = options;
+    const memory = takeMemory(journal);
+    try {
       const port = await this.#ask({
         op: "attach",
         ring: number,
@@ -135,7 +154,6 @@ export class ReactorThread {
         },
       };
     } catch (error) {
-      this.#forget(number);
       if (!this.#ended) returnMemory(memory, journal);
       throw error;
     }

@@ -10,6 +10,7 @@ import type { IoEngine } from "../storage/engine.js";
 import { libuvEngine } from "../storage/libuv.js";
 import type { RawDevice } from "../storage/raw.js";
 import { UringEngine } from "../storage/uring/engine.js";
+import { BUILD } from "./build.js";
 import { DeviceQueue } from "./device-queue.js";
 import { Disks } from "./disks.js";
 import { EventLoopDriver } from "./event-loop.js";
@@ -40,6 +41,8 @@ begin.close();
 // Not wanted after all. This ends the thread.
 if (given === null) process.exit();
 const settings: ReactorSettings = given;
+if (settings.build !== BUILD)
+  throw new Error("xbdback was replaced by another release since this process began");
 const shared = new SharedState(settings.shared);
 const say = (said: Said): void => port.postMessage(said);
 
