@@ -106,6 +106,38 @@ withProgram("qemu-nbd", "a guest cannot make its fixed VHD an image with a base 
   );
 });
 
+withProgram(
+  "qemu-nbd",
+  "an image that does not say its base's format is refused, unless that is raw",
+  async (t) => {
+    const root = directory(t);
+    const at = (name: string): string => join(root, name);
+    const create = (...args: string[]): void => {
+      execFileSync("qemu-img", ["create", "-q", "-f", "qcow2", ...args]);
+    };
+    create(at("base"), "1M");
+    for (const name of ["silent", "plain", "over"]) create("-b", at("base"), "-F", "qcow2", at(name));
+    writeFileSync(at("raw.img"), new Uint8Array(1 << 20));
+    execFileSync("qemu-img", ["rebase", "-u", "-b", at("raw.img"), "-F", "raw", at("plain")]);
+    execFileSync("qemu-img", ["rebase", "-u", "-b", at("silent"), "-F", "qcow2", at("over")]);
+    for (const name of ["silent", "plain"]) {
+      // As older programs write it: the header's extension is one that nobody knows.
+      const bytes = readFileSync(at(name));
+      bytes.writeUInt32BE(0x11223344, bytes.indexOf(Buffer.of(0xe2, 0x79, 0x2a, 0xca)));
+      writeFileSync(at(name), bytes);
+    }
+    const open = (name: string) =>
+      openHelped(
+        at(name),
+        { kind: "image", format: "qcow2", path: at(name) },
+        { readOnly: true, warn: () => {} },
+      );
+    for (const name of ["silent", "over"])
+      await assert.rejects(open(name), /silent: does not say which format its base \S+base has, .*rebase -u/);
+    await (await open("plain")).close();
+  },
+);
+
 /** What a descriptor of ours is; "" of one that is gone. */
 function targetOf(fd: string): string {
   try {

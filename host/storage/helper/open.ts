@@ -80,6 +80,8 @@ type ImageSource = Extract<HelpedSource, { kind: "image" }>;
 interface ImageInfo {
   readonly filename: string;
   readonly format: string;
+  /** Of its base, as its header says; absent where it does not, and QEMU guesses. */
+  readonly "backing-filename-format"?: string;
 }
 
 interface Chain {
@@ -96,6 +98,7 @@ async function openChain({ path, format }: ImageSource, readOnly: boolean, share
   const { fd } = await openStore(path, { readOnly, shared, warn: () => {} });
   await closeFile(fd);
   const images = await chainOf(path, IMAGE_FORMATS[format]);
+  refuseGuesses(images);
   const description = images.map(({ filename, format }) => `${format} ${filename}`).join(", over ");
   const bases: number[] = [];
   const close = async (): Promise<void> => {
@@ -111,6 +114,20 @@ async function openChain({ path, format }: ImageSource, readOnly: boolean, share
     throw error;
   }
   return { description: description && `: ${description}`, close };
+}
+
+/** A base may have been a guest's raw disk, who could have made it anything. What was guessed to be raw harms nobody. */
+function refuseGuesses(images: readonly ImageInfo[]): void {
+  for (const [i, { filename, "backing-filename-format": said }] of images.entries()) {
+    const base = images[i + 1];
+    if (!base || said !== undefined || base.format === "raw") continue;
+    throw new DeviceError(
+      constants.errno.EINVAL,
+      filename,
+      `does not say which format its base ${base.filename} has, and it is not guessed: ` +
+        "`qemu-img rebase -u -b BASE -F FORMAT IMAGE` writes that down",
+    );
+  }
 }
 
 /**
