@@ -467,6 +467,38 @@ for (const [what, offer] of Object.entries(OTHERS)) {
   });
 }
 
+test(
+  "a server that is not taken for the same, and does not hang up, costs no descriptor",
+  LIMIT,
+  async (t) => {
+    let refused: Promise<void> | null = null;
+    const server = await scripted(t, async (peer, connection) => {
+      await peer.handshake({ size: connection === 0 ? SIZE : SIZE / 2 });
+      if (connection === 0) {
+        await peer.request();
+        peer.socket.destroy();
+        return;
+      }
+      // It never says goodbye, and tells by what it says whether the other end is still there.
+      peer.socket.allowHalfOpen = true;
+      const timer = setInterval(() => peer.say(Buffer.alloc(1)), 100);
+      const gone = new Promise<void>((resolve) => peer.socket.once("close", () => resolve()));
+      refused ??= gone;
+      await gone;
+      clearInterval(timer);
+    });
+    const device = await openNbd(server.uri, {
+      readOnly: false,
+      warn: () => {},
+      patience: { reconnectMs: 300 },
+    });
+    t.after(() => device.close());
+    assert.equal((await read(device, 0, scatter(512))).result, Result.Failure);
+    await until("it is refused", () => refused !== null);
+    await refused;
+  },
+);
+
 test("a server that comes back with a larger disk has grown it", LIMIT, async (t) => {
   const { device } = await open(
     t,
