@@ -20,14 +20,13 @@ export interface Caps {
 }
 
 const MOST_RINGS = 64;
-const MOST_RING_PAGES = 16;
 
 /** Room for sixteen disks of four queues, each ring as large as a ring may be; and for half of {@link mappablePages}. */
 export const DEFAULT_CAPS: Caps = {
   vbds: MOST_RINGS,
   rings: MOST_RINGS,
   grants: 15360,
-  memory: MOST_RINGS * ringMemory(MOST_RING_PAGES),
+  memory: MOST_RINGS * ringMemory(abi.MAX_RING_PAGES),
 };
 
 /** Bytes that a ring of so many pages may come to use: its tables, a small region for each slot, and the large ones. */

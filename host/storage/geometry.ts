@@ -32,6 +32,10 @@ export interface Geometry {
 /** The smallest sector that the blkif protocol knows, and the size that an image's sectors have. */
 export const SECTOR = 512;
 
+export function wholeSectors(bytes: number, sectorSize: number): number {
+  return bytes - (bytes % sectorSize);
+}
+
 /** All bytes of a store, whole sectors or not. Does not block, even if the image's server hangs. */
 export async function storeBytes(fd: number, kind: StoreKind): Promise<number> {
   return kind === "image" ? (await statFile(fd)).size : askUint64(fd, BLKGETSIZE64, "BLKGETSIZE64");

@@ -4,16 +4,12 @@ import { constants } from "node:os";
 import { FALLOC_FL_KEEP_SIZE, FALLOC_FL_PUNCH_HOLE, SystemError } from "../platform/libc.js";
 import { type BlockDevice, type Done, type IoVector, Result } from "./device.js";
 import type { ErrnoDone, IoEngine, TransferDone } from "./engine.js";
-import { type Geometry, type StoreKind, storeBytes } from "./geometry.js";
+import { type Geometry, type StoreKind, storeBytes, wholeSectors } from "./geometry.js";
+import { lossBy, type Outcome, outOfReach } from "./refusal.js";
 import { transfer, withRetries } from "./transfer.js";
 
 const { EROFS, EOPNOTSUPP, ENOSYS, ENOTTY } = constants.errno;
 const PUNCH = FALLOC_FL_PUNCH_HOLE | FALLOC_FL_KEEP_SIZE;
-
-export interface Outcome {
-  readonly result: Result;
-  readonly error?: Error;
-}
 
 const SUCCESS: Outcome = { result: Result.Success };
 
@@ -205,15 +201,8 @@ export class RawDevice implements BlockDevice {
     await new Promise<void>((resolve) => close(this.#ownFd, () => resolve()));
   }
 
-  /** Why an operation cannot be begun: the device is closed, or the range is not in it. */
   #outOfReach(verb: string, position: number, length: number): Outcome | null {
-    if (this.#closed) {
-      return { result: Result.Failure, error: new Error(`${verb} ${this.name}: the disk is closed`) };
-    }
-    // The caller has checked, but perhaps before the store shrank; and a write must never enlarge an image.
-    if (position + length <= this.#size) return null;
-    const range = `${length} bytes at ${position} of ${this.name}`;
-    return { result: Result.Failure, error: new Error(`${verb} ${range}: beyond its end at ${this.#size}`) };
+    return outOfReach(this, this.#closed !== null, verb, position, length);
   }
 
   /** Why the device must not, or may no longer, be changed. */
@@ -224,9 +213,7 @@ export class RawDevice implements BlockDevice {
   }
 
   #lossOf(errno: number): Error {
-    const cause = new SystemError("fdatasync", errno, this.name);
-    const remedy = "written data may be lost; nothing more is written until the disk is attached again";
-    return new Error(`${cause.message}; ${remedy}`, { cause });
+    return lossBy(new SystemError("fdatasync", errno, this.name));
   }
 
   /** Capabilities that the store turned out not to have. A store that cannot discard cannot discard securely. */
@@ -279,10 +266,6 @@ export class RawDevice implements BlockDevice {
   #end(): void {
     if (--this.#underWay === 0) this.#drained?.();
   }
-}
-
-function wholeSectors(bytes: number, sectorSize: number): number {
-  return bytes - (bytes % sectorSize);
 }
 
 function failed(verb: string, errno: number, what: string): Outcome {

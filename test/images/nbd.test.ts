@@ -3,6 +3,7 @@ import assert from "node:assert/strict";
 import { spawnSync } from "node:child_process";
 import { existsSync, rmSync } from "node:fs";
 import { createServer } from "node:net";
+import type { TestContext } from "node:test";
 import { World } from "../cli/world.js";
 import { eventually, type Running, sha256 } from "../e2e/harness.js";
 import { progress, SIZE, verified, withProgram, work } from "./support.js";
@@ -22,6 +23,16 @@ async function qemuNbd(world: World, image: string, socket: string): Promise<Run
   ]);
   await eventually(() => existsSync(socket), "qemu-nbd listens");
   return server;
+}
+
+/** A world whose guest 1 has a disk of qemu-nbd. */
+async function withServer(t: TestContext, ...options: string[]) {
+  const world = await World.start(t, ...options);
+  const image = world.image("disk.raw", SIZE);
+  const socket = world.scene.path("nbd.sock");
+  const server = await qemuNbd(world, image, socket);
+  (await world.run("attach", "1", `vdev=xvda,target=nbd+unix:///?socket=${socket}`)).expect(0);
+  return { world, image, socket, server };
 }
 
 function freePort(): Promise<number> {
@@ -58,11 +69,8 @@ withProgram("qemu-nbd", "a guest works on a disk of qemu-nbd, and has it alone",
 });
 
 withProgram("qemu-nbd", "a guest waits while its NBD server is killed and started again", async (t) => {
-  const world = await World.start(t);
-  const image = world.image("disk.raw", SIZE);
-  const socket = world.scene.path("nbd.sock");
-  let server = await qemuNbd(world, image, socket);
-  (await world.run("attach", "1", `vdev=xvda,target=nbd+unix:///?socket=${socket}`)).expect(0);
+  const { world, image, socket, ...first } = await withServer(t);
+  let { server } = first;
   const guest = work(world, 30_000);
   for (let kills = 1; kills <= 4; kills++) {
     await progress(guest, kills * 6000);
@@ -76,11 +84,7 @@ withProgram("qemu-nbd", "a guest waits while its NBD server is killed and starte
 });
 
 withProgram("qemu-nbd", "I/O fails when the NBD server stays away, and the daemon serves on", async (t) => {
-  const world = await World.start(t, "--nbd-reconnect", "1");
-  const image = world.image("disk.raw", SIZE);
-  const socket = world.scene.path("nbd.sock");
-  const server = await qemuNbd(world, image, socket);
-  (await world.run("attach", "1", `vdev=xvda,target=nbd+unix:///?socket=${socket}`)).expect(0);
+  const { world, server } = await withServer(t, "--nbd-reconnect", "1");
   const guest = work(world, 1_000_000);
   await guest.until(/"progress"/);
   server.process.kill("SIGKILL");
@@ -163,11 +167,7 @@ withProgram(
   "qemu-nbd",
   "a daemon that is stopped hands an NBD disk over, one that is killed leaves it closed",
   async (t) => {
-    const world = await World.start(t);
-    const image = world.image("disk.raw", SIZE);
-    const socket = world.scene.path("nbd.sock");
-    await qemuNbd(world, image, socket);
-    (await world.run("attach", "1", `vdev=xvda,target=nbd+unix:///?socket=${socket}`)).expect(0);
+    const { world } = await withServer(t);
     const guest = work(world, 1_000_000);
     await guest.until(/"progress"/);
 
@@ -193,11 +193,7 @@ withProgram(
   "qemu-nbd",
   "a disk that was handed over waits for its server, over any number of daemons",
   async (t) => {
-    const world = await World.start(t);
-    const image = world.image("disk.raw", SIZE);
-    const socket = world.scene.path("nbd.sock");
-    const server = await qemuNbd(world, image, socket);
-    (await world.run("attach", "1", `vdev=xvda,target=nbd+unix:///?socket=${socket}`)).expect(0);
+    const { world, image, socket, server } = await withServer(t);
     const guest = work(world, 1_000_000);
     await guest.until(/"progress"/);
     world.daemon.process.kill("SIGTERM");
@@ -222,11 +218,7 @@ withProgram(
   "qemu-nbd",
   "a daemon that is cut short while its server owes answers leaves the disk closed",
   async (t) => {
-    const world = await World.start(t, "--drain-timeout", "1");
-    const image = world.image("disk.raw", SIZE);
-    const socket = world.scene.path("nbd.sock");
-    const server = await qemuNbd(world, image, socket);
-    (await world.run("attach", "1", `vdev=xvda,target=nbd+unix:///?socket=${socket}`)).expect(0);
+    const { world, server } = await withServer(t, "--drain-timeout", "1");
     const guest = work(world, 1_000_000);
     await guest.until(/"progress"/);
     server.process.kill("SIGSTOP");

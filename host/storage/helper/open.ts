@@ -55,7 +55,7 @@ export async function openHelped(
       throw error;
     }
   };
-  const device = await openExport(
+  return openExport(
     name,
     dial,
     { ...options, patience: { ...options.patience, silenceMs: NEVER } },
@@ -72,7 +72,6 @@ export async function openHelped(
     await chain?.close();
     throw error;
   });
-  return device;
 }
 
 type ImageSource = Extract<HelpedSource, { kind: "image" }>;

@@ -3,7 +3,8 @@ import { constants } from "node:os";
 import { Command, CommandFlag, NbdError, Transmission } from "../../nbd/protocol.js";
 import { SystemError } from "../../platform/libc.js";
 import { type BlockDevice, type Done, type IoVector, Result, views } from "../device.js";
-import { SECTOR } from "../geometry.js";
+import { SECTOR, wholeSectors } from "../geometry.js";
+import { lossBy, type Outcome, outOfReach } from "../refusal.js";
 import { Link, type LinkOptions } from "./link.js";
 import type { Export, Line } from "./negotiate.js";
 import { makeRequest, type Request, slice } from "./request.js";
@@ -101,7 +102,7 @@ export class NbdDevice implements BlockDevice {
   read(position: number, to: IoVector, done: Done): void {
     const outcome = this.#outOfReach("read", position, to.bytes);
     if (outcome) {
-      later(done, ...outcome);
+      later(done, outcome);
       return;
     }
     this.#transfer(
@@ -131,12 +132,12 @@ export class NbdDevice implements BlockDevice {
   flush(done: Done): void {
     const outcome = this.#outOfReach("flush", 0, 0) ?? (this.readOnly ? null : this.#unchangeable("flush"));
     if (outcome) {
-      later(done, ...outcome);
+      later(done, outcome);
       return;
     }
     // Of a server without flush, all that it acknowledges is on stable storage, or will never be.
     if (this.readOnly || !this.#flushes) {
-      later(done, Result.Success);
+      later(done, { result: Result.Success });
       return;
     }
     this.#flush(done);
@@ -158,15 +159,16 @@ export class NbdDevice implements BlockDevice {
     const verb = secure ? "secure discard" : "discard";
     const outcome = this.#unchangeable(verb) ?? this.#outOfReach(verb, position, length);
     if (outcome) {
-      later(done, ...outcome);
+      later(done, outcome);
       return;
     }
     if (secure || !this.canDiscard) {
-      later(done, Result.Unsupported, new SystemError(verb, EOPNOTSUPP, this.name));
+      const error = new SystemError(verb, EOPNOTSUPP, this.name);
+      later(done, { result: Result.Unsupported, error });
       return;
     }
     if (length === 0) {
-      later(done, Result.Success);
+      later(done, { result: Result.Success });
       return;
     }
     this.#transfer(Command.trim, 0, position, [], length, this.#counted(verb, position, length, done));
@@ -213,7 +215,7 @@ export class NbdDevice implements BlockDevice {
   #write(position: number, from: IoVector, flags: number, done: Done): void {
     const outcome = this.#unchangeable("write") ?? this.#outOfReach("write", position, from.bytes);
     if (outcome) {
-      later(done, ...outcome);
+      later(done, outcome);
       return;
     }
     const data = views(from);
@@ -237,11 +239,9 @@ export class NbdDevice implements BlockDevice {
   #flushForGuest(): void {
     if (this.#flushingFor) return;
     this.#flushingFor = true;
-    const over = (): void => {
+    this.#flush(() => {
       this.#flushingFor = false;
-      this.#releaseHeld();
-    };
-    this.#flush(over);
+    });
   }
 
   #releaseHeld(): void {
@@ -300,19 +300,14 @@ export class NbdDevice implements BlockDevice {
     };
   }
 
-  #outOfReach(verb: string, position: number, length: number): [Result, Error] | null {
-    if (this.#closed) return [Result.Failure, new Error(`${verb} ${this.name}: the disk is closed`)];
-    if (position + length <= this.#size) return null;
-    const range = `${length} bytes at ${position} of ${this.name}`;
-    return [Result.Failure, new Error(`${verb} ${range}: beyond its end at ${this.#size}`)];
+  #outOfReach(verb: string, position: number, length: number): Outcome | null {
+    return outOfReach(this, this.#closed !== null, verb, position, length);
   }
 
-  #unchangeable(verb: string): [Result, Error] | null {
-    if (this.readOnly) return [Result.ReadOnly, new SystemError(verb, EROFS, this.name)];
+  #unchangeable(verb: string): Outcome | null {
+    if (this.readOnly) return { result: Result.ReadOnly, error: new SystemError(verb, EROFS, this.name) };
     if (this.flushErrno === 0) return null;
-    const { message } = new SystemError("flush", this.flushErrno, this.name);
-    const remedy = "written data may be lost; nothing more is written until the disk is attached again";
-    return [Result.Failure, new Error(`${message}; ${remedy}`)];
+    return { result: Result.Failure, error: lossBy(new SystemError("flush", this.flushErrno, this.name)) };
   }
 
   /** The guest has been told what it has; another connection must have at least that. */
@@ -382,10 +377,6 @@ function describe({ size, flags, minimumBlock }: Export): string {
   return `${size} bytes in blocks of ${minimumBlock}${flags & Transmission.readOnly ? ", read-only" : ""}`;
 }
 
-function wholeSectors(bytes: number, sectorSize: number): number {
-  return bytes - (bytes % sectorSize);
-}
-
 function resultOf(errno: number): Result {
   if (errno === NbdError.EPERM || errno === EROFS) return Result.ReadOnly;
   if (errno === NbdError.ENOTSUP) return Result.Unsupported;
@@ -393,6 +384,6 @@ function resultOf(errno: number): Result {
 }
 
 /** `done` never comes before the call returns. */
-function later(done: Done, result: Result, error?: Error): void {
+function later(done: Done, { result, error }: Outcome): void {
   queueMicrotask(() => done(result, error));
 }
