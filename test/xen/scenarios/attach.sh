@@ -6,7 +6,7 @@ backend_state() { [ "$(xenstore-read "$BACKEND/$1/state" 2>/dev/null)" = "$2" ];
 shows() { xbdback show "$1" | grep -qE "$2"; }
 image /root/a.img 64M; image /root/b.img 32M
 domu --warm --bg "$(guest_script stay)"
-warm=$(xl domid warm)
+warm=$(domid warm)
 check "check says that the image can be served" xbdback check /root/a.img,raw,xvda,rw
 check "attach, to a domain by its name" xbdback attach warm /root/a.img,raw,xvda,rw
 check "the guest connects" within 240 backend_state "$warm/51712" 4

@@ -21,7 +21,7 @@ peer() {
   within 300 marked "$1" fio-ends
   echo "CPU $(dom0_seconds) $begin"
   console "$1" | grep '^BENCH'
-  within 120 sh -c "! xl domid $1"
+  within 120 gone "$1"
 }
 
 # Only one backend can have the kind at a time.

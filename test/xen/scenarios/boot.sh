@@ -53,11 +53,10 @@ grub_guest() {
   printf '%s\n' "name='$1'" "type='$2'" "memory=256" "vcpus=1" "kernel='$3'" "on_poweroff='destroy'" \
     "on_crash='destroy'" "disk=['$(disk xvda "$4")']" > "/tmp/$1.cfg"
   xl create -q "/tmp/$1.cfg" || return 1
-  local id; id=$(xl domid "$1")
+  local id; id=$(domid "$1")
   within 240 xenstore-read "/local/domain/$id/device/vbd/51712/ring-ref"
   xenstore-read "/local/domain/$id/device/vbd/51712/protocol" > "/tmp/$1.protocol"
 }
-over() { ! xl domid "$1" >/dev/null 2>&1; }
 seen() { console "$1" | sed 's/\x1b\[[0-9;?]*[A-Za-z]//g' | grep -q "$2"; }
 
 say "GRUB, PV"
@@ -66,7 +65,7 @@ check "it speaks x86_64-abi" grep -qx x86_64-abi /tmp/grub64.protocol
 check "it reads its configuration" within 240 seen grub64 "MARK grub xen x86_64"
 check "a file's hash is right" within 240 seen grub64 "$sum  /data"
 check "Linux boots by it, with its root on the disk" within 200 seen grub64 "MARK root $sum"
-check "and ends" within 240 over grub64
+check "and ends" within 240 gone grub64
 check "what it wrote is in the image" sh -c "debugfs -R 'cat /written' /root/boot.img 2>/dev/null | grep -q written-by-the-guest"
 
 say "GRUB, PVH: 32 bits"

@@ -32,7 +32,7 @@ while read -r line; do
   esac
 done < /tmp/lines
 check "the guest has its disk" within 300 marked small sum
-check "the guest ends" within 300 sh -c '! xl domid small'
+check "the guest ends" within 300 gone small
 check "no grant is in use" no_grants_in_use
 cp /var/log/xbdback.log /tmp/daemon.log
 finish

@@ -87,6 +87,10 @@ console() { tr -d '\r' < "$CONSOLES/guest-$1.log"; }
 marked() { console "$1" | grep -q "^MARK $2"; }
 not() { ! "$@"; }
 
+# domid NAME - while another guest comes or goes, xl now and then does not find one that is there.
+domid() { xl domid "$1" 2>/dev/null || { sleep 1; xl domid "$1"; }; }
+gone() { ! domid "$1" >/dev/null 2>&1; }
+
 # Nothing of a guest's is left with the daemon: grants in Xen, mappings, open images, xenstore nodes.
 released() {
   local left=0 name

@@ -11,7 +11,7 @@ domu --warm --bg --disk "$(disk xvda /root/a.img)" --disk "$(disk xvdb /root/ro.
   --disk "$(disk xvdc /root/c.img)" --disk "$(disk xvdd /root/d.img)" "$(guest_script disks)" || give_up "xl attaches the disks"
 follow warm
 say "attached"
-warm=$(xl domid warm)
+warm=$(domid warm)
 within 600 marked warm mounted || give_up "the guest mounts its disk"
 truncate -s 96M /root/a.img
 check "the operator has the daemon look at the image's size" xbdback resize "$warm/xvda"

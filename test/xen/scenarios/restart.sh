@@ -9,7 +9,7 @@ tools_initramfs "$(guest_script restart)"
 tools_guest fio "$(disk xvda /root/a.img)" || give_up "xl creates the guest"
 follow fio
 within 300 marked fio working || give_up "the guest is at work"
-id=$(xl domid fio)
+id=$(domid fio)
 taken_over() { [ "$(grep -c 'taken over' /tmp/daemon.log)" = "$1" ]; }
 for ((time = 1; time <= times; time++)); do
   sleep $((RANDOM % 3 + 1))

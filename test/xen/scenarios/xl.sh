@@ -16,7 +16,7 @@ image /root/a.img 64M; image /root/b.img 64M; image /root/c.img 64M
 dd if=/dev/urandom of=/root/a.img bs=64k count=16 conv=notrunc 2>/dev/null
 sum=$(head -c 1M /root/a.img | sha256sum | cut -d' ' -f1)
 domu --warm --bg "$(guest_script stay)"
-warm=$(xl domid warm)
+warm=$(domid warm)
 
 say "attach and detach"
 check "block-attach" attach xvda /root/a.img
@@ -50,7 +50,7 @@ check "it read the image" sh -c "tr -d '\r' < $CONSOLES/guest-small.log | grep -
 domu --name again --bg --disk "$(disk xvda /root/b.img)" --xl "on_reboot='restart'" "$(guest_script reboot)" ||
   give_up "xl create"
 check "a guest reboots, and finds what it wrote" within 300 marked again rebooted
-check "and ends" within 120 not xl domid again
+check "and ends" within 120 gone again
 check_refused "xl create with an image that is not there says so" "script: /root/none.img: no such file" \
   domu --name none --disk "$(disk xvda /root/none.img)" "$(guest_script hello)"
 domu --name busy --bg --disk "$(disk xvda /root/b.img)" "$(guest_script busy)" || give_up "xl create"
