@@ -114,8 +114,8 @@ export class Running {
   }
 
   /** Resolves when stdout matches; rejects if that is not so in time, or the command ends before. */
-  async until(pattern: RegExp): Promise<RegExpMatchArray> {
-    const end = Date.now() + PATIENCE_SECONDS * 1000;
+  async until(pattern: RegExp, seconds = PATIENCE_SECONDS): Promise<RegExpMatchArray> {
+    const end = Date.now() + seconds * 1000;
     for (;;) {
       const match = this.stdout.match(pattern);
       if (match) return match;
@@ -272,13 +272,14 @@ export async function sha256(path: string): Promise<string> {
   return hash.digest("hex");
 }
 
-/** A test that needs these programs, and is skipped where one is missing. */
+/** A test that needs these programs, and is skipped where one is missing, or for another reason. */
 export function e2e(
   title: string,
   programs: string[],
   body: (scene: Scene, t: TestContext) => Promise<void>,
+  objection: string | false = false,
 ): void {
   const missing = programs.filter((name) => spawnSync(name, ["--version"], { env: { PATH } }).error);
-  const skip = missing.length > 0 && `${missing.join(" and ")} not installed`;
+  const skip = missing.length > 0 ? `${missing.join(" and ")} not installed` : objection;
   test(title, { skip, timeout: 3 * PATIENCE_SECONDS * 1000 }, (t) => body(new Scene(t), t));
 }
