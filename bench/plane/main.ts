@@ -15,7 +15,7 @@ import { tmpdir } from "node:os";
 import { join } from "node:path";
 import { fileURLToPath } from "node:url";
 import { parseArgs } from "node:util";
-import { parseSize } from "../../host/cli/size.js";
+import { parseSize } from "../../host/storage/size.js";
 import { aimsOf } from "./aims.js";
 import { atExit, exitOnSignals } from "./cleanup.js";
 import { type Environment, examine, isInMemory } from "./environment.js";

@@ -9,6 +9,7 @@ import { controlSocket } from "../daemon/serve.js";
 import type { WorkloadResult } from "../guest/workload.js";
 import { LoopbackHost } from "../platform/loopback/host.js";
 import { openDevice } from "../storage/open.js";
+import { formatSize } from "../storage/size.js";
 import { addVbd, removeVbd, type VbdSpec } from "../toolstack/vbd.js";
 import type { VbdStatus } from "../vbd/status.js";
 import { Child, GuestChild } from "./child.js";
@@ -16,7 +17,6 @@ import { CliError, Exit } from "./errors.js";
 import type { GuestEvent, GuestOptions } from "./guest.js";
 import { handleInstead, untilStopped } from "./lifetime.js";
 import { Progress, table } from "./output.js";
-import { formatSize } from "./size.js";
 
 export interface DemoOptions
   extends Pick<

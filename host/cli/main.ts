@@ -7,6 +7,7 @@ import { DEFAULT_CAPS } from "../reactor/capped.js";
 import { dismissThread } from "../reactor/spare.js";
 import { CACHES } from "../storage/direct.js";
 import { DEFAULT_PATIENCE } from "../storage/nbd/open.js";
+import { formatSize } from "../storage/size.js";
 import { operatorCommands } from "./commands/index.js";
 import { DEFAULT_FILE } from "./configuration.js";
 import { demo } from "./demo.js";
@@ -14,7 +15,6 @@ import { CliError, Exit, exitCodeOf } from "./errors.js";
 import { type GuestOptions, guest } from "./guest.js";
 import { directoryOption, httpAddress, integer, kind, metricsAddress, size } from "./options.js";
 import { serveCommand } from "./serve.js";
-import { formatSize } from "./size.js";
 
 /** How the guest connects: the same options for every command that plays a guest. */
 function frontendOptions(command: Command): Command {

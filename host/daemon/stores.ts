@@ -6,7 +6,7 @@
 import { constants } from "node:os";
 import type { Xenstore } from "../platform/ports.js";
 import type { BlockDevice } from "../storage/device.js";
-import { identityOf } from "../storage/disk.js";
+import { type Use, usesOf } from "../storage/disk.js";
 import { DeviceError, type OpenOptions } from "../storage/open.js";
 import { type VbdId, vbdName } from "../vbd/name.js";
 import type { Open } from "../vbd/store-opener.js";
@@ -14,8 +14,8 @@ import type { Open } from "../vbd/store-opener.js";
 /** A vbd has the store, or is about to open it. */
 interface Claim {
   readonly vbd: VbdId;
-  /** Of the file or block device itself, whatever it is called; "" is nobody else's. */
-  readonly identity: string;
+  /** The files or block devices themselves, whatever they are called; "" is nobody else's. */
+  uses: readonly Use[];
   readonly path: string;
   readonly readOnly: boolean;
 }
@@ -67,13 +67,16 @@ export class Stores {
   }
 
   async #use(path: string, options: OpenOptions, vbd: VbdId): Promise<Held> {
-    const claim = { vbd, identity: await identityOf(path), path, readOnly: options.readOnly };
+    const { readOnly } = options;
+    const claim: Claim = { vbd, uses: await usesOf(path, readOnly), path, readOnly };
     // Before it is opened: a server lets two in that come at the same time.
     this.#claims.add(claim);
     try {
       const shared = options.shared || (await this.#sharedWith(claim));
       const user = vbd.domid * 2 ** 32 + vbd.devid;
       const device = await this.#open(path, { ...options, shared, user }, vbd);
+      // Opening may have made a file.
+      claim.uses = await usesOf(path, readOnly);
       // Whoever has the device closes it; that is when it is free.
       const close = device.close.bind(device);
       device.close = () => close().finally(() => this.#claims.delete(claim));
@@ -86,12 +89,11 @@ export class Stores {
 
   /** True when the same machine has the store already. Throws EBUSY when another one is in the way. */
   async #sharedWith(claim: Claim): Promise<boolean> {
-    if (claim.identity === "") return false;
     let same = false;
     for (const other of this.#claims) {
       // Those behind it came later, and see it.
       if (other === claim) break;
-      if (other.identity !== claim.identity || (claim.readOnly && other.readOnly)) continue;
+      if (!conflict(claim, other)) continue;
       if (!(await this.#sameMachine(other.vbd.domid, claim.vbd.domid))) throw inUse(claim.path, other);
       same = true;
     }
@@ -112,6 +114,12 @@ export class Stores {
     const machines = await Promise.all(domids.map((id) => this.#xenstore.read(`/local/domain/${id}/vm`)));
     return machines.filter((machine) => machine !== null);
   }
+}
+
+function conflict(one: Claim, other: Claim): boolean {
+  return one.uses.some(({ identity, readOnly }) =>
+    other.uses.some((use) => identity !== "" && identity === use.identity && !(readOnly && use.readOnly)),
+  );
 }
 
 function inUse(path: string, { vbd }: Claim): DeviceError {

@@ -7,8 +7,13 @@ import { type NbdOptions, openNbd } from "./nbd/open.js";
 import { parseNbdUri } from "./nbd/uri.js";
 import { DeviceError, type DeviceOptions, openDevice } from "./open.js";
 import { parseSource } from "./source.js";
+import { layerOf, type Wrapped } from "./wrapper/index.js";
+import type { Layer } from "./wrapper/kind.js";
 
-export type DiskOptions = DeviceOptions & NbdOptions;
+export interface DiskOptions extends DeviceOptions, NbdOptions {
+  /** False: files that a wrapper would make are not left behind. Default true. */
+  readonly create?: boolean;
+}
 
 /** Opens a source for one user alone. Rejects with a {@link DeviceError}. */
 export async function openDisk(target: string, options: DiskOptions): Promise<BlockDevice> {
@@ -22,7 +27,44 @@ export async function openDisk(target: string, options: DiskOptions): Promise<Bl
   }
   if (source.kind === "raw") return openDevice(target, options);
   if (source.kind === "nbd") return openNbd(target, options);
+  if (source.kind === "wrapped") return openWrapped(target, source, options);
   return openHelped(target, source, options);
+}
+
+async function openWrapped(target: string, source: Wrapped, options: DiskOptions): Promise<BlockDevice> {
+  const layer = readLayer(target, source);
+  const { readOnly, ...rest } = options;
+  const inner = await openDisk(source.inner, { ...rest, readOnly: readOnly || layer.readsOnly === true });
+  try {
+    return await layer.open(inner, { ...options, name: target });
+  } catch (error) {
+    await inner.close();
+    throw error;
+  }
+}
+
+function readLayer(target: string, source: Wrapped): Layer {
+  try {
+    return layerOf(source);
+  } catch (error) {
+    throw new DeviceError(constants.errno.EINVAL, target, (error as Error).message);
+  }
+}
+
+/** What a target has open, and whether for reading alone. */
+export interface Use {
+  /** As {@link identityOf}. */
+  readonly identity: string;
+  readonly readOnly: boolean;
+}
+
+/** All that a target has open: the store below all wrappers, and files of theirs. Rejects as {@link openDisk} does. */
+export async function usesOf(target: string, readOnly: boolean): Promise<Use[]> {
+  const source = parseSource(target);
+  if (source?.kind !== "wrapped") return [{ identity: await identityOf(target), readOnly }];
+  const { file, readsOnly = false } = readLayer(target, source);
+  const below = await usesOf(source.inner, readOnly || readsOnly);
+  return file === undefined ? below : [{ identity: await identityOf(file), readOnly }, ...below];
 }
 
 /** The same for two targets that are the same store, by whatever names; "" for what is not there: to open it says why. */

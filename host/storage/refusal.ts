@@ -1,6 +1,6 @@
 /** Why an operation on a disk is not even begun, in the same words whatever the disk. */
 import type { SystemError } from "../platform/libc.js";
-import { type BlockDevice, Result } from "./device.js";
+import { type BlockDevice, type Done, Result } from "./device.js";
 
 /** How an operation ended. */
 export interface Outcome {
@@ -27,4 +27,9 @@ export function outOfReach(
 export function lossBy(cause: SystemError): Error {
   const remedy = "written data may be lost; nothing more is written until the disk is attached again";
   return new Error(`${cause.message}; ${remedy}`, { cause });
+}
+
+/** `done` never comes before the call returns. */
+export function later(done: Done, { result, error }: Outcome): void {
+  queueMicrotask(() => done(result, error));
 }

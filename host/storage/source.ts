@@ -1,5 +1,6 @@
 /** What a target names: a disk specification's, or `params` in xenstore. */
 import { isNbdUri } from "./nbd/uri.js";
+import { parseWrapped, type Wrapped } from "./wrapper/index.js";
 
 /** Image formats by the names that xl and people use, and QEMU's names for them. */
 export const IMAGE_FORMATS: Readonly<Record<string, string>> = {
@@ -18,7 +19,9 @@ export type Source =
   /** `format` is a key of {@link IMAGE_FORMATS}. */
   | { readonly kind: "image"; readonly format: string; readonly path: string }
   | { readonly kind: "rbd"; readonly pool: string; readonly namespace: string; readonly image: string }
-  | { readonly kind: "http"; readonly url: string };
+  | { readonly kind: "http"; readonly url: string }
+  /** Of the wrapper's argument and the target below, nothing is known yet. */
+  | Wrapped;
 
 /** Null for what is no target: relative paths, other schemes. */
 export function parseSource(text: string): Source | null {
@@ -30,5 +33,5 @@ export function parseSource(text: string): Source | null {
   const image = /^([a-z0-9]+):(\/.*)$/s.exec(text);
   if (image && Object.hasOwn(IMAGE_FORMATS, image[1]))
     return { kind: "image", format: image[1], path: image[2] };
-  return null;
+  return parseWrapped(text);
 }

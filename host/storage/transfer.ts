@@ -1,7 +1,8 @@
 /** Whole transfers out of system calls that may be interrupted or move less than they were asked to. */
 import { constants } from "node:os";
-import { IOVEC_BYTES, type IoVector } from "./device.js";
+import type { IoVector } from "./device.js";
 import type { ErrnoDone, TransferDone } from "./engine.js";
+import { type Part, partOf } from "./part.js";
 
 /** How often in a row a call may end with EINTR or EAGAIN before that counts as its result. */
 export const MAX_RETRIES = 16;
@@ -35,9 +36,9 @@ export function transfer(
 ): void {
   let moved = 0;
   let retries = 0;
-  let cut: Cut | null = null;
+  let rest: Part | null = null;
   const ended = (errno: number, bytes: number): void => {
-    if (cut) mend(cut);
+    rest?.mend();
     const progress = errno === 0 && bytes > 0;
     if (progress) moved += bytes;
     retries = progress ? 0 : retries + 1;
@@ -46,37 +47,8 @@ export function transfer(
       done(errno, moved);
       return;
     }
-    cut = cutAt(io, moved);
-    move(position + moved, cut.rest, ended);
+    rest = partOf(io, moved, io.bytes - moved);
+    move(position + moved, rest.io, ended);
   };
   move(position, io, ended);
-}
-
-/** A scatter list without its first bytes, and the entry that had to be changed for that. */
-interface Cut {
-  readonly rest: IoVector;
-  readonly entry: BigUint64Array;
-  readonly address: bigint;
-  readonly length: bigint;
-}
-
-function cutAt({ memory, table, count, bytes }: IoVector, moved: number): Cut {
-  const entries = new BigUint64Array(memory.memory.buffer, table, count * 2);
-  let first = 0;
-  let skip = BigInt(moved);
-  while (skip >= entries[first * 2 + 1]) {
-    skip -= entries[first * 2 + 1];
-    first++;
-  }
-  const entry = entries.subarray(first * 2, first * 2 + 2);
-  const [address, length] = entry;
-  entry[0] = address + skip;
-  entry[1] = length - skip;
-  const rest = { memory, table: table + first * IOVEC_BYTES, count: count - first, bytes: bytes - moved };
-  return { rest, entry, address, length };
-}
-
-function mend({ entry, address, length }: Cut): void {
-  entry[0] = address;
-  entry[1] = length;
 }

@@ -3,6 +3,7 @@
  * anywhere between them. Each is given once, an empty one is the default, and `target=` takes all the rest.
  */
 import { IMAGE_FORMATS, parseSource } from "../storage/source.js";
+import { layerOf, parseWrapped } from "../storage/wrapper/index.js";
 import { quote } from "../vbd/diagnostics.js";
 import { parseVirtualDevice } from "./virtual-device.js";
 
@@ -100,6 +101,11 @@ function targetOf(
 ): { target: string; format: DiskFormat } {
   const target = values.get("target") ?? "";
   const format = values.get("format") || (target === "" && cdrom ? "empty" : "raw");
+  if (parseWrapped(target)) return { target: wrappedTarget(target, format), format: "raw" };
+  return plainTarget(target, format);
+}
+
+function plainTarget(target: string, format: DiskFormat): { target: string; format: DiskFormat } {
   const source = parseSource(target);
   if (source?.kind !== "image")
     return { target: target === "" || source ? target : `/dev/${target}`, format };
@@ -111,14 +117,27 @@ function targetOf(
   return { target: source.path, format: source.format };
 }
 
+/** The format is that of what is below all wrappers. */
+function wrappedTarget(target: string, format: DiskFormat): string {
+  const wrapped = parseWrapped(target);
+  if (!wrapped) return sourceOf(plainTarget(target, format));
+  try {
+    layerOf(wrapped);
+  } catch (error) {
+    throw new DiskSyntaxError(`target ${target}: ${(error as Error).message}`);
+  }
+  const { inner } = wrapped;
+  return target.slice(0, target.length - inner.length) + wrappedTarget(inner, format);
+}
+
 /** What opens it, and stands in xenstore: the target, behind its format if it has one. */
-export function sourceOf({ target, format }: DiskSpecification): string {
+export function sourceOf({ target, format }: Pick<DiskSpecification, "target" | "format">): string {
   return format === "raw" || format === "empty" ? target : `${format}:${target}`;
 }
 
 function isUri(part: string): boolean {
   const kind = parseSource(part)?.kind;
-  return kind === "nbd" || kind === "http" || kind === "rbd";
+  return kind !== undefined && !["raw", "image"].includes(kind);
 }
 
 class Parser {

@@ -100,7 +100,7 @@ export function readDisk(text: string): DiskSpecification {
 
 /** xl looks for a target that does not begin with "/" below /dev, which is not what a shell's user expects. */
 function hintAtRelative(text: string, { target }: DiskSpecification): void {
-  if (text.includes(target) || existsSync(target)) return;
+  if (text.includes(target) || !target.startsWith("/") || existsSync(target)) return;
   const here = resolve(target.slice("/dev/".length));
   const hint = existsSync(here) ? `write ${here}` : "write its absolute path";
   throw new Error(`${target}: no such file; a target without "/" in front is below /dev, as for xl: ${hint}`);

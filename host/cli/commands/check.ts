@@ -1,13 +1,14 @@
 /** `xbdback check`. */
 import { Command } from "commander";
 import { openDisk } from "../../storage/disk.js";
+import { formatSize } from "../../storage/size.js";
+import { parseSource } from "../../storage/source.js";
 import { modeOf } from "../../toolstack/disk-image.js";
 import { sourceOf } from "../../toolstack/disk-specification.js";
 import { parseMode } from "../../vbd/backend-keys.js";
 import { printable } from "../../vbd/diagnostics.js";
 import { examples } from "../options.js";
 import { pairs, printJson } from "../output.js";
-import { formatSize } from "../size.js";
 import { readDisk } from "./attach.js";
 
 export function checkCommand(): Command {
@@ -26,10 +27,11 @@ async function check(text: string, { json }: { json: boolean }): Promise<void> {
   const disk = readDisk(text);
   const warnings: string[] = [];
   const warn = (line: string): void => void warnings.push(printable(line));
-  const device = await openDisk(sourceOf(disk), { ...parseMode(modeOf(disk)), warn });
+  const device = await openDisk(sourceOf(disk), { ...parseMode(modeOf(disk)), warn, create: false });
   const { size, sectorSize, physicalSectorSize, canDiscard, readOnly, store, through } = device;
   await device.close();
-  const kind = store?.kind ?? "nbd";
+  const source = parseSource(sourceOf(disk));
+  const kind = store?.kind ?? (source?.kind === "wrapped" ? "wrapped" : "nbd");
   const discard = canDiscard && !readOnly && disk.discard !== false;
   const { target, vdev, devid } = disk;
   if (json) {

@@ -1,12 +1,12 @@
 /** `xbdback limit`. */
 import { Command, InvalidArgumentError } from "commander";
 import { type Limits, NO_LIMITS } from "../../reactor/throttle.js";
+import { formatSize, parseSize } from "../../storage/size.js";
 import { type VbdId, vbdName } from "../../vbd/name.js";
 import { ask } from "../daemon.js";
 import { CliError, Exit } from "../errors.js";
 import { type CommonOptions, examples, ID_HELP, integer, placeOptions, vbdId } from "../options.js";
 import { printJson } from "../output.js";
-import { formatSize, parseSize } from "../size.js";
 
 interface LimitOptions extends CommonOptions {
   readonly iops?: number;

@@ -1,12 +1,12 @@
 /** `xbdback list`. */
 import { Command } from "commander";
 import { stateName } from "../../platform/xenbus-state.js";
+import { formatSize } from "../../storage/size.js";
 import { shownDevice } from "../../toolstack/vbd-name.js";
 import type { VbdStatus } from "../../vbd/status.js";
 import { ask } from "../daemon.js";
 import { type CommonOptions, examples, placeOptions } from "../options.js";
 import { columns, printJson, printTable } from "../output.js";
-import { formatSize } from "../size.js";
 
 export function listCommand(): Command {
   const command = placeOptions(

@@ -2,13 +2,13 @@
 import { closeSync, openSync, writeSync } from "node:fs";
 import { Command } from "commander";
 import type { RecordLine } from "../../daemon/streams.js";
+import { formatSize } from "../../storage/size.js";
 import { type VbdId, vbdName } from "../../vbd/name.js";
 import { askOnAndOn } from "../daemon.js";
 import { CliError } from "../errors.js";
 import { untilStopped } from "../lifetime.js";
 import { type CommonOptions, examples, ID_HELP, integer, placeOptions, vbdId } from "../options.js";
 import { printJson } from "../output.js";
-import { formatSize } from "../size.js";
 
 interface RecordOptions extends CommonOptions {
   readonly ring: number;

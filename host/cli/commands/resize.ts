@@ -1,10 +1,10 @@
 /** `xbdback resize`. */
 import { Command } from "commander";
+import { formatSize } from "../../storage/size.js";
 import { type VbdId, vbdName } from "../../vbd/name.js";
 import { ask } from "../daemon.js";
 import { type CommonOptions, examples, ID_HELP, placeOptions, vbdId } from "../options.js";
 import { printJson } from "../output.js";
-import { formatSize } from "../size.js";
 
 export function resizeCommand(): Command {
   const command = placeOptions(

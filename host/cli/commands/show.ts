@@ -1,6 +1,7 @@
 /** `xbdback show`. */
 import { Command } from "commander";
 import { stateName } from "../../platform/xenbus-state.js";
+import { formatSize } from "../../storage/size.js";
 import { shownDevice } from "../../toolstack/vbd-name.js";
 import { type VbdId, vbdName } from "../../vbd/name.js";
 import type { AgedRing } from "../../vbd/request-ages.js";
@@ -9,7 +10,6 @@ import { ask } from "../daemon.js";
 import { type CommonOptions, examples, ID_HELP, placeOptions, vbdId } from "../options.js";
 import { pairs, printJson } from "../output.js";
 import { refusedRequests } from "../rates.js";
-import { formatSize } from "../size.js";
 import { describeLimits } from "./limit.js";
 
 interface Shown {

@@ -4,7 +4,7 @@ import { Command, CommandFlag, NbdError, Transmission } from "../../nbd/protocol
 import { SystemError } from "../../platform/libc.js";
 import { type BlockDevice, type Done, type IoVector, Result, views } from "../device.js";
 import { SECTOR, wholeSectors } from "../geometry.js";
-import { lossBy, type Outcome, outOfReach } from "../refusal.js";
+import { later, lossBy, type Outcome, outOfReach } from "../refusal.js";
 import { Link, type LinkOptions } from "./link.js";
 import type { Export, Line } from "./negotiate.js";
 import { makeRequest, type Request, slice } from "./request.js";
@@ -381,9 +381,4 @@ function resultOf(errno: number): Result {
   if (errno === NbdError.EPERM || errno === EROFS) return Result.ReadOnly;
   if (errno === NbdError.ENOTSUP) return Result.Unsupported;
   return errno === 0 ? Result.Success : Result.Failure;
-}
-
-/** `done` never comes before the call returns. */
-function later(done: Done, { result, error }: Outcome): void {
-  queueMicrotask(() => done(result, error));
 }

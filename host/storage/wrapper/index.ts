@@ -1,0 +1,41 @@
+/** The wrappers, by the words that stand for them in a target. */
+import { cow } from "./cow.js";
+import { delay } from "./delay.js";
+import { error } from "./error.js";
+import type { Layer, WrapperKind } from "./kind.js";
+import { limit } from "./limit.js";
+import { log } from "./log.js";
+import { readonly } from "./readonly.js";
+
+const WRAPPERS: Readonly<Record<string, WrapperKind>> = { readonly, cow, delay, error, limit, log };
+
+/** The outermost wrapper of a target, and the target below. */
+export interface Wrapped {
+  readonly kind: "wrapped";
+  readonly wrapper: WrapperKind;
+  readonly argument: string;
+  readonly inner: string;
+}
+
+/** Null where a target has no wrapper. */
+export function parseWrapped(text: string): Wrapped | null {
+  const colon = text.indexOf(":");
+  const word = text.slice(0, colon);
+  if (colon < 0 || !Object.hasOwn(WRAPPERS, word)) return null;
+  const wrapper = WRAPPERS[word];
+  const rest = text.slice(colon + 1);
+  if (!wrapper.hasArgument) return { kind: "wrapped", wrapper, argument: "", inner: rest };
+  const end = rest.includes(":") ? rest.indexOf(":") : rest.length;
+  return { kind: "wrapped", wrapper, argument: rest.slice(0, end), inner: rest.slice(end + 1) };
+}
+
+/** Throws an Error that says how it is written right. */
+export function layerOf({ wrapper, argument, inner }: Wrapped): Layer {
+  const { usage } = wrapper;
+  if (inner === "") throw new Error(`names no target: write ${usage}`);
+  try {
+    return wrapper.parse(argument);
+  } catch (error) {
+    throw new Error(`${(error as Error).message}: write ${usage}`);
+  }
+}

@@ -1,0 +1,65 @@
+/**
+ * What a wrapper is in a target: a word, perhaps an argument, and the target below it, with colons between them, like
+ * delay:5ms:/disk.img. An argument has no colon, and no comma, so that the target fits into any disk specification; it is a
+ * path, in which %3A, %2C and %25 stand for ":", "," and "%", or words with "+" between them.
+ */
+import type { BlockDevice } from "../device.js";
+import type { OpenOptions } from "../open.js";
+import { OPERATIONS, type OperationName } from "./wrapper.js";
+
+export interface WrapperOptions extends OpenOptions {
+  /** The whole target, for people. */
+  readonly name: string;
+  /** False: files that are not there are not left behind. Default true. */
+  readonly create?: boolean;
+}
+
+/** A wrapper with its argument. */
+export interface Layer {
+  /** The target below is only read, whatever the disk's mode. */
+  readonly readsOnly?: boolean;
+  /** A file of its own that it has one user of. */
+  readonly file?: string;
+  /** Puts it before a disk that is open, which it takes over. Rejects with a DeviceError, and the disk stays the caller's. */
+  open(inner: BlockDevice, options: WrapperOptions): BlockDevice | Promise<BlockDevice>;
+}
+
+export interface WrapperKind {
+  /** How it is written, for people. */
+  readonly usage: string;
+  readonly hasArgument: boolean;
+  /** Throws an Error that says what is wrong with an argument. */
+  parse(argument: string): Layer;
+}
+
+/** The path that an argument is. Throws an Error when it is none. */
+export function pathOf(argument: string): string {
+  let path: string;
+  try {
+    path = decodeURIComponent(argument);
+  } catch {
+    throw new Error(`"${argument}" is badly encoded: % begins two hexadecimal digits`);
+  }
+  if (!path.startsWith("/") || path.includes("\0")) throw new Error(`"${argument}" is no absolute path`);
+  return path;
+}
+
+/**
+ * The words of an argument: operations, and others, each of which `take` must know (true). Without an operation in it, all
+ * are meant. Throws an Error that names a word that is neither.
+ */
+export function wordsOf(argument: string, take: (word: string) => boolean): ReadonlySet<OperationName> {
+  const operations = new Set<OperationName>();
+  for (const word of argument.split("+")) {
+    const operation = OPERATIONS.find((name) => name === word);
+    if (operation) operations.add(operation);
+    else if (!take(word)) throw new Error(`"${word}" is not known here`);
+  }
+  return operations.size > 0 ? operations : new Set(OPERATIONS);
+}
+
+/** For people: " for reads and flushes"; "" where all are meant. */
+export function described(operations: ReadonlySet<OperationName>): string {
+  if (operations.size === OPERATIONS.length) return "";
+  return ` on ${[...operations].join(", ")}`;
+}
