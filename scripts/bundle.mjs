@@ -15,6 +15,7 @@ const ENTRIES = {
   main: join(compiled, "cli/main.js"),
   worker: join(compiled, "reactor/worker.js"),
   spare: join(compiled, "reactor/spare.js"),
+  "module-worker": join(compiled, "storage/module/module-worker.js"),
 };
 
 /** See host/reactor/build.ts. */

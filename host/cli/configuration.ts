@@ -94,16 +94,24 @@ function evaluateOption(option: Option, value: TomlPrimitive): unknown {
     if (typeof value === "boolean") return value;
     throw new Error("It is true or false.");
   }
+  const { parseArg, defaultValue } = option;
+  // An option that may be given again.
+  if (Array.isArray(defaultValue) && parseArg) {
+    const list = Array.isArray(value) ? value : [value];
+    if (!list.every((item) => typeof item === "string"))
+      throw new Error("It is a string or a list of strings.");
+    return list.reduce((others: unknown, item: string) => parseArg(item, others), defaultValue);
+  }
   if (typeof value === "object" || typeof value === "boolean") {
     throw new Error("It is a string or a number.");
   }
   const text = String(value);
-  return option.parseArg ? option.parseArg(text, undefined) : text;
+  return parseArg ? parseArg(text, undefined) : text;
 }
 
 /** A value as it is written. */
 export function written(value: unknown): unknown {
-  if (typeof value !== "object") return value;
+  if (typeof value !== "object" || Array.isArray(value)) return value;
   const address = value as MetricsAddress;
   return "path" in address ? address.path : formatHttpAddress(address);
 }

@@ -13,7 +13,15 @@ import { DEFAULT_FILE } from "./configuration.js";
 import { demo } from "./demo.js";
 import { CliError, Exit, exitCodeOf } from "./errors.js";
 import { type GuestOptions, guest } from "./guest.js";
-import { directoryOption, httpAddress, integer, kind, metricsAddress, size } from "./options.js";
+import {
+  deviceOption,
+  directoryOption,
+  httpAddress,
+  integer,
+  kind,
+  metricsAddress,
+  size,
+} from "./options.js";
 import { serveCommand } from "./serve.js";
 
 /** How the guest connects: the same options for every command that plays a guest. */
@@ -134,6 +142,7 @@ function serve(): Command {
       integer(1, 86_400),
       DEFAULT_PATIENCE.reconnectMs / 1000,
     )
+    .addOption(deviceOption())
     .option("--http <address>", "serve a read-only page there: 127.0.0.1:PORT or [::1]:PORT", httpAddress)
     .addOption(
       new Option("--log-format <how>", "of the log on stderr; auto: pretty on a terminal, else logfmt")

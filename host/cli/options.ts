@@ -1,4 +1,5 @@
 /** Options and arguments that several commands have, and what they may be. */
+import { resolve } from "node:path";
 import { type Command, InvalidArgumentError, Option } from "commander";
 import { type HttpAddress, parseHttpAddress } from "../daemon/http.js";
 import { type MetricsAddress, parseMetricsAddress } from "../metrics/server.js";
@@ -60,6 +61,13 @@ export interface CommonOptions extends Place {
 /** The loopback machine in place of Xen. */
 export function directoryOption(what = "a loopback machine, in place of the Xen below"): Option {
   return new Option("--directory <path>", what).env("XBDBACK_DIRECTORY");
+}
+
+/** Modules that disks may be of; each --device names one more. */
+export function deviceOption(): Option {
+  return new Option("--device <path>", "allow this module as a disk, target=device:PATH; may be given again")
+    .argParser((path: string, others: readonly string[]) => [...others, resolve(path)])
+    .default([], "none");
 }
 
 /** What all commands have that talk to a daemon or its xenstore. */

@@ -36,6 +36,7 @@ export interface ServeCommandOptions extends PlaneOptions {
   maxGrants: number;
   maxMemory: number;
   nbdReconnect: number;
+  device: readonly string[];
   http?: HttpAddress;
   metrics?: MetricsAddress;
   config?: string;
@@ -109,12 +110,13 @@ function daemonOptions(
   live: ReturnType<typeof liveOptions>,
 ): Omit<ServeOptions, "platform" | "log"> {
   const { kind, reactors, engine, pollUs, maxVbds, maxRings, maxGrants, maxMemory, replace, http } = options;
+  const { device: modules } = options;
   return {
     kind,
     features: live,
     open(path, how) {
       const patience = { reconnectMs: live.nbdReconnect * 1000 };
-      return openDisk(path, { ...how, cache: live.cache, patience });
+      return openDisk(path, { ...how, cache: live.cache, patience, modules });
     },
     plane: { reactors, engine, pollUs },
     caps: { vbds: maxVbds, rings: maxRings, grants: maxGrants, memory: maxMemory },

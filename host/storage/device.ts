@@ -76,6 +76,8 @@ export interface BlockDevice {
   readonly store?: Store;
   /** False where I/O of a dead process that had the same store open may still reach it. */
   readonly fenced?: boolean;
+  /** True where all that was written ends with this process. */
+  readonly volatile?: boolean;
   /** Errno of a flush that failed, here or for the process before, or 0; not there where flushes do not fail. */
   flushErrno?: number;
 

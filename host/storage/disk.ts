@@ -3,6 +3,7 @@ import { realpath, stat } from "node:fs/promises";
 import { constants } from "node:os";
 import type { BlockDevice } from "./device.js";
 import { openHelped } from "./helper/open.js";
+import { type ModuleOptions, openModule } from "./module/open.js";
 import { type NbdOptions, openNbd } from "./nbd/open.js";
 import { parseNbdUri } from "./nbd/uri.js";
 import { DeviceError, type DeviceOptions, openDevice } from "./open.js";
@@ -10,7 +11,7 @@ import { parseSource } from "./source.js";
 import { layerOf, type Wrapped } from "./wrapper/index.js";
 import type { Layer } from "./wrapper/kind.js";
 
-export interface DiskOptions extends DeviceOptions, NbdOptions {
+export interface DiskOptions extends DeviceOptions, NbdOptions, ModuleOptions {
   /** False: files that a wrapper would make are not left behind. Default true. */
   readonly create?: boolean;
 }
@@ -27,6 +28,7 @@ export async function openDisk(target: string, options: DiskOptions): Promise<Bl
   }
   if (source.kind === "raw") return openDevice(target, options);
   if (source.kind === "nbd") return openNbd(target, options);
+  if (source.kind === "device") return openModule(target, source, options);
   if (source.kind === "wrapped") return openWrapped(target, source, options);
   return openHelped(target, source, options);
 }

@@ -1,4 +1,5 @@
 /** What a target names: a disk specification's, or `params` in xenstore. */
+import { type ModuleSource, parseModuleTarget } from "./module/open.js";
 import { isNbdUri } from "./nbd/uri.js";
 import { parseWrapped, type Wrapped } from "./wrapper/index.js";
 
@@ -20,6 +21,7 @@ export type Source =
   | { readonly kind: "image"; readonly format: string; readonly path: string }
   | { readonly kind: "rbd"; readonly pool: string; readonly namespace: string; readonly image: string }
   | { readonly kind: "http"; readonly url: string }
+  | ModuleSource
   /** Of the wrapper's argument and the target below, nothing is known yet. */
   | Wrapped;
 
@@ -33,5 +35,5 @@ export function parseSource(text: string): Source | null {
   const image = /^([a-z0-9]+):(\/.*)$/s.exec(text);
   if (image && Object.hasOwn(IMAGE_FORMATS, image[1]))
     return { kind: "image", format: image[1], path: image[2] };
-  return parseWrapped(text);
+  return parseModuleTarget(text) ?? parseWrapped(text);
 }

@@ -121,10 +121,16 @@ export class Adoption {
 }
 
 /**
- * Why a store cannot be gone on with: the process before did not live to see all its answers, and nobody can tell when a
- * server has ended the last write that it was sent. Done after newer ones, it would spoil them.
+ * Why a store cannot be gone on with. Either what was written ended with the process before. Or that did not live to see all
+ * its answers, and nobody can tell when a server has ended the last write that it was sent: done after newer ones, it would
+ * spoil them.
  */
-export function fenceMissing(device: BlockDevice, { settled }: Orphan): RingError | null {
+export function objectionTo(device: BlockDevice, { settled }: Orphan): RingError | null {
+  if (device.volatile && !device.readOnly) {
+    return new RingError(
+      `${device.name}: what the guest has written ended with the daemon before; the disk is closed`,
+    );
+  }
   if (device.fenced !== false || device.readOnly || settled) return null;
   return new RingError(
     `${device.name}: the daemon before was killed or cut short, and the server may still carry out its writes; the disk is closed`,

@@ -4,7 +4,7 @@ import { XenbusState as State } from "../platform/xenbus-state.js";
 import type { Throttle } from "../reactor/throttle.js";
 import { Result } from "../storage/device.js";
 import { openDisk } from "../storage/disk.js";
-import { Adoption, fenceMissing, inheritFlushErrno, type Orphan, openWhenFree } from "./adoption.js";
+import { Adoption, inheritFlushErrno, type Orphan, objectionTo, openWhenFree } from "./adoption.js";
 import { type BackendKeys, type Features, parseMode } from "./backend-keys.js";
 import { Connection } from "./connection.js";
 import { type AssumedProtocol, readFrontend } from "./frontend.js";
@@ -103,7 +103,7 @@ export class Connector {
   async adopt(keys: BackendKeys, orphan: Orphan, features: Features): Promise<Connection> {
     const { config, beginnings, flushErrno, since } = orphan;
     const device = this.#opener.take();
-    const objection = fenceMissing(device, orphan);
+    const objection = objectionTo(device, orphan);
     if (objection) {
       await device.close();
       throw objection;

@@ -51,7 +51,7 @@ test("the command line of a helper", () => {
   const how = { readOnly: false, shared: false, cache: "auto", socket: "/s" } as const;
   const lineOf = (target: string, other: object = {}): string => {
     const source = parseSource(target);
-    assert.ok(source && source.kind !== "raw" && source.kind !== "nbd" && source.kind !== "wrapped");
+    assert.ok(source?.kind === "image" || source?.kind === "rbd" || source?.kind === "http");
     const { program, args } = commandFor(source, { ...how, ...other });
     return [program, ...args].join(" ");
   };

@@ -7,9 +7,14 @@ import { modeOf } from "../../toolstack/disk-image.js";
 import { sourceOf } from "../../toolstack/disk-specification.js";
 import { parseMode } from "../../vbd/backend-keys.js";
 import { printable } from "../../vbd/diagnostics.js";
-import { examples } from "../options.js";
+import { deviceOption, examples } from "../options.js";
 import { pairs, printJson } from "../output.js";
 import { readDisk } from "./attach.js";
+
+interface CheckOptions {
+  readonly json: boolean;
+  readonly device: readonly string[];
+}
 
 export function checkCommand(): Command {
   const command = new Command("check")
@@ -19,19 +24,20 @@ export function checkCommand(): Command {
         "Needs neither a daemon nor Xen.",
     )
     .argument("<diskspec>", "as in xl-disk-configuration(5): target,format,vdev,access and key=value")
+    .addOption(deviceOption())
     .option("--json", "print JSON", false);
   return examples(command, "xbdback check /var/lib/xen/disk.img,raw,xvda,rw").action(check);
 }
 
-async function check(text: string, { json }: { json: boolean }): Promise<void> {
+async function check(text: string, { json, device: modules }: CheckOptions): Promise<void> {
   const disk = readDisk(text);
   const warnings: string[] = [];
   const warn = (line: string): void => void warnings.push(printable(line));
-  const device = await openDisk(sourceOf(disk), { ...parseMode(modeOf(disk)), warn, create: false });
+  const device = await openDisk(sourceOf(disk), { ...parseMode(modeOf(disk)), warn, create: false, modules });
   const { size, sectorSize, physicalSectorSize, canDiscard, readOnly, store, through } = device;
   await device.close();
   const source = parseSource(sourceOf(disk));
-  const kind = store?.kind ?? (source?.kind === "wrapped" ? "wrapped" : "nbd");
+  const kind = store?.kind ?? (source?.kind === "wrapped" || source?.kind === "device" ? source.kind : "nbd");
   const discard = canDiscard && !readOnly && disk.discard !== false;
   const { target, vdev, devid } = disk;
   if (json) {

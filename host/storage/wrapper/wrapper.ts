@@ -78,6 +78,10 @@ export class Wrapper implements BlockDevice {
     return this.inner.fenced !== false;
   }
 
+  get volatile(): boolean {
+    return this.inner.volatile === true;
+  }
+
   get flushErrno(): number {
     return this.inner.flushErrno ?? 0;
   }
