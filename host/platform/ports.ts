@@ -96,8 +96,15 @@ export interface EventChannels {
   /** Fills `ports` with pending local ports and returns how many. Each stays masked until `unmask`. Never blocks. */
   read(ports: Uint32Array): number;
 
-  /** Re-arms a port that `read` returned; an event that came meanwhile is delivered again. */
+  /** Where somebody else who reads `fd` (an io_uring) has its bytes put; this memory does not move. */
+  readonly inbox: Uint32Array<ArrayBuffer>;
+  /** As `read`, after read(2) of `fd` into `inbox`: `result` is the bytes that it got, or a negative errno. */
+  received(result: number, ports: Uint32Array): number;
+
+  /** Re-arms a port that was returned; an event that came meanwhile is delivered again. */
   unmask(port: number): void;
+  /** Where a port is re-armed by writing its number to `fd`, `write` does that from now on; it may do so later. */
+  unmaskBy(write: (fd: number, port: number) => void): void;
 
   close(): Promise<void>;
 }

@@ -23,7 +23,7 @@ export class EventLoopDriver {
 
   constructor(reactor: Reactor) {
     this.#reactor = reactor;
-    this.#poll = pollReadable(reactor.fd, () => {
+    this.#poll = pollReadable(reactor.events.fd, () => {
       reactor.dispatch();
       this.#setTimer();
     });

@@ -8,6 +8,7 @@ import { Ring, type RingOptions } from "./ring.js";
 import { bind } from "./start.js";
 
 const MAX_PORTS_A_READ = 64;
+const MAX_READS = 64;
 /** Rings that a driver may look at again and again. */
 const MAX_WATCHED = 16;
 /** How often persistent grants are looked at: Linux's LRU_INTERVAL, and a longer time while no ring is in use. */
@@ -23,7 +24,7 @@ export class Reactor {
   passes = 0;
   eventReads = 0;
 
-  readonly #events: EventChannels;
+  readonly events: EventChannels;
   readonly #grants: GrantTable;
   readonly #rings = new Map<number, Ring>();
   readonly #ports = new Uint32Array(MAX_PORTS_A_READ);
@@ -51,13 +52,8 @@ export class Reactor {
 
   /** Takes both handles over; `close` closes them. */
   constructor(events: EventChannels, grants: GrantTable) {
-    this.#events = events;
+    this.events = events;
     this.#grants = grants;
-  }
-
-  /** Polls readable when there is something to {@link dispatch}. */
-  get fd(): number {
-    return this.#events.fd;
   }
 
   /** Pages of guests that are mapped now. */
@@ -83,7 +79,7 @@ export class Reactor {
    * unbound for us. Rejects with what went wrong; nothing is held then.
    */
   async attach(options: RingOptions, remotePort: number): Promise<Ring> {
-    const events = this.#events;
+    const { events } = this;
     const port = await bind(events, options.config.domid, remotePort, options.start);
     let ring: Ring;
     try {
@@ -108,19 +104,35 @@ export class Reactor {
   async detach(ring: Ring): Promise<void> {
     await ring.detach();
     this.#rings.delete(ring.port);
-    await this.#events.unbind(ring.port);
+    await this.events.unbind(ring.port);
   }
 
   /** Reads events, a bounded number, and lets each ring whose channel rang make a pass. */
   dispatch(): void {
     this.eventReads++;
-    const count = this.#events.read(this.#ports);
+    this.#rang(this.events.read(this.#ports));
+  }
+
+  /** The same for events that were read into the inbox of `events`: `result` is what read(2) returned, or -errno. */
+  received(result: number): void {
+    this.eventReads++;
+    let count = this.events.received(result, this.#ports);
+    this.#rang(count);
+    // After an overflow there may be more of them, without anything to read.
+    for (let round = 1; count === MAX_PORTS_A_READ && round < MAX_READS; round++) {
+      this.eventReads++;
+      count = this.events.read(this.#ports);
+      this.#rang(count);
+    }
+  }
+
+  #rang(count: number): void {
     for (let i = 0; i < count; i++) {
       const port = this.#ports[i];
       // An event on a channel that was just closed is nobody's (XSA-331).
       const ring = this.#rings.get(port);
       const delay = ring === undefined ? 0 : this.#event(ring);
-      if (ring === undefined || delay === 0) this.#events.unmask(port);
+      if (ring === undefined || delay === 0) this.events.unmask(port);
       else this.#masked.push({ port, ring, until: performance.now() + delay });
     }
   }
@@ -176,7 +188,7 @@ export class Reactor {
       const { port, ring, until } = this.#masked[i];
       if (until > now) continue;
       this.#masked.splice(i, 1);
-      if (this.#rings.get(port) === ring) this.#events.unmask(port);
+      if (this.#rings.get(port) === ring) this.events.unmask(port);
     }
     if (now >= this.#trimAt) this.#trim(now);
     this.#resume(now);
@@ -194,7 +206,7 @@ export class Reactor {
 
   /** To be called when all rings are detached. */
   async close(): Promise<void> {
-    await this.#events.close();
+    await this.events.close();
     this.#grants.close();
   }
 

@@ -2,8 +2,12 @@
  * A reactor in a thread of its own that waits for one thing at a time: io_uring_enter, which comes back for disk
  * completions, for doorbells and for the wake descriptor alike. Nothing else ever blocks the thread.
  */
+import { constants } from "node:os";
+import { addressOf } from "../platform/libc.js";
 import type { UringEngine } from "../storage/uring/engine.js";
 import type { Reactor } from "./reactor.js";
+
+const { EAGAIN, EINTR } = constants.errno;
 
 /** While something waits for Node's event loop (a reply of the hypervisor), how long the thread waits at a time. */
 const EVENT_LOOP_MS = 1;
@@ -30,15 +34,22 @@ export interface UringLoopOptions {
 
 export class UringLoop {
   readonly #options: UringLoopOptions;
+  /** Where events are read to. */
+  readonly #inbox: number;
   /** Things that wait for Node's event loop. */
   #pending = 0;
   /** Whether looking for work has found any lately. */
   #looks = true;
-  #rung = false;
+  /** The result of a read of event channels. */
+  #rung: number | null = null;
   #woken = false;
   #stopped = false;
-  readonly #onRing = (): void => {
-    this.#rung = true;
+  readonly #onRing = (result: number): void => {
+    this.#rung = result;
+  };
+  readonly #hear = (): void => {
+    const { events } = this.#options.reactor;
+    this.#options.engine.read(events.fd, this.#inbox, events.inbox.byteLength, this.#onRing);
   };
   readonly #onWoken = (): void => {
     this.#woken = true;
@@ -46,6 +57,7 @@ export class UringLoop {
 
   constructor(options: UringLoopOptions) {
     this.#options = options;
+    this.#inbox = addressOf(new Uint8Array(options.reactor.events.inbox.buffer));
   }
 
   /** Lets Node's event loop have its turns until `work` has ended. */
@@ -66,7 +78,8 @@ export class UringLoop {
   async run(): Promise<void> {
     const { reactor, engine, wakeFd, pollUs } = this.#options;
     reactor.watching = pollUs > 0;
-    engine.poll(reactor.fd, this.#onRing);
+    reactor.events.unmaskBy((fd, port) => engine.writeWord(fd, port));
+    this.#hear();
     engine.poll(wakeFd, this.#onWoken);
     while (!this.#stopped) {
       this.#turn();
@@ -84,10 +97,14 @@ export class UringLoop {
       onWake();
       engine.poll(wakeFd, this.#onWoken);
     }
-    if (this.#rung) {
-      this.#rung = false;
-      reactor.dispatch();
-      engine.poll(reactor.fd, this.#onRing);
+    if (this.#rung !== null) {
+      const result = this.#rung;
+      this.#rung = null;
+      if (result === -EAGAIN) engine.poll(reactor.events.fd, this.#hear);
+      else {
+        if (result !== -EINTR) reactor.received(result);
+        this.#hear();
+      }
     }
     reactor.turn();
     const { due } = reactor;

@@ -18,6 +18,7 @@ function spiedEvents() {
     wrap(events: EventChannels): EventChannels {
       return {
         fd: events.fd,
+        inbox: events.inbox,
         bindInterdomain: async (domid, remote) => {
           const port = await events.bindInterdomain(domid, remote);
           spy.bound.push(port);
@@ -32,6 +33,8 @@ function spiedEvents() {
           for (const port of spy.stale) if (count < ports.length) ports[count++] = port;
           return count;
         },
+        received: (result, ports) => events.received(result, ports),
+        unmaskBy: (write) => events.unmaskBy(write),
         unmask: (port) => {
           events.unmask(port);
           spy.onUnmask(port);

@@ -95,6 +95,7 @@ interface Port {
 /** The frontend's handle; a fifo is its descriptor. */
 export class FakeEvents implements EventChannels {
   readonly fd: number;
+  readonly inbox = new Uint32Array(0);
   readonly ports = new Map<number, Port>();
   notified = 0;
   #next = 1;
@@ -135,6 +136,12 @@ export class FakeEvents implements EventChannels {
     }
     return count;
   }
+
+  received(): number {
+    throw new Error("a frontend reads by itself");
+  }
+
+  unmaskBy(): void {}
 
   unmask(port: number): void {
     const entry = this.ports.get(port);

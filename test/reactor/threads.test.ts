@@ -182,7 +182,7 @@ test(
       writeSync(ringer, new Uint32Array([1]));
       closeSync(ringer);
       await until("it is reported", () => failures.length > 0);
-      assert.match(failures[0].message, /read: EBADF/);
+      assert.match(failures[0].message, /read event channels: EBADF/);
       await pool.close();
       assert.equal(failures.length, 1);
     } finally {

@@ -1,18 +1,20 @@
 /** What only io_uring does: full rings, overflowing completions, waits that end, its queue of a ring's I/Os. */
 import assert from "node:assert/strict";
-import { closeSync, openSync, readFileSync, truncateSync } from "node:fs";
+import { closeSync, constants, openSync, readFileSync, truncateSync } from "node:fs";
+import { join } from "node:path";
 import { test } from "node:test";
 import * as abi from "../../assembly/abi.js";
 import { BlkifCore } from "../../host/core/blkif.js";
 import { coreModule } from "../../host/core/load.js";
 import { allocateMemory } from "../../host/core/memory.js";
-import { addressOf, eventFd, signalEventFd } from "../../host/platform/libc.js";
+import { addressOf, eventFd, makeFifo, signalEventFd } from "../../host/platform/libc.js";
 import { UringQueue } from "../../host/reactor/uring-queue.js";
 import { Result } from "../../host/storage/device.js";
 import { openStore } from "../../host/storage/open.js";
 import { RawDevice } from "../../host/storage/raw.js";
 import { UringEngine } from "../../host/storage/uring/engine.js";
 import {
+  directory,
   EAGAIN,
   EIO,
   ENOSPC,
@@ -71,6 +73,48 @@ test("a wait ends after its time, and at once when the descriptor that is polled
   engine.close();
   closeSync(fd);
 });
+
+test(
+  "a read of a FIFO waits for a word that is written; words that cannot be written are an error",
+  LIMIT,
+  (t) => {
+    const path = join(directory(t), "fifo");
+    makeFifo(path);
+    const fd = openSync(path, constants.O_RDWR | constants.O_NONBLOCK);
+    const engine = new UringEngine();
+    const inbox = new Uint32Array(new ArrayBuffer(64));
+    const results: number[] = [];
+    const hear = (): void =>
+      engine.read(fd, addressOf(new Uint8Array(inbox.buffer)), 64, (result) => results.push(result));
+    hear();
+    engine.ring.enter(1, 10);
+    assert.equal(engine.reap(), 0, "there is nothing yet");
+    for (const word of [7, 0xffffffff]) engine.writeWord(fd, word);
+    for (let turns = 0; results.length < 1 && turns < 100; turns++) {
+      engine.ring.enter(1, 1000);
+      engine.reap();
+    }
+    if (results[0] === 4) {
+      hear();
+      engine.ring.enter(1, 1000);
+      assert.equal(engine.reap(), 1, "the words alone have no completions");
+    }
+    assert.equal(
+      results.reduce((sum, bytes) => sum + bytes, 0),
+      8,
+    );
+    assert.ok([7, 0xffffffff].includes(inbox[0]));
+    engine.ring.enter(0, 0);
+    assert.equal(engine.reap(), 0);
+    const readable = openSync(path, constants.O_RDONLY | constants.O_NONBLOCK);
+    engine.writeWord(readable, 1);
+    engine.ring.enter(1, 1000);
+    assert.throws(() => engine.reap(), /write event channels: EBADF/);
+    engine.close();
+    closeSync(readable);
+    closeSync(fd);
+  },
+);
 
 test("who looks without a call sees that a completion waits for one", LIMIT, () => {
   const engine = new UringEngine();

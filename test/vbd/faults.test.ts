@@ -157,6 +157,9 @@ class FlakyEvents implements EventChannels {
   get fd(): number {
     return this.#events.fd;
   }
+  get inbox(): Uint32Array<ArrayBuffer> {
+    return this.#events.inbox;
+  }
   async bindInterdomain(domid: number, port: number): Promise<number> {
     if (this.failing.bind > 0 && --this.failing.bind === 0) throw new Error("no port is left");
     return this.#events.bindInterdomain(domid, port);
@@ -168,7 +171,9 @@ class FlakyEvents implements EventChannels {
   allocUnbound = (domid: number) => this.#events.allocUnbound(domid);
   notify = (port: number) => this.#events.notify(port);
   read = (ports: Uint32Array) => this.#events.read(ports);
+  received = (result: number, ports: Uint32Array) => this.#events.received(result, ports);
   unmask = (port: number) => this.#events.unmask(port);
+  unmaskBy = (write: (fd: number, port: number) => void) => this.#events.unmaskBy(write);
   close = () => this.#events.close();
 }
 

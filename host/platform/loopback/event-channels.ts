@@ -1,12 +1,14 @@
 /** A handle on event channels: the hypervisor binds and closes; events go from process to process without it. */
 import { closeSync, constants, openSync } from "node:fs";
-import { readNonBlocking } from "../libc.js";
+import { readNonBlocking, SystemError } from "../libc.js";
 import { type MappedFile, mapFile } from "../mapping.js";
 import type { EventChannels } from "../ports.js";
 import type { Connection } from "./connection.js";
 import { openDoorbell, ringDoorbell } from "./doorbell.js";
 import * as words from "./evtchn-words.js";
 import { paths } from "./layout.js";
+
+const MAX_READ_BYTES = 256;
 
 interface Doorbell {
   handle: number;
@@ -15,6 +17,7 @@ interface Doorbell {
 
 export class LoopbackEventChannels implements EventChannels {
   readonly fd: number;
+  readonly inbox = new Uint32Array(new ArrayBuffer(MAX_READ_BYTES));
   readonly #directory: string;
   readonly #connection: Connection;
   readonly #handle: number;
@@ -23,7 +26,6 @@ export class LoopbackEventChannels implements EventChannels {
   /** By local port: the FIFO of whoever owns the peer's. */
   readonly #doorbells = new Map<number, Doorbell>();
   readonly #link: words.Link = { domid: 0, port: 0, generation: 0 };
-  #numbers = new Uint32Array(64);
   #closed = false;
 
   /** `handle` is the hypervisor's name for this handle; its FIFO exists. */
@@ -65,19 +67,23 @@ export class LoopbackEventChannels implements EventChannels {
 
   read(ports: Uint32Array): number {
     if (this.#closed || ports.length === 0) return 0;
-    if (this.#numbers.length < ports.length) this.#numbers = new Uint32Array(ports.length);
-    const numbers = this.#numbers;
-    const buffer = new Uint8Array(numbers.buffer, 0, ports.length * 4);
-    let count = 0;
+    const buffer = new Uint8Array(this.inbox.buffer, 0, Math.min(4 * ports.length, MAX_READ_BYTES));
     // All that was read may have been leftovers of closed ports: then there may be more behind them.
-    while (count === 0) {
+    for (;;) {
       const bytes = readNonBlocking(this.fd, buffer);
-      if (bytes === 0) break;
-      for (let i = 0; i < bytes / 4; i++) {
-        const port = numbers[i];
-        if (!isPort(port)) continue;
-        if (words.take(this.#own.memory.i32, port, this.#handle)) ports[count++] = port;
-      }
+      if (bytes === 0) return 0;
+      const count = this.received(bytes, ports);
+      if (count > 0) return count;
+    }
+  }
+
+  received(result: number, ports: Uint32Array): number {
+    if (result < 0) throw new SystemError("read", -result, "event channels");
+    let count = 0;
+    for (let i = 0; i < result / 4; i++) {
+      const port = this.inbox[i];
+      if (!isPort(port)) continue;
+      if (words.take(this.#own.memory.i32, port, this.#handle)) ports[count++] = port;
     }
     return count;
   }
@@ -86,6 +92,9 @@ export class LoopbackEventChannels implements EventChannels {
     if (this.#closed || !isPort(port)) return;
     if (words.unmask(this.#own.memory.i32, port, this.#handle)) ringDoorbell(this.fd, port);
   }
+
+  /** A port is re-armed in memory. */
+  unmaskBy(): void {}
 
   async close(): Promise<void> {
     if (this.#closed) return;

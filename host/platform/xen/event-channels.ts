@@ -1,8 +1,11 @@
 /** Event channels through /dev/xen/evtchn: one open file for all the ports of a reactor. */
 import { closeSync, constants, openSync } from "node:fs";
+import { constants as os } from "node:os";
 import { ioctl, readNonBlocking, SystemError, writeNonBlocking } from "../libc.js";
 import type { EventChannels } from "../ports.js";
 import * as abi from "./abi.js";
+
+const MAX_READ_BYTES = 256;
 
 /**
  * The file is not restricted to one domain (IOCTL_EVTCHN_RESTRICT_DOMID): it serves the rings of all guests that its
@@ -10,6 +13,7 @@ import * as abi from "./abi.js";
  */
 export class XenEventChannels implements EventChannels {
   readonly fd: number;
+  readonly inbox = new Uint32Array(new ArrayBuffer(MAX_READ_BYTES));
   readonly #ports = new Set<number>();
   /** Ports whose events the kernel may have dropped; they are reported as if they had rung. */
   #missed: number[] = [];
@@ -17,6 +21,10 @@ export class XenEventChannels implements EventChannels {
   readonly #argumentBytes = new Uint8Array(this.#argument.buffer);
   readonly #port = new Uint32Array(1);
   readonly #portBytes = new Uint8Array(this.#port.buffer);
+  #write: (fd: number, port: number) => void = (fd, port) => {
+    this.#port[0] = port;
+    writeNonBlocking(fd, this.#portBytes);
+  };
   #closed = false;
 
   /** Throws the error of open(2). */
@@ -58,20 +66,27 @@ export class XenEventChannels implements EventChannels {
 
   read(ports: Uint32Array): number {
     if (this.#closed) return 0;
-    if (this.#missed.length === 0) {
-      const read = this.#read(ports);
-      if (read >= 0) return read;
+    if (this.#missed.length === 0) return this.received(this.#read(ports.length), ports);
+    return this.#takeMissed(ports);
+  }
+
+  received(result: number, ports: Uint32Array): number {
+    if (result === -os.errno.EFBIG) {
       this.#overflowed();
+      return this.#takeMissed(ports);
     }
-    const missed = this.#missed.splice(0, ports.length);
-    ports.set(missed);
-    return missed.length;
+    if (result < 0) throw new SystemError("read", -result, "event channels");
+    const count = result / 4;
+    for (let i = 0; i < count; i++) ports[i] = this.inbox[i];
+    return count;
   }
 
   unmask(port: number): void {
-    if (!this.#ports.has(port)) return;
-    this.#port[0] = port;
-    writeNonBlocking(this.fd, this.#portBytes);
+    if (this.#ports.has(port)) this.#write(this.fd, port);
+  }
+
+  unmaskBy(write: (fd: number, port: number) => void): void {
+    this.#write = write;
   }
 
   async close(): Promise<void> {
@@ -87,15 +102,20 @@ export class XenEventChannels implements EventChannels {
     return port;
   }
 
-  /** Ports read, or -1 if the kernel's buffer has overflowed. */
-  #read(ports: Uint32Array): number {
-    const bytes = new Uint8Array(ports.buffer, ports.byteOffset, ports.byteLength);
+  /** Bytes read into the inbox, or a negative errno. */
+  #read(count: number): number {
+    const bytes = new Uint8Array(this.inbox.buffer, 0, Math.min(4 * count, MAX_READ_BYTES));
     try {
-      return readNonBlocking(this.fd, bytes) / 4;
+      return readNonBlocking(this.fd, bytes);
     } catch (error) {
-      if (error instanceof SystemError && error.code === "EFBIG") return -1;
-      throw error;
+      return -(error as SystemError).errno;
     }
+  }
+
+  #takeMissed(ports: Uint32Array): number {
+    const missed = this.#missed.splice(0, ports.length);
+    ports.set(missed);
+    return missed.length;
   }
 
   /** The buffer is emptied, events and all; what was in it is masked and must be re-armed like a port that rang. */

@@ -21,7 +21,13 @@ export const Setup = {
   deferTaskrun: 1 << 13,
 } as const;
 
-export const Feature = { singleMmap: 1 << 0, noDrop: 1 << 1, extArg: 1 << 8, minTimeout: 1 << 15 } as const;
+export const Feature = {
+  singleMmap: 1 << 0,
+  noDrop: 1 << 1,
+  extArg: 1 << 8,
+  cqeSkip: 1 << 11,
+  minTimeout: 1 << 15,
+} as const;
 
 export const Enter = { getEvents: 1 << 0, extArg: 1 << 3, registeredRing: 1 << 4 } as const;
 
@@ -58,6 +64,8 @@ export const Sqe = {
 } as const;
 /** IOSQE_FIXED_FILE, where it stands in the first word. */
 export const FIXED_FILE = 1 << 8;
+/** IOSQE_CQE_SKIP_SUCCESS, likewise: there is a completion only if it fails. */
+export const QUIET = 1 << 14;
 export const FSYNC_DATASYNC = 1;
 export const POLLIN = 1;
 

@@ -1,14 +1,17 @@
 /** The io_uring engine: system calls of one thread as entries of its ring. */
-import { blockDiscardAsync } from "../../platform/libc.js";
+import { addressOf, blockDiscardAsync, SystemError } from "../../platform/libc.js";
 import type { IoVector } from "../device.js";
 import type { ErrnoDone, IoEngine, TransferDone } from "../engine.js";
-import { FIXED_FILE, FSYNC_DATASYNC, Op, POLLIN } from "./abi.js";
+import { FIXED_FILE, FSYNC_DATASYNC, Op, POLLIN, QUIET } from "./abi.js";
 import { Uring, type UringSizes } from "./ring.js";
 
 const TWO_TO_32 = 4294967296;
 
 /** The upper word of user_data: whose completion it is. */
-const Kind = { call: 0, queue: 1, poll: 2 } as const;
+const Kind = { call: 0, queue: 1, poll: 2, word: 3 } as const;
+
+/** Words on their way into descriptors; each has been taken long before its place is used again. */
+const WORDS = 4096;
 
 /** Takes the completions of operations that name a place rather than a function: see {@link UringEngine.addQueue}. */
 export interface CompletionQueue {
@@ -33,6 +36,9 @@ export class UringEngine implements IoEngine {
   readonly #freeCalls: number[] = [];
   readonly #queues: (CompletionQueue | null)[] = [];
   readonly #polls: (() => void)[] = [];
+  readonly #words = new Uint32Array(new ArrayBuffer(4 * WORDS));
+  readonly #wordsAddress = addressOf(new Uint8Array(this.#words.buffer));
+  #nextWord = 0;
   /** Slots of registered descriptors. */
   readonly #files = new Map<number, number>();
 
@@ -95,6 +101,21 @@ export class UringEngine implements IoEngine {
     this.ring.prepare(Op.pollAdd, fd, 0, 0, 0, 0, 0, POLLIN, index, Kind.poll);
   }
 
+  /** Reads what there is, or else what comes next, to a native address; then `done` gets read(2)'s result, or -errno. */
+  read(fd: number, address: number, length: number, done: (result: number) => void): void {
+    this.#call(Op.read, fd, 0, address, length, 0, done);
+  }
+
+  /** Writes 4 bytes to a descriptor that never makes a writer wait. It is open until the next {@link Uring.enter}. */
+  writeWord(fd: number, word: number): void {
+    const index = this.#nextWord;
+    this.#nextWord = (index + 1) % WORDS;
+    this.#words[index] = word;
+    const address = this.#wordsAddress + 4 * index;
+    const high = Math.floor(address / TWO_TO_32);
+    this.ring.prepare(Op.write | QUIET, fd, 0, 0, address - high * TWO_TO_32, high, 4, 0, 0, Kind.word);
+  }
+
   /** Registers a descriptor, so that the kernel need not look it up for each operation. */
   register(fd: number): void {
     const slot = this.ring.addFile(fd);
@@ -122,6 +143,7 @@ export class UringEngine implements IoEngine {
   completed(low: number, high: number, result: number): void {
     if (high === Kind.queue) this.#queues[low >>> 16]?.completed(low & 0xffff, result);
     else if (high === Kind.poll) this.#polls[low]();
+    else if (high === Kind.word) throw new SystemError("write", -result, "event channels");
     else {
       const call = this.#calls[low] as Call;
       this.#calls[low] = null;

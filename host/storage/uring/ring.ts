@@ -34,7 +34,7 @@ import {
 
 const { EINVAL, EOPNOTSUPP } = constants.errno;
 const TWO_TO_32 = 4294967296;
-const NEEDED = Feature.singleMmap | Feature.noDrop | Feature.extArg;
+const NEEDED = Feature.singleMmap | Feature.noDrop | Feature.extArg | Feature.cqeSkip;
 
 export interface UringSizes {
   /** Entries that can be submitted with one call; powers of two. */
