@@ -229,7 +229,7 @@ function rangeLock(type: number, start: number, length: number): Uint8Array {
 
 /** ioctl(2) with a pointer argument; returns its (non-negative) result. */
 export function ioctl(fd: number, request: number, argument: Uint8Array | null, name: string): number {
-  return check(c.ioctl(fd, request, argument), `ioctl ${name}`);
+  return check(c.ioctl(fd, request, argument), "ioctl", name);
 }
 
 /** read(2); 0 when a non-blocking descriptor has nothing. */

@@ -139,6 +139,7 @@ export class Reactor {
 
   /** Every ring that wants one makes a pass; those that want another one have to wait for the next turn. */
   turn(): void {
+    if (this.#ready.length === 0) return;
     const running = this.#ready;
     this.#ready = this.#running;
     this.#running = running;

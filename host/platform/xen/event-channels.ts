@@ -61,7 +61,7 @@ export class XenEventChannels implements EventChannels {
   notify(port: number): void {
     if (!this.#ports.has(port)) return;
     this.#argument[0] = port;
-    ioctl(this.fd, abi.IOCTL_EVTCHN_NOTIFY, this.#argumentBytes, `NOTIFY ${port}`);
+    ioctl(this.fd, abi.IOCTL_EVTCHN_NOTIFY, this.#argumentBytes, "NOTIFY");
   }
 
   read(ports: Uint32Array): number {
