@@ -24,7 +24,8 @@ if [ ! -e /written.sum ]; then
   cp /written /trimmed
   sum /written > /written.sum
   sync
-  echo "WRITTEN $(cat /written.sum)"
+  # As the kernel prints it: what the terminal still has when the machine is reset is lost.
+  echo "<1>WRITTEN $(cat /written.sum)" > /dev/kmsg
   echo b > /proc/sysrq-trigger
 fi
 echo "FOUND $(sum /written) $(cat /written.sum)"
