@@ -1,10 +1,15 @@
 // Runs every test: `npm test`, or `npm test -- core vbd` for some of the folders under test/.
 // Where CI is set, a test that was skipped is a failure: CI has what the tests need.
-import { spawnSync } from "node:child_process";
+// A run that hangs is ended after LIMIT_MINUTES, and says which processes it waited for.
+import { execFileSync, spawn } from "node:child_process";
+import { once } from "node:events";
 import { mkdtempSync, readdirSync, readFileSync, rmSync } from "node:fs";
 import { tmpdir } from "node:os";
 import { dirname, join, relative } from "node:path";
 import { fileURLToPath } from "node:url";
+
+/** Some three times what a whole run takes on two cores. */
+const LIMIT_MINUTES = 30;
 
 const root = dirname(dirname(fileURLToPath(import.meta.url)));
 const source = join(root, "test");
@@ -27,7 +32,7 @@ if (files.length === 0) {
 
 const scratch = mkdtempSync(join(tmpdir(), "xbdback-tests-"));
 const record = join(scratch, "tap");
-const { status } = spawnSync(
+const runner = spawn(
   process.execPath,
   [
     "--test",
@@ -38,6 +43,9 @@ const { status } = spawnSync(
   ],
   { cwd: root, stdio: "inherit" },
 );
+const watchdog = setTimeout(endAll, LIMIT_MINUTES * 60_000);
+const [status] = await once(runner, "exit");
+clearTimeout(watchdog);
 const skipped = readFileSync(record, "utf8").match(/# SKIP.*/g) ?? [];
 rmSync(scratch, { recursive: true, force: true });
 if (status !== 0) process.exit(status ?? 1);
@@ -46,4 +54,26 @@ if (process.env.CI && skipped.length > 0) {
     `${skipped.length} tests were skipped, and none may be here:\n${skipped.join("\n")}\n`,
   );
   process.exit(1);
+}
+
+/** The runner would wait for as long as anything that a test started keeps a pipe open: every descendant is killed. */
+function endAll() {
+  const table = execFileSync("ps", ["-ww", "-eo", "pid=,ppid=,etimes=,stat=,args="], { encoding: "utf8" });
+  const rows = table.split("\n").map((line) => ({ line, ids: line.trim().split(/\s+/, 2).map(Number) }));
+  const family = new Set([runner.pid]);
+  // A child may have a lower number than its parent.
+  for (let size = 0; size !== family.size; ) {
+    size = family.size;
+    for (const { ids } of rows) if (family.has(ids[1])) family.add(ids[0]);
+  }
+  process.stderr.write(`not finished after ${LIMIT_MINUTES} minutes, and ended (pid, ppid, seconds, state):\n`);
+  for (const { line, ids } of rows) {
+    if (!family.has(ids[0])) continue;
+    process.stderr.write(`${line}\n`);
+    try {
+      process.kill(ids[0], "SIGKILL");
+    } catch {
+      // It has ended meanwhile.
+    }
+  }
 }
