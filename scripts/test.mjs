@@ -66,7 +66,9 @@ function endAll() {
     size = family.size;
     for (const { ids } of rows) if (family.has(ids[1])) family.add(ids[0]);
   }
-  process.stderr.write(`not finished after ${LIMIT_MINUTES} minutes, and ended (pid, ppid, seconds, state):\n`);
+  process.stderr.write(
+    `not finished after ${LIMIT_MINUTES} minutes, and ended (pid, ppid, seconds, state):\n`,
+  );
   for (const { line, ids } of rows) {
     if (!family.has(ids[0])) continue;
     process.stderr.write(`${line}\n`);

@@ -5,6 +5,7 @@ import { readFileSync, truncateSync, writeFileSync } from "node:fs";
 import { join } from "node:path";
 import { after, before, test } from "node:test";
 import { setTimeout as pause } from "node:timers/promises";
+import type { Blkfront } from "../../host/guest/blkfront.js";
 import { addVbd, removeVbd } from "../../host/toolstack/vbd.js";
 import { ROOT } from "../hosts/tools.js";
 import { DEVID, DOMID, Machine } from "../vbd/harness.js";
@@ -87,6 +88,32 @@ async function serveLoopback(): Promise<void> {
   await root.output("systemctl daemon-reload && systemctl start xbdback");
 }
 
+/** A restart and a crash, each under a guest whose writes go on: it sees a pause, and nothing else. */
+async function restartUnderGuest(disk: Blkfront): Promise<void> {
+  const mainPid = (): Promise<string> => root.output("systemctl show -p MainPID --value xbdback");
+  const takenOver = async (): Promise<number> => (await journal()).match(/taken over/g)?.length ?? 0;
+  let writes = 0;
+  let over = false;
+  const work = (async () => {
+    for (; !over; writes++) await disk.write((writes % 64) * 4096, new Uint8Array(4096).fill(writes));
+  })();
+  for (const [time, how] of ["systemctl restart xbdback", "systemctl kill -s KILL xbdback"].entries()) {
+    const pid = await mainPid();
+    await root.output(how);
+    for (let tries = 0; tries < 300 && (await takenOver()) <= time; tries++) await pause(100);
+    assert.equal(await takenOver(), time + 1, `${how}: ${await journal()}`);
+    assert.notEqual(await mainPid(), pid);
+    const before = writes;
+    for (let tries = 0; tries < 100 && writes === before; tries++) await pause(100);
+    assert.ok(writes > before, `${how}: the guest's writes do not go on`);
+  }
+  over = true;
+  await work;
+  const last = new Uint8Array(4096);
+  await disk.read(((writes - 1) % 64) * 4096, last);
+  assert.deepEqual(last, new Uint8Array(4096).fill(writes - 1));
+}
+
 test("under systemd a guest has its disk, and the daemon no more than it needs", OPTIONS, async () => {
   await serveLoopback();
   const guest = await machine.guest();
@@ -133,6 +160,8 @@ test("under systemd a guest has its disk, and the daemon no more than it needs",
   assert.equal(await show("MainPID"), pid);
   await disk.write(0, new Uint8Array(4096));
   writeFileSync(root.path("etc/xbdback/xbdback.toml"), "");
+
+  await restartUnderGuest(disk);
 
   await disk.close();
   assert.equal(await removeVbd(machine.xenstore, spec), "closed");
