@@ -74,6 +74,8 @@ export class PortDispatcher {
       const handler = this.#handlers.get(port);
       if (!handler) continue;
       handler.event();
+      // It may have found its backend lying, and given the port up.
+      if (this.#handlers.get(port) !== handler) continue;
       if (looks) this.#quiet.add(handler);
       else handler.listen();
       // After the work: an event that came meanwhile waits behind the mask and is delivered again.

@@ -104,3 +104,32 @@ test("a port that is removed while it is being looked at is not looked at any mo
     await events.close();
   }
 });
+
+test("a port that its own event removes is not looked at any more", { timeout: 30_000 }, async () => {
+  const events = new FakeEvents();
+  const ports = [await events.allocUnbound(), await events.allocUnbound()];
+  const dispatcher = PortDispatcher.of(events);
+  const [talker, leaver] = ports.map((port) => new Line(events, port));
+  const turn = () => new Promise((resolve) => setImmediate(resolve));
+  try {
+    // While one is being looked at, so is any other that has an event.
+    talker.expected = Number.POSITIVE_INFINITY;
+    for (let heard = 0; heard < 1000 || talker.listening; heard = talker.heard) {
+      talker.say();
+      await turn();
+    }
+    leaver.onHeard = () => dispatcher.remove(ports[1]);
+    leaver.expected = 1;
+    leaver.say();
+    while (leaver.heard === 0) {
+      talker.say();
+      await turn();
+    }
+    leaver.news++;
+    for (let i = 0; i < 20; i++) await turn();
+    assert.equal(leaver.heard, 1);
+  } finally {
+    for (const port of ports) dispatcher.remove(port);
+    await events.close();
+  }
+});
