@@ -1,7 +1,11 @@
-# The operator's commands in a dom0, on a guest that runs: attached without xl, watched, resized, limited, paused, detached.
+# The operator's commands in a dom0, on a guest that runs: attached without xl, watched, resized, limited, paused, detached;
+# the daemon with no more privileges than its unit gives it.
 . /share/lib.sh
 install_product
+as_unit
 check "the daemon starts" daemon_start || exit 1
+check "it is not root" test "$(stat -c %u /proc/$DAEMON)" = 990
+check "it has one capability" grep -q '^CapEff:.0000000000000002$' /proc/$DAEMON/status
 backend_state() { [ "$(xenstore-read "$BACKEND/$1/state" 2>/dev/null)" = "$2" ]; }
 shows() { xbdback show "$1" | grep -qE "$2"; }
 image /root/a.img 64M; image /root/b.img 32M

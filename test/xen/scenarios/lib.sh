@@ -43,10 +43,21 @@ install_product() {
   install -m 755 "$NODE_MODULES/xbdback/xen/block-xbdback" /etc/xen/scripts/
 }
 
+# From now on daemon_start gives the daemon what the systemd unit gives it: a user of its own and the unit's capabilities.
+PRIVILEGES=()
+as_unit() {
+  local unit=$NODE_MODULES/xbdback/packaging/xbdback.service bounding ambient
+  caps() { sed -n "s/^$1=CAP_//p" "$unit" | tr A-Z a-z; }
+  bounding=$(caps CapabilityBoundingSet) ambient=$(caps AmbientCapabilities)
+  PRIVILEGES=(setpriv --reuid 990 --regid 990 --clear-groups --no-new-privs
+    --bounding-set "-all,+$bounding" --inh-caps "-all,+$ambient" --ambient-caps "-all,+$ambient")
+  install -d -m 755 -o 990 -g 990 /run/xbdback
+}
+
 daemon_start() {
   # A killed one has left it, and it is what we wait for.
   rm -f /run/xbdback/vbd.sock
-  xbdback serve "$@" >> /tmp/daemon.log 2>&1 &
+  "${PRIVILEGES[@]}" xbdback serve "$@" >> /tmp/daemon.log 2>&1 &
   DAEMON=$!
   within 300 test -S /run/xbdback/vbd.sock || { cat /tmp/daemon.log; return 1; }
 }
