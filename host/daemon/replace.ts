@@ -53,9 +53,17 @@ export async function takePlace(socket: string, log: (line: string) => void): Pr
     if (said || performance.now() - start < SAID_MS) continue;
     said = true;
     log(
-      `xbdback: process ${pid} still waits for I/O of its disks, and this one for its end; \`kill -9 ${pid}\` loses nothing`,
+      `xbdback: process ${pid} still waits for I/O of its disks, and this one for its end; ${killAdvice(pid)}`,
     );
   }
+}
+
+/** What to do about a daemon that does not end; see objectionTo in vbd/adoption.ts. */
+export function killAdvice(pid: number): string {
+  return (
+    `\`kill -9 ${pid}\` loses nothing of image files and block devices, ` +
+    "and closes the writable disks of NBD servers and others without a lock"
+  );
 }
 
 /** When a process began, by the kernel's ticks: tells it from a later one of the same number. Null when it has ended. */

@@ -4,7 +4,7 @@ import { closeSync } from "node:fs";
 import { setTimeout as sleep } from "node:timers/promises";
 import { Command } from "commander";
 import { control } from "../../daemon/control.js";
-import { daemonAt, listenerAt } from "../../daemon/replace.js";
+import { daemonAt, killAdvice, listenerAt } from "../../daemon/replace.js";
 import { VERSION } from "../../daemon/version.js";
 import { XenbusState } from "../../platform/xenbus-state.js";
 import type { VbdStatus } from "../../vbd/status.js";
@@ -146,7 +146,7 @@ async function untilReplaced(
     if (performance.now() > deadline) {
       throw new CliError(
         `process ${old.pid} still waits for I/O of its disks, and process ${successor?.pid} for its end; ` +
-          `\`kill -9 ${old.pid}\` loses nothing: what is in flight is done again`,
+          killAdvice(old.pid),
       );
     }
     await sleep(POLL_MS);
