@@ -65,7 +65,7 @@ export class Blkfront implements GuestDisk {
   /** Called when the backend is gone or broke the protocol. `close` or `reconnect` is still to be called. */
   onFailure: ((error: Error) => void) | null = null;
 
-  readonly #platform: GuestPlatform;
+  #platform: GuestPlatform;
   readonly #options: Partial<BlkfrontOptions>;
   #connection: Connection | null = null;
   #scheduler: Scheduler | null = null;
@@ -74,7 +74,7 @@ export class Blkfront implements GuestDisk {
   #negotiated: Negotiated | null = null;
   #sectors = 0;
   /** What new calls are refused with; null while connected. */
-  #refusal: DiskError | null;
+  #refusal: Error | null;
   #broken: Error | null = null;
   /** The backend has answered EOPNOTSUPP to these. */
   #flushRefused = false;
@@ -209,10 +209,14 @@ export class Blkfront implements GuestDisk {
   async close(): Promise<CloseReport> {
     const connection = this.#connection;
     const scheduler = this.#scheduler;
-    if (!connection || !scheduler) return { grantsInUse: 0 };
+    if (!scheduler) return { grantsInUse: 0 };
     this.#connection = this.#scheduler = null;
     const closed = this.#error("the disk was closed");
     this.#refusal ??= closed;
+    if (!connection) {
+      scheduler.stop(closed);
+      return { grantsInUse: 0 };
+    }
     await connection.drain(scheduler.idle());
     connection.state.onWrite = null;
     scheduler.stop(closed);
@@ -222,15 +226,65 @@ export class Blkfront implements GuestDisk {
   /** Closes the connection if there is one and makes a new one, with the options of the first. */
   async reconnect(): Promise<CloseReport> {
     const report = await this.close();
-    this.#broken = null;
-    this.#flushRefused = this.#discardRefused = false;
-    const queues: Connection["queues"] = [];
-    const scheduler = new Scheduler(
-      queues,
+    await this.#connect(this.#makeScheduler());
+    return report;
+  }
+
+  /**
+   * The guest is suspended for a migration: its rings are left as they are, without a word to their backend, and calls,
+   * those under way included, wait for {@link resume}. Does nothing when the disk is not connected.
+   */
+  suspend(): void {
+    const connection = this.#connection;
+    const before = this.#scheduler;
+    if (!connection || !before || this.#refusal) return;
+    this.#connection = null;
+    // Its machine goes, and perhaps its xenstored first.
+    connection.forget().catch(() => {});
+    this.#scheduler = this.#makeScheduler();
+    for (const transfer of before.abandon()) {
+      if (transfer.raw) {
+        transfer.fail(
+          this.#error("the pages of a raw request stay with the machine that the guest has left"),
+        );
+        continue;
+      }
+      transfer.rewind();
+      this.#scheduler.submit(transfer);
+    }
+  }
+
+  /**
+   * Goes on with the backend of another machine. As Linux does (blkfront_resume): calls without an answer are made again, in
+   * their order. Whatever the backend before still does for them must have ended: that is for those who migrate. Rejects,
+   * and the calls with it, when the backend does not come along.
+   */
+  async resume(platform: GuestPlatform): Promise<void> {
+    const scheduler = this.#scheduler;
+    if (this.#connection || !scheduler) throw this.#error("the disk is not suspended", "EINVAL");
+    this.#platform = platform;
+    try {
+      await this.#connect(scheduler);
+    } catch (error) {
+      this.#fail(scheduler, error as Error);
+      throw error;
+    }
+    scheduler.roomMade();
+  }
+
+  #makeScheduler(): Scheduler {
+    const scheduler: Scheduler = new Scheduler(
       this.counters,
       (transfer) => this.#refused(transfer),
       (error) => this.#breakDown(scheduler, error),
     );
+    return scheduler;
+  }
+
+  async #connect(scheduler: Scheduler): Promise<void> {
+    this.#broken = null;
+    this.#flushRefused = this.#discardRefused = false;
+    const { queues } = scheduler;
     const connection = await Connection.open(this.#platform, this.devid, scheduler, queues, this.#options);
     this.#connection = connection;
     this.#scheduler = scheduler;
@@ -240,7 +294,6 @@ export class Blkfront implements GuestDisk {
     this.#refusal = null;
     connection.state.onWrite = (state) => this.#backendChanged(connection, scheduler, state);
     this.#backendChanged(connection, scheduler, connection.state.current);
-    return report;
   }
 
   #data(operation: number, position: number, data: Uint8Array, missing: string | null = null): Promise<void> {
@@ -285,7 +338,10 @@ export class Blkfront implements GuestDisk {
   #backendChanged(connection: Connection, scheduler: Scheduler, state: number): void {
     if (state === Connected) void this.#lookAtSize(connection);
     else if (state === Closing || state === Closed || state === Unknown)
-      this.#fail(scheduler, `the backend ${connection.device.backend} went to ${stateName(state)}`);
+      this.#fail(
+        scheduler,
+        this.#error(`the backend ${connection.device.backend} went to ${stateName(state)}`),
+      );
   }
 
   async #lookAtSize(connection: Connection): Promise<void> {
@@ -302,11 +358,10 @@ export class Blkfront implements GuestDisk {
 
   #breakDown(scheduler: Scheduler, violation: Error): void {
     this.#broken ??= violation;
-    this.#fail(scheduler, `${violation.message}; the disk is disabled`);
+    this.#fail(scheduler, this.#error(`${violation.message}; the disk is disabled`));
   }
 
-  #fail(scheduler: Scheduler, why: string): void {
-    const error = this.#error(why);
+  #fail(scheduler: Scheduler, error: Error): void {
     const first = this.#refusal === null;
     // Before calls fail: their callers may make others.
     this.#refusal ??= error;

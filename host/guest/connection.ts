@@ -180,6 +180,12 @@ export class Connection {
     return { grantsInUse };
   }
 
+  /** Hears of the backend no more, and takes nothing back: the machine on which all of it was is gone. */
+  async forget(): Promise<void> {
+    this.state.onWrite = null;
+    await this.state.close();
+  }
+
   async #connect(owner: QueueOwner): Promise<void> {
     const { xenstore } = this.#platform;
     const { frontend, backend } = this.device;

@@ -141,10 +141,10 @@ export class Queue implements PortHandler {
     this.#events.notify(this.channel.port);
   }
 
-  /** Fails everything that waits for a response. Its pages stay untouched until {@link release}. */
-  abandon(error: Error): void {
+  /** Handles no response any more. Returns whom one is owed, once for each request; pages stay untouched until {@link release}. */
+  abandon(): Transfer[] {
     PortDispatcher.of(this.#events).remove(this.channel.port);
-    for (const transfer of this.#transfers) transfer?.fail(error);
+    return this.#transfers.filter((transfer) => transfer !== null);
   }
 
   /** Takes the data pages back; returns how many the backend still has mapped. */

@@ -9,7 +9,8 @@ import type { Transfer } from "./transfer.js";
  */
 export class Scheduler implements QueueOwner {
   readonly counters: Counters;
-  readonly #queues: readonly Queue[];
+  /** Filled by whoever connects; until then, calls wait in line. */
+  readonly queues: Queue[] = [];
   readonly #onRefused: (transfer: Transfer) => void;
   readonly #onBroken: (error: Error) => void;
 
@@ -17,6 +18,7 @@ export class Scheduler implements QueueOwner {
   #first: Transfer | null = null;
   #last: Transfer | null = null;
   #pending = 0;
+  #submitted = 0;
   #nextQueue = 0;
   #pushScheduled = false;
   #stopped = false;
@@ -24,16 +26,10 @@ export class Scheduler implements QueueOwner {
   readonly #push = () => this.#pushAll();
 
   /**
-   * `queues` may be filled later. `onRefused` hears of each transfer that the backend did not do, before its caller
-   * does; `onBroken` of a backend that broke the protocol.
+   * `onRefused` hears of each transfer that the backend did not do, before its caller does; `onBroken` of a backend that
+   * broke the protocol.
    */
-  constructor(
-    queues: readonly Queue[],
-    counters: Counters,
-    onRefused: (transfer: Transfer) => void,
-    onBroken: (error: Error) => void,
-  ) {
-    this.#queues = queues;
+  constructor(counters: Counters, onRefused: (transfer: Transfer) => void, onBroken: (error: Error) => void) {
     this.counters = counters;
     this.#onRefused = onRefused;
     this.#onBroken = onBroken;
@@ -46,6 +42,7 @@ export class Scheduler implements QueueOwner {
 
   submit(transfer: Transfer): void {
     this.#pending++;
+    transfer.number = this.#submitted++;
     if (this.#last === null) this.#first = transfer;
     else this.#last.next = transfer;
     this.#last = transfer;
@@ -62,12 +59,18 @@ export class Scheduler implements QueueOwner {
 
   /** Fails everything that is pending, and handles no response any more. */
   stop(error: Error): void {
+    for (const transfer of this.abandon()) transfer.fail(error);
+    this.#checkIdle();
+  }
+
+  /** Handles no response any more. Returns all that is pending, in the order of the calls. */
+  abandon(): Transfer[] {
     this.#stopped = true;
-    for (const queue of this.#queues) queue.abandon(error);
-    for (let t = this.#first; t !== null; t = t.next) t.fail(error);
+    const pending = new Set(this.queues.flatMap((queue) => queue.abandon()));
+    for (let t = this.#first; t !== null; t = t.next) pending.add(t);
     this.#first = this.#last = null;
     this.#pending = 0;
-    this.#checkIdle();
+    return [...pending].sort((a, b) => a.number - b.number);
   }
 
   answered(transfer: Transfer): void {
@@ -90,15 +93,15 @@ export class Scheduler implements QueueOwner {
 
   /** Issues the next part of a transfer on the next queue that has room. */
   #issue(transfer: Transfer): boolean {
-    const count = this.#queues.length;
+    const count = this.queues.length;
     for (let i = 0; i < count; i++) {
-      const queue = this.#queues[this.#nextQueue];
+      const queue = this.queues[this.#nextQueue];
       this.#nextQueue = (this.#nextQueue + 1) % count;
       try {
         if (!queue.issue(transfer)) continue;
       } catch (error) {
         // The guest has no grants left. Requests that are under way will give some back.
-        if (this.#queues.some(({ waiting }) => waiting > 0)) return false;
+        if (this.queues.some(({ waiting }) => waiting > 0)) return false;
         transfer.complete = true;
         this.#pending--;
         transfer.fail(error as Error);
@@ -121,7 +124,7 @@ export class Scheduler implements QueueOwner {
   #pushAll(): void {
     this.#pushScheduled = false;
     if (this.#stopped) return;
-    for (const queue of this.#queues) queue.push();
+    for (const queue of this.queues) queue.push();
   }
 
   #end(transfer: Transfer): void {

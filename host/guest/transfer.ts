@@ -38,6 +38,8 @@ export interface RawRequest {
 export class Transfer {
   /** Next in the line of those that wait for room. */
   next: Transfer | null = null;
+  /** In the order of the calls. */
+  number = 0;
   /** Bytes that are in requests already. */
   issued = 0;
   /** Nothing of it is left to be issued. */
@@ -60,6 +62,14 @@ export class Transfer {
     readonly resolve: (status: number) => void,
     readonly reject: (error: Error) => void,
   ) {}
+
+  /** Nothing of it has been asked of any backend. */
+  rewind(): void {
+    this.next = null;
+    this.issued = this.outstanding = 0;
+    this.complete = false;
+    this.status = Rsp.okay;
+  }
 
   /** Ends the call with the status that it has. */
   settle(): void {
