@@ -2,6 +2,7 @@
 import { closeSync, createReadStream, fsyncSync, openSync } from "node:fs";
 import { cpus } from "node:os";
 import { FioUring } from "./fio.js";
+import { Observed } from "./observed.js";
 import { NbdPeer, objection } from "./peers.js";
 import { pin } from "./processes.js";
 import type { Row, Setup } from "./rows.js";
@@ -106,6 +107,8 @@ async function measureSetup(
       for (const peer of row.peers) {
         const reason = objection(peer, plan.missing);
         if (reason) left[peer] = reason;
+        else if (peer === "traced" || peer === "recorded")
+          contestants.push(new Observed(peer, xbdback, scratch));
         else if (peer === "fio-single") contestants.push(new FioUring(file, scratch, false));
         else {
           const server = servers.get(peer) ?? (await NbdPeer.start(peer, setup, file, scratch));

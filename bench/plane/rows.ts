@@ -1,7 +1,7 @@
 /** What is measured: each row is one kind of load on one kind of disk. */
 
 export type Cache = "none" | "writeback";
-export type Peer = "fio-single" | "qemu-nbd" | "nbdkit";
+export type Peer = "fio-single" | "qemu-nbd" | "nbdkit" | "traced" | "recorded";
 
 /** How the disk is served; rows of one set-up are measured on the same processes. */
 export interface Setup {
@@ -75,11 +75,16 @@ const quick = { quick: true };
 const queues = { queues: 4 };
 const copy = { persistent: false };
 
+/** With an operator who looks at the ring, besides. */
+function observed(row: Row): Row {
+  return { ...row, peers: [...row.peers, "traced", "recorded"] };
+}
+
 /** Those of one set-up are neighbours. */
 export function rows(): Row[] {
   return [
     row("none", "randread", "4k", 1, quick),
-    row("none", "randread", "4k", 32, quick),
+    observed(row("none", "randread", "4k", 32, quick)),
     row("none", "randread", "4k", 128, quick),
     row("none", "randwrite", "4k", 1),
     row("none", "randwrite", "4k", 32, quick),
@@ -95,7 +100,7 @@ export function rows(): Row[] {
     row("none", "randwrite", "4k", 32, copy),
     row("none", "read", "1m", 4, copy),
     row("writeback", "randread", "4k", 1),
-    row("writeback", "randread", "4k", 32, quick),
+    observed(row("writeback", "randread", "4k", 32, quick)),
     row("writeback", "randread", "4k", 128),
     row("writeback", "randwrite", "4k", 32),
     row("writeback", "randrw70", "4k", 32),

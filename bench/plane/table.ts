@@ -101,6 +101,7 @@ direct   O_DIRECT; warm: through the page cache, which holds the file; 4queues: 
 fio      io_uring on the file itself, one job, up to the whole depth in a system call: the limit
 fio-single  the same, one I/O in a system call: fio without options
 qemu-nbd, nbdkit  on the same file, over a Unix socket, with fio's NBD client (C, libnbd)
+traced, recorded  xbdback, while \`xbdback trace\` or \`xbdback record\` looks at the ring
 xbdback  a guest process and a backend process; qd1: everything on one CPU
 of fio   median and range of the repeats' ratios; client, server: CPU seconds for 100,000 I/Os
 `;

@@ -11,6 +11,7 @@ import { controlSocket } from "../../host/daemon/serve.js";
 import type { BlkfrontOptions } from "../../host/guest/blkfront.js";
 import { LoopbackHost } from "../../host/platform/loopback/host.js";
 import { addVbd, removeVbd, type VbdSpec } from "../../host/toolstack/vbd.js";
+import { vbdName } from "../../host/vbd/name.js";
 import type { VbdStatus } from "../../host/vbd/status.js";
 import { atExit } from "./cleanup.js";
 import type { GuestAnswer, GuestCommand } from "./guest.js";
@@ -94,6 +95,15 @@ export class Machine {
       await machine.stop();
       throw error;
     }
+  }
+
+  get directory(): string {
+    return this.#host.directory;
+  }
+
+  /** Of the first vbd. */
+  get vbdName(): string {
+    return vbdName(this.#vbds[0]);
   }
 
   get backendPid(): number {
