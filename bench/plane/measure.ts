@@ -1,9 +1,11 @@
 /** Measures rows: the contestants in turn, several times each, on the same file. */
 import { closeSync, createReadStream, fsyncSync, openSync } from "node:fs";
 import { cpus } from "node:os";
-import { FioUring } from "./fio.js";
+import { join } from "node:path";
+import { type Backing, startBacking } from "./backing.js";
+import { FioNbd, FioUring } from "./fio.js";
 import { Observed } from "./observed.js";
-import { NbdPeer, objection } from "./peers.js";
+import { NbdServer, objection } from "./peers.js";
 import { pin } from "./processes.js";
 import type { Row, Setup } from "./rows.js";
 import { type Contestant, PINNED_CPU, type Sample } from "./sample.js";
@@ -48,7 +50,7 @@ const WARM_UP_SECONDS = 2;
 const WARM_UP_DEPTH = 32;
 
 const sameSetup = (a: Setup, b: Setup): boolean =>
-  a.cache === b.cache && a.queues === b.queues && a.persistent === b.persistent;
+  a.cache === b.cache && a.disk === b.disk && a.queues === b.queues && a.persistent === b.persistent;
 
 /** Rows that could not be measured. */
 export interface Failure {
@@ -87,17 +89,33 @@ async function measureSetup(
   const [setup] = rows;
   const { file, scratch } = plan;
   if (setup.cache === "writeback") await preload(file);
+  const backing = await startBacking(setup, file, scratch);
+  try {
+    await measureOn(backing, rows, plan, each);
+  } finally {
+    await backing.stop();
+  }
+}
+
+async function measureOn(
+  backing: Backing,
+  rows: readonly Row[],
+  plan: Plan,
+  each: (row: RowSamples) => void,
+): Promise<void> {
+  const [setup] = rows;
+  const { file, scratch } = plan;
   const machine = await Machine.start(setup.cache, plan.serveOptions);
-  const servers = new Map<string, NbdPeer>();
+  const servers = new Map<string, NbdServer>();
   try {
     await machine.createGuest(DOMID, GUEST_MEMORY);
-    await machine.attach(DOMID, file, {
+    await machine.attach(DOMID, backing.target, {
       queues: setup.queues,
       persistent: setup.persistent,
       ringPageOrder: RING_PAGE_ORDER,
       inFlightBytes: Math.floor(IN_FLIGHT / setup.queues),
     });
-    const xbdback = new Xbdback(machine);
+    const xbdback = new Xbdback(machine, backing.pid ?? (await machine.helperPid()));
     await xbdback.run({ ...setup, depth: WARM_UP_DEPTH, pinned: false }, WARM_UP_SECONDS);
     for (const row of rows) {
       const left: Record<string, string> = {};
@@ -111,12 +129,13 @@ async function measureSetup(
           contestants.push(new Observed(peer, xbdback, scratch));
         else if (peer === "fio-single") contestants.push(new FioUring(file, scratch, false));
         else {
-          const server = servers.get(peer) ?? (await NbdPeer.start(peer, setup, file, scratch));
+          const socket = join(scratch, `${peer}.sock`);
+          const server = servers.get(peer) ?? (await NbdServer.start(peer, setup, backing.peer, socket));
           servers.set(peer, server);
-          contestants.push(server.contestant);
+          contestants.push(new FioNbd(peer, server.pid, socket, scratch));
         }
       }
-      const samples = await measureRow(row, contestants, plan);
+      const samples = await measureRow(row, contestants, plan, backing.files);
       each({ row, samples, syscalls: await syscallsOf(row, xbdback, plan), left });
     }
   } finally {
@@ -128,7 +147,8 @@ async function measureSetup(
 async function measureRow(
   row: Row,
   contestants: readonly Contestant[],
-  { repeats, seconds, file }: Plan,
+  { repeats, seconds }: Plan,
+  files: readonly string[],
 ): Promise<Map<string, Sample[]>> {
   const pids = contestants.flatMap((contestant) => contestant.pids);
   if (row.pinned) for (const pid of pids) pin(pid, PINNED_CPU);
@@ -140,7 +160,7 @@ async function measureRow(
       for (let i = 0; i < contestants.length; i++) {
         // Nobody always comes after the same one.
         const contestant = contestants[(i + repeat) % contestants.length];
-        if (row.readPercent < 100) settle(file);
+        if (row.readPercent < 100) for (const file of files) settle(file);
         samples.get(contestant.name)!.push(await contestant.run(row, seconds));
       }
     }

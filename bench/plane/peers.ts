@@ -2,11 +2,9 @@
 import { type ChildProcess, spawn } from "node:child_process";
 import { once } from "node:events";
 import { existsSync, rmSync } from "node:fs";
-import { join } from "node:path";
 import { setTimeout as sleep } from "node:timers/promises";
 import { atExit } from "./cleanup.js";
-import { FioNbd } from "./fio.js";
-import type { Peer, Setup } from "./rows.js";
+import type { Image, Peer, Setup } from "./rows.js";
 
 const START_MS = 10_000;
 
@@ -16,30 +14,31 @@ export function objection(peer: Peer, missing: ReadonlyMap<string, string>): str
 }
 
 /** The fastest of its options: see docs/bench.md. */
-function commandOf(peer: Peer, { cache, queues }: Setup, file: string, socket: string): string[] {
-  if (peer === "nbdkit") return ["nbdkit", "--foreground", "--unix", socket, "file", file];
+function commandOf(peer: Peer, { cache, queues }: Setup, { path, format }: Image, socket: string): string[] {
+  if (peer === "nbdkit") return ["nbdkit", "--foreground", "--unix", socket, "file", path];
   // The file is open in xbdback, too; both are idle when they are not measured.
-  const image = `driver=raw,file.driver=file,file.filename=${file},file.locking=off`;
+  const image = `driver=${format},file.driver=file,file.filename=${path},file.locking=off`;
   return [
     ...["qemu-nbd", "--persistent", `--shared=${queues}`, `--cache=${cache}`, "--aio=io_uring"],
     ...["--discard=unmap", "--socket", socket, "--image-opts", `${image},file.aio=io_uring`],
   ];
 }
 
-export class NbdPeer {
-  readonly contestant: FioNbd;
+export class NbdServer {
+  readonly socket: string;
+  readonly pid: number;
   readonly #process: ChildProcess;
 
-  private constructor(contestant: FioNbd, process: ChildProcess) {
-    this.contestant = contestant;
+  private constructor(socket: string, process: ChildProcess) {
+    this.socket = socket;
+    this.pid = process.pid!;
     this.#process = process;
   }
 
   /** Resolves when the server listens. Rejects with what it said instead. */
-  static async start(peer: Peer, setup: Setup, file: string, scratch: string): Promise<NbdPeer> {
-    const socket = join(scratch, `${peer}.sock`);
+  static async start(peer: Peer, setup: Setup, image: Image, socket: string): Promise<NbdServer> {
     rmSync(socket, { force: true });
-    const [program, ...args] = commandOf(peer, setup, file, socket);
+    const [program, ...args] = commandOf(peer, setup, image, socket);
     const child = spawn(program, args, { stdio: ["ignore", "ignore", "pipe"] });
     const kept = atExit(() => child.kill("SIGKILL"));
     child.on("close", kept);
@@ -56,7 +55,7 @@ export class NbdPeer {
         throw new Error(`${peer} did not listen within ${START_MS / 1000} s`);
       }
     }
-    return new NbdPeer(new FioNbd(peer, child.pid!, socket, scratch), child);
+    return new NbdServer(socket, child);
   }
 
   async stop(): Promise<void> {

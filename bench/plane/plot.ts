@@ -24,6 +24,8 @@ const SERIES = [
   ["nbdkit", "nbdkit"],
 ] as const;
 
+const BACKINGS = { nbd: "qemu-nbd behind", qcow2: "qcow2", cow: "overlay" } as const;
+
 const STYLE = `
   svg { font-family: system-ui, -apple-system, "Segoe UI", Roboto, "Helvetica Neue", Arial, sans-serif; }
   .ground { fill: #ffffff; } .ink { fill: #1c2128; } .soft { fill: #59636e; }
@@ -66,6 +68,7 @@ function describe({
   sequential,
   queues,
   persistent,
+  disk,
   pinned,
 }: RowResult): string {
   const size = blockSize < 1 << 20 ? `${blockSize >> 10}K` : `${blockSize >> 20}M`;
@@ -74,6 +77,7 @@ function describe({
   const words = [`${size} ${sequential ? "sequential" : "random"} ${kind}`, `QD ${depth}`];
   if (queues > 1) words.push(`${queues} rings`);
   if (!persistent) words.push("copy");
+  if (disk !== "file") words.push(BACKINGS[disk]);
   if (pinned) words.push("1 CPU");
   return words.join(", ");
 }

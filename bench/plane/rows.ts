@@ -3,10 +3,19 @@
 export type Cache = "none" | "writeback";
 export type Peer = "fio-single" | "qemu-nbd" | "nbdkit" | "traced" | "recorded";
 
+/** file: the file itself. nbd: through a qemu-nbd. qcow2: an image that xbdback starts qemu-nbd for. cow: an overlay on the file. */
+export type Disk = "file" | "nbd" | "qcow2" | "cow";
+
+export interface Image {
+  readonly path: string;
+  readonly format: "raw" | "qcow2";
+}
+
 /** How the disk is served; rows of one set-up are measured on the same processes. */
 export interface Setup {
   /** none: O_DIRECT. writeback: through the page cache, which holds the whole file. */
   readonly cache: Cache;
+  readonly disk: Disk;
   readonly queues: number;
   readonly persistent: boolean;
 }
@@ -52,10 +61,11 @@ function row(
   depth: number,
   more: Partial<Row> = {},
 ): Row {
-  const { queues = 1, persistent = true } = more;
+  const { queues = 1, persistent = true, disk = "file" } = more;
   const words = [cache === "none" ? "direct" : "warm", pattern, size, `qd${depth}`];
   if (queues > 1) words.push(`${queues}queues`);
   if (!persistent) words.push("copy");
+  if (disk !== "file") words.push(disk);
   return {
     name: words.join("/"),
     cache,
@@ -63,11 +73,12 @@ function row(
     blockSize: SIZES[size],
     depth,
     pinned: depth === 1,
-    peers: peersOf(cache, size, depth, queues === 1 && persistent),
+    peers: disk === "file" ? peersOf(cache, size, depth, queues === 1 && persistent) : ["qemu-nbd"],
     quick: false,
     ...more,
     queues,
     persistent,
+    disk,
   };
 }
 
@@ -108,6 +119,11 @@ export function rows(): Row[] {
     row("writeback", "read", "1m", 4),
     row("writeback", "randread", "4k", 128, queues),
     row("writeback", "randread", "4k", 32, { ...copy, ...quick }),
+    ...(["nbd", "qcow2", "cow"] as const).flatMap((disk) => [
+      row("writeback", "randread", "4k", 32, { disk }),
+      row("writeback", "randwrite", "4k", 32, { disk }),
+      row("writeback", "read", "128k", 16, { disk }),
+    ]),
   ];
 }
 

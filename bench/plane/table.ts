@@ -98,6 +98,7 @@ export function aimLines(aims: readonly Aim[]): string {
 
 export const EXPLANATION = `
 direct   O_DIRECT; warm: through the page cache, which holds the file; 4queues: rings; copy: no persistent grants
+nbd, qcow2, cow: behind the vbd there is a qemu-nbd, an image in qemu-nbd, an overlay on the file; qemu-nbd then is without us
 fio      io_uring on the file itself, one job, up to the whole depth in a system call: the limit
 fio-single  the same, one I/O in a system call: fio without options
 qemu-nbd, nbdkit  on the same file, over a Unix socket, with fio's NBD client (C, libnbd)

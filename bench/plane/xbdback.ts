@@ -140,6 +140,13 @@ export class Machine {
     return (await control<{ vbds: VbdStatus[] }>(socket, { command: "list" })).vbds;
   }
 
+  /** Of the process that the daemon has started for the first vbd; null where there is none. */
+  async helperPid(): Promise<number | null> {
+    const [{ through }] = await this.status();
+    const pid = /, process ([0-9]+)/.exec(through ?? "")?.[1];
+    return pid === undefined ? null : Number(pid);
+  }
+
   async stop(): Promise<void> {
     try {
       if (!this.#backend.ended) {
@@ -188,21 +195,32 @@ export class Xbdback implements Contestant {
   readonly name = "xbdback";
   readonly warmUpSeconds = 0.5;
   readonly machine: Machine;
+  readonly #behind: number | null;
 
-  constructor(machine: Machine) {
+  /** `behind`: the process behind the daemon that serves the disk, if there is one. */
+  constructor(machine: Machine, behind: number | null) {
     this.machine = machine;
+    this.#behind = behind;
   }
 
   get pids(): readonly number[] {
-    return [this.machine.backendPid, this.machine.guestsPid];
+    return [...this.#servers, this.machine.guestsPid];
+  }
+
+  get #servers(): number[] {
+    return [this.machine.backendPid, ...(this.#behind === null ? [] : [this.#behind])];
+  }
+
+  #cpuSeconds(): number {
+    return this.#servers.reduce((sum, pid) => sum + cpuSeconds(pid), 0);
   }
 
   async run({ blockSize, depth, readPercent, sequential }: Row, seconds: number): Promise<Sample> {
     const { machine } = this;
     const before = await countersOf(machine);
-    const cpu = cpuSeconds(machine.backendPid);
+    const cpu = this.#cpuSeconds();
     const result = await machine.load({ blockSize, depth, readPercent, sequential, seconds });
-    const serverCpu = cpuSeconds(machine.backendPid) - cpu;
+    const serverCpu = this.#cpuSeconds() - cpu;
     const after = await countersOf(machine);
     const requests = Math.max(1, after.requests - before.requests);
     return {

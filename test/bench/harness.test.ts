@@ -99,7 +99,9 @@ test("an interrupted run leaves nothing in its directory", { timeout: 60_000 }, 
 test("rows have names of their own, and neighbours share their set-up", () => {
   const names = rows().map(({ name }) => name);
   assert.equal(new Set(names).size, names.length);
-  const setups = rows().map(({ cache, queues, persistent }) => `${cache} ${queues} ${persistent}`);
+  const setups = rows().map(
+    ({ cache, disk, queues, persistent }) => `${cache} ${disk} ${queues} ${persistent}`,
+  );
   const changes = setups.filter((setup, i) => setup !== setups[i - 1]);
   assert.equal(new Set(changes).size, changes.length);
 });
