@@ -82,7 +82,7 @@ export class Cluster {
   async startOsd(): Promise<void> {
     this.#osd = this.scene.start("ceph-osd", ["-i", "0", "-f"]);
     const up = async () => / 1 up/.test((await this.scene.run("ceph", "osd", "stat")).stdout);
-    await eventually(up, "the OSD is up");
+    await eventually(up, "the OSD is up", 60_000);
   }
 }
 

@@ -258,8 +258,12 @@ function machines(output: { stdout: string; stderr: string }): string[] {
 }
 
 /** Resolves when the condition holds; rejects with `what` when that takes longer than some seconds. */
-export async function eventually(condition: () => boolean | Promise<boolean>, what: string): Promise<void> {
-  const end = Date.now() + GRACE_MS;
+export async function eventually(
+  condition: () => boolean | Promise<boolean>,
+  what: string,
+  withinMs = GRACE_MS,
+): Promise<void> {
+  const end = Date.now() + withinMs;
   while (!(await condition())) {
     assert.ok(Date.now() < end, what);
     await new Promise((resolve) => setTimeout(resolve, 20));
