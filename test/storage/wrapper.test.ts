@@ -7,6 +7,7 @@ import { type BlockDevice, Result } from "../../host/storage/device.js";
 import { type DiskOptions, openDisk, usesOf } from "../../host/storage/disk.js";
 import { DeviceError } from "../../host/storage/open.js";
 import { partOf } from "../../host/storage/part.js";
+import { Wrapper } from "../../host/storage/wrapper/wrapper.js";
 import { parseDisk, sourceOf } from "../../host/toolstack/disk-specification.js";
 import {
   directory,
@@ -241,4 +242,16 @@ test("what a disk has open: the store below all wrappers, and overlays", LIMIT, 
     { identity: file, readOnly: false },
     { identity: base, readOnly: true },
   ]);
+});
+
+test("what becomes of a disk with the process is what the disk below says", async (t) => {
+  const raw = await open(t, image(t, BYTES));
+  for (const fenced of [undefined, true, false]) {
+    for (const volatile of [undefined, true, false]) {
+      const inner = Object.create(raw, { fenced: { value: fenced }, volatile: { value: volatile } });
+      const wrapper = new Wrapper("wrapped", "for nothing", inner);
+      assert.equal(wrapper.fenced, fenced !== false);
+      assert.equal(wrapper.volatile, volatile === true);
+    }
+  }
 });
