@@ -72,6 +72,18 @@ async function wholeOf(device: BlockDevice): Promise<Buffer> {
   return gather(to);
 }
 
+test("an overlay in which everything was written, a whole page of bits among it", LIMIT, async (t) => {
+  // A page has bits for 16 MiB of sectors of 512 bytes.
+  const bytes = 17 << 20;
+  const base = image(t, bytes);
+  const target = `cow:${join(directory(t), "overlay.cow")}:${base}`;
+  const device = await open(t, target);
+  const data = pattern(bytes);
+  assert.equal((await write(device, 0, fill(scatter(bytes), data))).result, Result.Success);
+  await device.close();
+  assert.deepEqual(await wholeOf(await open(t, target)), data);
+});
+
 test(
   "what is written is in the overlay, the rest in the base, and the base is never touched",
   LIMIT,
@@ -106,6 +118,7 @@ test(
     assert.equal(reader.readOnly, true);
     assert.deepEqual(await wholeOf(reader), expected);
     assert.equal((await write(reader, 0, scatter(512))).result, Result.ReadOnly);
+    assert.equal((await flush(reader)).result, Result.Success);
     assert.deepEqual(readFileSync(base), content);
   },
 );
