@@ -255,3 +255,32 @@ test("what becomes of a disk with the process is what the disk below says", asyn
     }
   }
 });
+
+test("what is refused is answered once, and the disk below is not asked", async (t) => {
+  const raw = await open(t, image(t, BYTES));
+  let asked = 0;
+  class Counting extends Wrapper {
+    override read(...call: Parameters<Wrapper["read"]>): void {
+      asked++;
+      super.read(...call);
+    }
+    override write(...call: Parameters<Wrapper["write"]>): void {
+      asked++;
+      super.write(...call);
+    }
+    override discard(...call: Parameters<Wrapper["discard"]>): void {
+      asked++;
+      super.discard(...call);
+    }
+  }
+  const inner = new Counting("counting", "for nothing", raw);
+  const wrapper = new Wrapper("wrapped", "for nothing", inner);
+  const answers: number[] = [];
+  wrapper.read(BYTES, scatter(512), (result) => answers.push(result));
+  wrapper.write(BYTES - 512, scatter(1024), (result) => answers.push(result));
+  wrapper.discard(BYTES, 4096, false, (result) => answers.push(result));
+  await new Promise((resolve) => setTimeout(resolve, 20));
+  assert.equal(answers.length, 3);
+  assert.ok(!answers.includes(Result.Success));
+  assert.equal(asked, 0);
+});
