@@ -9,7 +9,7 @@ import { Link, type LinkOptions } from "./link.js";
 import type { Export, Line } from "./negotiate.js";
 import { makeRequest, type Request, slice } from "./request.js";
 import type { Session } from "./session.js";
-import { MOST_UNFLUSHED_BYTES, Unflushed } from "./unflushed.js";
+import { FLUSHED_FOR_BYTES, MOST_UNFLUSHED_BYTES, Unflushed } from "./unflushed.js";
 
 const { EIO, EROFS, EOPNOTSUPP } = constants.errno;
 const LARGEST_SECTOR = 4096;
@@ -227,12 +227,9 @@ export class NbdDevice implements BlockDevice {
       }
       // Also one that is on stable storage: an earlier one, written again, must not cover it.
       this.#unflushed.add(position, data, from.bytes);
-      if (this.#unflushed.bytes < MOST_UNFLUSHED_BYTES || this.flushErrno !== 0) {
-        counted(0, "");
-        return;
-      }
-      this.#held.push(() => counted(this.flushErrno, this.flushErrno === 0 ? "" : "a flush has failed"));
-      this.#flushForGuest();
+      if (this.#unflushed.bytes < MOST_UNFLUSHED_BYTES || this.flushErrno !== 0) counted(0, "");
+      else this.#held.push(() => counted(this.flushErrno, this.flushErrno === 0 ? "" : "a flush has failed"));
+      if (this.#unflushed.bytes >= FLUSHED_FOR_BYTES && this.flushErrno === 0) this.#flushForGuest();
     });
   }
 

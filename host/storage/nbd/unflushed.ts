@@ -8,7 +8,8 @@ export interface UnflushedWrite {
   readonly data: Buffer;
 }
 
-/** A guest that never flushes is flushed for, when it has written so much. */
+/** A guest that never flushes is flushed for from so much on, while it goes on writing; at the most it waits for that. */
+export const FLUSHED_FOR_BYTES = 16 << 20;
 export const MOST_UNFLUSHED_BYTES = 32 << 20;
 
 export class Unflushed {
