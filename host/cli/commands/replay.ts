@@ -25,10 +25,10 @@ export function replayCommand(): Command {
 
 function replay(file: string, { json }: { json: boolean }): void {
   const session = readSession(file, readFileSync(file));
-  const log: string[] = [];
+  let log: readonly string[] = [];
   let violation: string | null = null;
   try {
-    log.push(...playSession(coreModule(), sessionMemory(), session));
+    log = playSession(coreModule(), sessionMemory(), session);
   } catch (error) {
     if (!(error instanceof Violation)) throw error;
     violation = error.message;
