@@ -17,11 +17,19 @@ export interface Backing {
   stop(): Promise<void>;
 }
 
-/** Rejects with an Error of one line. */
-export async function startBacking(setup: Setup, file: string, scratch: string): Promise<Backing> {
+/** Rejects with an Error of one line, also where a program is missing (by name, what to say of it). */
+export async function startBacking(
+  setup: Setup,
+  file: string,
+  scratch: string,
+  missing: ReadonlyMap<string, string>,
+): Promise<Backing> {
+  const { disk } = setup;
   const raw: Image = { path: file, format: "raw" };
   const backing = { target: file, peer: raw, files: [file], pid: null, stop: async () => {} };
-  switch (setup.disk) {
+  const noQemu = missing.get("qemu-nbd");
+  if (noQemu && (disk === "nbd" || disk === "qcow2")) throw new Error(noQemu);
+  switch (disk) {
     case "file":
       return backing;
     case "nbd": {
@@ -32,20 +40,19 @@ export async function startBacking(setup: Setup, file: string, scratch: string):
     case "qcow2": {
       // One each: two that write to one image would spoil it.
       const [own, peer] = ["own.qcow2", "peer.qcow2"].map((name) => converted(file, join(scratch, name)));
-      return {
-        ...backing,
-        target: `qcow2:${own}`,
-        peer: { path: peer, format: "qcow2" },
-        files: [own, peer],
-        stop: async () => [own, peer].forEach((path) => void rmSync(path)),
-      };
+      const [target, files] = [`qcow2:${own}`, [own, peer]];
+      return { ...backing, target, peer: { path: peer, format: "qcow2" }, files, stop: () => removed(files) };
     }
     case "cow": {
       const overlay = join(scratch, "overlay.cow");
-      const stop = async (): Promise<void> => rmSync(overlay, { force: true });
-      return { ...backing, target: `cow:${overlay}:${file}`, files: [file, overlay], stop };
+      const [target, files] = [`cow:${overlay}:${file}`, [file, overlay]];
+      return { ...backing, target, files, stop: () => removed([overlay]) };
     }
   }
+}
+
+async function removed(files: readonly string[]): Promise<void> {
+  for (const file of files) rmSync(file, { force: true });
 }
 
 function converted(file: string, image: string): string {

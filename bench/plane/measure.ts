@@ -2,12 +2,12 @@
 import { closeSync, createReadStream, fsyncSync, openSync } from "node:fs";
 import { cpus } from "node:os";
 import { join } from "node:path";
-import { type Backing, startBacking } from "./backing.js";
+import { startBacking } from "./backing.js";
 import { FioNbd, FioUring } from "./fio.js";
 import { Observed } from "./observed.js";
-import { NbdServer, objection } from "./peers.js";
+import { NbdServer } from "./peers.js";
 import { pin } from "./processes.js";
-import type { Row, Setup } from "./rows.js";
+import type { NbdPeer, Row, Setup } from "./rows.js";
 import { type Contestant, PINNED_CPU, type Sample } from "./sample.js";
 import { countSyscalls, type Tool } from "./syscalls.js";
 import { Machine, Xbdback } from "./xbdback.js";
@@ -87,27 +87,15 @@ async function measureSetup(
   each: (row: RowSamples) => void,
 ): Promise<void> {
   const [setup] = rows;
-  const { file, scratch } = plan;
+  const { file, scratch, missing } = plan;
   if (setup.cache === "writeback") await preload(file);
-  const backing = await startBacking(setup, file, scratch);
+  // What was started last is stopped first.
+  const stops: (() => Promise<void>)[] = [];
   try {
-    await measureOn(backing, rows, plan, each);
-  } finally {
-    await backing.stop();
-  }
-}
-
-async function measureOn(
-  backing: Backing,
-  rows: readonly Row[],
-  plan: Plan,
-  each: (row: RowSamples) => void,
-): Promise<void> {
-  const [setup] = rows;
-  const { file, scratch } = plan;
-  const machine = await Machine.start(setup.cache, plan.serveOptions);
-  const servers = new Map<string, NbdServer>();
-  try {
+    const backing = await startBacking(setup, file, scratch, missing);
+    stops.unshift(() => backing.stop());
+    const machine = await Machine.start(setup.cache, plan.serveOptions);
+    stops.unshift(() => machine.stop());
     await machine.createGuest(DOMID, GUEST_MEMORY);
     await machine.attach(DOMID, backing.target, {
       queues: setup.queues,
@@ -117,31 +105,51 @@ async function measureOn(
     });
     const xbdback = new Xbdback(machine, backing.pid ?? (await machine.helperPid()));
     await xbdback.run({ ...setup, depth: WARM_UP_DEPTH, pinned: false }, WARM_UP_SECONDS);
+    const servers = new Map<string, NbdServer>();
+    const serverOf = async (peer: NbdPeer): Promise<NbdServer> => {
+      let server = servers.get(peer);
+      if (server) return server;
+      server = await NbdServer.start(peer, setup, backing.peer, join(scratch, `${peer}.sock`));
+      stops.unshift(() => server.stop());
+      servers.set(peer, server);
+      return server;
+    };
     for (const row of rows) {
-      const left: Record<string, string> = {};
-      const contestants: Contestant[] = [xbdback];
-      if (plan.missing.has("fio")) left["fio"] = plan.missing.get("fio")!;
-      else contestants.unshift(new FioUring(file, scratch, true));
-      for (const peer of row.peers) {
-        const reason = objection(peer, plan.missing);
-        if (reason) left[peer] = reason;
-        else if (peer === "traced" || peer === "recorded")
-          contestants.push(new Observed(peer, xbdback, scratch));
-        else if (peer === "fio-single") contestants.push(new FioUring(file, scratch, false));
-        else {
-          const socket = join(scratch, `${peer}.sock`);
-          const server = servers.get(peer) ?? (await NbdServer.start(peer, setup, backing.peer, socket));
-          servers.set(peer, server);
-          contestants.push(new FioNbd(peer, server.pid, socket, scratch));
-        }
-      }
+      const { contestants, left } = await contestantsOf(row, xbdback, serverOf, plan);
       const samples = await measureRow(row, contestants, plan, backing.files);
       each({ row, samples, syscalls: await syscallsOf(row, xbdback, plan), left });
     }
   } finally {
-    for (const server of servers.values()) await server.stop();
-    await machine.stop();
+    for (const stop of stops) await stop();
   }
+}
+
+/** In their order, and why others are left out. */
+async function contestantsOf(
+  row: Row,
+  xbdback: Xbdback,
+  serverOf: (peer: NbdPeer) => Promise<NbdServer>,
+  { file, scratch, missing }: Plan,
+): Promise<{ contestants: Contestant[]; left: Record<string, string> }> {
+  const left: Record<string, string> = {};
+  const contestants: Contestant[] = [xbdback];
+  const noFio = missing.get("fio");
+  if (noFio) left["fio"] = noFio;
+  else contestants.unshift(new FioUring(file, scratch, true));
+  for (const peer of row.peers) {
+    if (peer === "traced" || peer === "recorded") {
+      contestants.push(new Observed(peer, xbdback, scratch));
+      continue;
+    }
+    const reason = noFio ?? missing.get(peer);
+    if (reason) left[peer] = reason;
+    else if (peer === "fio-single") contestants.push(new FioUring(file, scratch, false));
+    else {
+      const { pid, socket } = await serverOf(peer);
+      contestants.push(new FioNbd(peer, pid, socket, scratch));
+    }
+  }
+  return { contestants, left };
 }
 
 async function measureRow(

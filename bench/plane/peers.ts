@@ -4,17 +4,17 @@ import { once } from "node:events";
 import { existsSync, rmSync } from "node:fs";
 import { setTimeout as sleep } from "node:timers/promises";
 import { atExit } from "./cleanup.js";
-import type { Image, Peer, Setup } from "./rows.js";
+import type { Image, NbdPeer, Setup } from "./rows.js";
 
 const START_MS = 10_000;
 
-/** Why there can be no such peer; null where there can. */
-export function objection(peer: Peer, missing: ReadonlyMap<string, string>): string | null {
-  return missing.get("fio") ?? missing.get(peer) ?? null;
-}
-
 /** The fastest of its options: see docs/bench.md. */
-function commandOf(peer: Peer, { cache, queues }: Setup, { path, format }: Image, socket: string): string[] {
+function commandOf(
+  peer: NbdPeer,
+  { cache, queues }: Setup,
+  { path, format }: Image,
+  socket: string,
+): string[] {
   if (peer === "nbdkit") return ["nbdkit", "--foreground", "--unix", socket, "file", path];
   // The file is open in xbdback, too; both are idle when they are not measured.
   const image = `driver=${format},file.driver=file,file.filename=${path},file.locking=off`;
@@ -36,7 +36,7 @@ export class NbdServer {
   }
 
   /** Resolves when the server listens. Rejects with what it said instead. */
-  static async start(peer: Peer, setup: Setup, image: Image, socket: string): Promise<NbdServer> {
+  static async start(peer: NbdPeer, setup: Setup, image: Image, socket: string): Promise<NbdServer> {
     rmSync(socket, { force: true });
     const [program, ...args] = commandOf(peer, setup, image, socket);
     const child = spawn(program, args, { stdio: ["ignore", "ignore", "pipe"] });

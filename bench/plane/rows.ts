@@ -1,7 +1,8 @@
 /** What is measured: each row is one kind of load on one kind of disk. */
 
 export type Cache = "none" | "writeback";
-export type Peer = "fio-single" | "qemu-nbd" | "nbdkit" | "traced" | "recorded";
+export type NbdPeer = "qemu-nbd" | "nbdkit";
+export type Peer = NbdPeer | "fio-single" | "traced" | "recorded";
 
 /** file: the file itself. nbd: through a qemu-nbd. qcow2: an image that xbdback starts qemu-nbd for. cow: an overlay on the file. */
 export type Disk = "file" | "nbd" | "qcow2" | "cow";
