@@ -1,10 +1,9 @@
 /** The smallest Ceph cluster: a monitor and an OSD on a file, on this machine's loopback address, without authentication. */
-import { spawnSync } from "node:child_process";
 import { randomUUID } from "node:crypto";
 import { existsSync, mkdirSync, writeFileSync } from "node:fs";
-import { createServer } from "node:net";
 import type { TestContext } from "node:test";
-import { eventually, type Running, Scene } from "../e2e/harness.js";
+import { eventually, freePort, type Running, Scene } from "../e2e/harness.js";
+import { absent } from "../hosts/tools.js";
 
 /** What has to be installed, and by which of Debian's packages. */
 const PROGRAMS = {
@@ -17,18 +16,7 @@ const RBD_DRIVER = "/usr/lib/x86_64-linux-gnu/qemu/block-rbd.so";
 
 /** Why there can be no cluster here, for node:test's `skip`; false if there can. */
 export function noCeph(): string | false {
-  for (const [program, debian] of Object.entries(PROGRAMS)) {
-    if (spawnSync(program, ["--version"]).error) return `not installed: apt-get install ${debian}`;
-  }
-  return existsSync(RBD_DRIVER) ? false : "not installed: apt-get install qemu-block-extra";
-}
-
-async function freePort(): Promise<number> {
-  const server = createServer().listen(0, "127.0.0.1");
-  await new Promise((resolve) => server.on("listening", resolve));
-  const { port } = server.address() as { port: number };
-  await new Promise((resolve) => server.close(resolve));
-  return port;
+  return absent(PROGRAMS) || (!existsSync(RBD_DRIVER) && "not installed: apt-get install qemu-block-extra");
 }
 
 export class Cluster {

@@ -2,19 +2,10 @@
 import assert from "node:assert/strict";
 import { existsSync, statSync } from "node:fs";
 import { request } from "node:http";
-import { createServer } from "node:net";
 import { test } from "node:test";
 import { parseHttpAddress } from "../../host/daemon/http.js";
-import { e2e, eventually } from "../e2e/harness.js";
+import { e2e, eventually, freePort } from "../e2e/harness.js";
 import { LIMIT, World } from "./world.js";
-
-async function freePort(): Promise<number> {
-  const server = createServer().listen(0, "127.0.0.1");
-  await new Promise((resolve) => server.once("listening", resolve));
-  const { port } = server.address() as { port: number };
-  await new Promise((resolve) => server.close(resolve));
-  return port;
-}
 
 /** Status and body. */
 function ask(

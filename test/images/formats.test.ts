@@ -4,7 +4,7 @@ import { randomBytes } from "node:crypto";
 import { copyFileSync, existsSync, readdirSync, readFileSync, readlinkSync } from "node:fs";
 import { World } from "../cli/world.js";
 import { eventually, type Running, sha256 } from "../e2e/harness.js";
-import { MIB, progress, SIZE, verified, withProgram, work } from "./support.js";
+import { helperOf, MIB, progress, SIZE, verified, withProgram, work } from "./support.js";
 
 /** Random data with holes in it. */
 function content(): Buffer {
@@ -12,12 +12,6 @@ function content(): Buffer {
   bytes.fill(0, SIZE >> 2, SIZE >> 1);
   bytes.fill(0x5a, 16 * MIB, 16 * MIB + 512);
   return bytes;
-}
-
-/** The helper's process, which `show` names. */
-async function helperOf(world: World): Promise<number> {
-  const { vbd } = await world.json<{ vbd: { through: string } }>("show", "1/xvda");
-  return Number(/, process ([0-9]+)/.exec(vbd.through)?.[1]);
 }
 
 function lives(pid: number): boolean {

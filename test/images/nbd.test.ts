@@ -2,10 +2,9 @@
 import assert from "node:assert/strict";
 import { spawnSync } from "node:child_process";
 import { existsSync, rmSync } from "node:fs";
-import { createServer } from "node:net";
 import type { TestContext } from "node:test";
 import { World } from "../cli/world.js";
-import { eventually, type Running, sha256 } from "../e2e/harness.js";
+import { eventually, freePort, type Running, sha256 } from "../e2e/harness.js";
 import { progress, SIZE, verified, withProgram, work } from "./support.js";
 
 /** qemu-nbd on a socket, which it makes itself. */
@@ -33,15 +32,6 @@ async function withServer(t: TestContext, ...options: string[]) {
   const server = await qemuNbd(world, image, socket);
   (await world.run("attach", "1", `vdev=xvda,target=nbd+unix:///?socket=${socket}`)).expect(0);
   return { world, image, socket, server };
-}
-
-function freePort(): Promise<number> {
-  return new Promise((resolve) => {
-    const server = createServer().listen(0, "127.0.0.1", () => {
-      const { port } = server.address() as { port: number };
-      server.close(() => resolve(port));
-    });
-  });
 }
 
 withProgram("qemu-nbd", "a guest works on a disk of qemu-nbd, and has it alone", async (t) => {

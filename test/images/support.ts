@@ -31,3 +31,9 @@ export async function progress(guest: Running, operations: number): Promise<void
     await guest.until(new RegExp(`^[^]{${length}}[^]*"done":[0-9]+`));
   }
 }
+
+/** The helper's process, which `show` names. */
+export async function helperOf(world: World): Promise<number> {
+  const { vbd } = await world.json<{ vbd: { through: string } }>("show", "1/xvda");
+  return Number(/, process ([0-9]+)/.exec(vbd.through)?.[1]);
+}

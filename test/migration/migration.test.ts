@@ -3,8 +3,6 @@
  * and one image that both reach. A guest at work moves from one to the other and back; what it does is verified.
  */
 import assert from "node:assert/strict";
-import { truncateSync, writeFileSync } from "node:fs";
-import { join } from "node:path";
 import { test } from "node:test";
 import type { Blkfront, BlkfrontOptions } from "../../host/guest/blkfront.js";
 import { Workload } from "../../host/guest/workload.js";
@@ -25,10 +23,7 @@ async function onTwoHosts(body: (hosts: Hosts) => Promise<void>): Promise<void> 
     await Machine.start({ threads: {} }),
   ];
   try {
-    const image = join(machines[0].host.directory, "shared.img");
-    writeFileSync(image, "");
-    truncateSync(image, IMAGE_BYTES);
-    await body({ machines, image });
+    await body({ machines, image: machines[0].image("shared.img", IMAGE_BYTES) });
   } finally {
     for (const machine of machines) await machine.close();
   }

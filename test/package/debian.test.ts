@@ -73,6 +73,11 @@ test("without Xen the unit is skipped, not failed", OPTIONS, async () => {
   assert.equal(await root.output("systemctl is-failed xbdback || true"), "inactive");
 });
 
+/** Until the condition holds or the time is over: what is asserted next tells which. */
+async function wait(condition: () => Promise<boolean>, seconds: number): Promise<void> {
+  for (let tries = 0; tries < seconds * 10 && !(await condition()); tries++) await pause(100);
+}
+
 function journal(): Promise<string> {
   return root.output("journalctl -u xbdback --no-pager");
 }
@@ -103,11 +108,11 @@ async function restartUnderGuest(disk: Blkfront): Promise<void> {
   for (const [time, how] of ["systemctl restart xbdback", "systemctl kill -s KILL xbdback"].entries()) {
     const pid = await mainPid();
     await root.output(how);
-    for (let tries = 0; tries < 300 && (await takenOver()) <= time; tries++) await pause(100);
+    await wait(async () => (await takenOver()) > time, 30);
     assert.equal(await takenOver(), time + 1, `${how}: ${await journal()}`);
     assert.notEqual(await mainPid(), pid);
     const before = writes;
-    for (let tries = 0; tries < 100 && writes === before; tries++) await pause(100);
+    await wait(async () => writes !== before, 10);
     assert.ok(writes > before, `${how}: the guest's writes do not go on`);
   }
   over = true;
@@ -145,7 +150,7 @@ test("under systemd a guest has its disk, and the daemon no more than it needs",
   // What Type=notify has heard, and what a reload says and leaves alone.
   const show = (what: string): Promise<string> => root.output(`systemctl show -p ${what} --value xbdback`);
   const told = "serving backend/vbd: 1 disk, 1 connected";
-  for (let tries = 0; tries < 100 && (await show("StatusText")) !== told; tries++) await pause(100);
+  await wait(async () => (await show("StatusText")) === told, 10);
   assert.equal(await show("StatusText"), told);
   writeFileSync(root.path("etc/xbdback/xbdback.toml"), "max-queues = 1\nkind = 'vbd3'\n");
   await root.output("systemctl reload xbdback");
@@ -157,7 +162,7 @@ test("under systemd a guest has its disk, and the daemon no more than it needs",
     const text = await journal();
     return lines.every((line) => new RegExp(line).test(text));
   };
-  for (let tries = 0; tries < 100 && !(await reloaded()); tries++) await pause(100);
+  await wait(reloaded, 10);
   assert.ok(await reloaded(), await journal());
   assert.equal(await show("ActiveState"), "active");
   assert.equal(await show("MainPID"), pid);
@@ -184,7 +189,7 @@ test("a daemon that does nothing any more is killed by the watchdog, and started
   const restarted = async (): Promise<boolean> =>
     (await root.output("systemctl show -p NRestarts --value xbdback")) !== "0" &&
     (await root.output("systemctl show -p ActiveState --value xbdback")) === "active";
-  for (let tries = 0; tries < 300 && !(await restarted()); tries++) await pause(100);
+  await wait(restarted, 30);
   assert.ok(await restarted());
   assert.match(await journal(), /Watchdog timeout/);
   await root.output("systemctl stop xbdback");
