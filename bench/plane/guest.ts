@@ -47,7 +47,8 @@ async function answer(line: string): Promise<GuestAnswer> {
 
 // A terminal sends SIGINT to all; the benchmark ends us in its own time.
 process.on("SIGINT", () => {});
+// In the midst of a load, too: its disks may never answer again.
+process.stdin.on("end", () => process.exit());
 for await (const line of createInterface({ input: process.stdin })) {
   process.stdout.write(`${JSON.stringify(await answer(line))}\n`);
 }
-process.exit();
