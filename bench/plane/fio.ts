@@ -1,9 +1,10 @@
 /** fio: the limit, with io_uring on the file itself, and the client of NBD servers. */
 import { spawn } from "node:child_process";
-import { readFileSync } from "node:fs";
+import { readFileSync, rmSync } from "node:fs";
 import { join } from "node:path";
+import { atExit } from "./cleanup.js";
 import { cpuSeconds } from "./processes.js";
-import type { Row } from "./rows.js";
+import type { FioPeer, Row } from "./rows.js";
 import { type Contestant, PINNED_CPU, per100k, type Sample } from "./sample.js";
 
 /** The part of fio's JSON that is read. */
@@ -88,29 +89,41 @@ function sampleOf(job: FioJob, serverCpuSeconds: number | null): Sample {
   };
 }
 
-/** fio's io_uring on the file; `batch`: up to as many I/Os in a system call as there are. */
+/** Buffers on tmpfs, as a loopback guest's memory is. */
+const SHARED_BUFFERS = `/dev/shm/xbdback-bench-${process.pid}.buffers`;
+const FIO_OPTIONS: Readonly<Record<"fio" | FioPeer, readonly string[]>> = {
+  fio: [],
+  "fio-single": [],
+  "fio-fixed": ["--fixedbufs=1"],
+  "fio-shm": [`--mem=mmap:${SHARED_BUFFERS}`],
+};
+
+/** fio's io_uring on the file; but for fio-single, up to as many I/Os in a system call as there are. */
 export class FioUring implements Contestant {
-  readonly name: string;
+  readonly name: "fio" | FioPeer;
   readonly pids = [];
   readonly #file: string;
   readonly #scratch: string;
-  readonly #batch: boolean;
 
-  constructor(file: string, scratch: string, batch: boolean) {
-    this.name = batch ? "fio" : "fio-single";
+  constructor(name: "fio" | FioPeer, file: string, scratch: string) {
+    this.name = name;
     this.#file = file;
     this.#scratch = scratch;
-    this.#batch = batch;
   }
 
   async run(row: Row, seconds: number): Promise<Sample> {
     const { cache, depth } = row;
+    const batch = [`--iodepth_batch_submit=${depth}`, `--iodepth_batch_complete_max=${depth}`];
+    const kept = atExit(() => rmSync(SHARED_BUFFERS, { force: true }));
     const job = await runFio(row, seconds, this.#scratch, [
       ...["--ioengine=io_uring", `--filename=${this.#file}`, `--direct=${cache === "none" ? 1 : 0}`],
       // What is in the page cache stays there.
       ...["--invalidate=0", "--allow_file_create=0"],
-      ...(this.#batch ? [`--iodepth_batch_submit=${depth}`, `--iodepth_batch_complete_max=${depth}`] : []),
+      ...(this.name === "fio-single" ? [] : batch),
+      ...FIO_OPTIONS[this.name],
     ]);
+    rmSync(SHARED_BUFFERS, { force: true });
+    kept();
     return sampleOf(job, null);
   }
 }

@@ -4,13 +4,14 @@
  */
 import { createInterface } from "node:readline";
 import { type Blkfront, type BlkfrontOptions, connectBlkfront } from "../../host/guest/blkfront.js";
+import { PortDispatcher } from "../../host/guest/events.js";
 import { type GuestDomain, joinDomain } from "../../host/guest/process.js";
 import { type LoadJob, runLoad } from "./load.js";
 
 export type GuestCommand =
   | { command: "connect"; domid: number; devid: number; options: Partial<BlkfrontOptions> }
   /** On all disks at once. */
-  | { command: "load"; job: LoadJob }
+  | { command: "load"; job: LoadJob; looks: boolean }
   | { command: "close" };
 
 export type GuestAnswer = { ok: true; result: unknown } | { ok: false; error: string };
@@ -27,7 +28,10 @@ async function domainOf(domid: number): Promise<GuestDomain> {
 }
 
 async function obey(command: GuestCommand): Promise<unknown> {
-  if (command.command === "load") return runLoad(disks, command.job);
+  if (command.command === "load") {
+    PortDispatcher.looks = command.looks;
+    return runLoad(disks, command.job);
+  }
   if (command.command === "close") {
     for (const disk of disks.splice(0)) await disk.close();
     return null;

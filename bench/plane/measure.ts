@@ -7,7 +7,7 @@ import { FioNbd, FioUring } from "./fio.js";
 import { Observed } from "./observed.js";
 import { NbdServer } from "./peers.js";
 import { pin } from "./processes.js";
-import type { NbdPeer, Row, Setup } from "./rows.js";
+import { type NbdPeer, type Row, sameSetup } from "./rows.js";
 import { type Contestant, PINNED_CPU, type Sample } from "./sample.js";
 import { countSyscalls, type Tool } from "./syscalls.js";
 import { Machine, Xbdback } from "./xbdback.js";
@@ -48,9 +48,6 @@ const DOMID = 1;
 /** V8 compiles what runs often, and rings map the guest's pages: that takes its time once for new processes. */
 const WARM_UP_SECONDS = 2;
 const WARM_UP_DEPTH = 32;
-
-const sameSetup = (a: Setup, b: Setup): boolean =>
-  a.cache === b.cache && a.disk === b.disk && a.queues === b.queues && a.persistent === b.persistent;
 
 /** Rows that could not be measured. */
 export interface Failure {
@@ -94,7 +91,8 @@ async function measureSetup(
   try {
     const backing = await startBacking(setup, file, scratch, missing);
     stops.unshift(() => backing.stop());
-    const machine = await Machine.start(setup.cache, plan.serveOptions);
+    const polling = setup.pollUs > 0 ? ["--poll-us", String(setup.pollUs)] : [];
+    const machine = await Machine.start(setup.cache, [...plan.serveOptions, ...polling]);
     stops.unshift(() => machine.stop());
     await machine.createGuest(DOMID, GUEST_MEMORY);
     await machine.attach(DOMID, backing.target, {
@@ -104,6 +102,7 @@ async function measureSetup(
       inFlightBytes: Math.floor(IN_FLIGHT / setup.queues),
     });
     const xbdback = new Xbdback(machine, backing.pid ?? (await machine.helperPid()));
+    if (setup.apart) xbdback.keepApart();
     await xbdback.run({ ...setup, depth: WARM_UP_DEPTH, pinned: false }, WARM_UP_SECONDS);
     const servers = new Map<string, NbdServer>();
     const serverOf = async (peer: NbdPeer): Promise<NbdServer> => {
@@ -135,7 +134,7 @@ async function contestantsOf(
   const contestants: Contestant[] = [xbdback];
   const noFio = missing.get("fio");
   if (noFio) left["fio"] = noFio;
-  else contestants.unshift(new FioUring(file, scratch, true));
+  else contestants.unshift(new FioUring("fio", file, scratch));
   for (const peer of row.peers) {
     if (peer === "traced" || peer === "recorded") {
       contestants.push(new Observed(peer, xbdback, scratch));
@@ -143,11 +142,10 @@ async function contestantsOf(
     }
     const reason = noFio ?? missing.get(peer);
     if (reason) left[peer] = reason;
-    else if (peer === "fio-single") contestants.push(new FioUring(file, scratch, false));
-    else {
+    else if (peer === "qemu-nbd" || peer === "nbdkit") {
       const { pid, socket } = await serverOf(peer);
       contestants.push(new FioNbd(peer, pid, socket, scratch));
-    }
+    } else contestants.push(new FioUring(peer, file, scratch));
   }
   return { contestants, left };
 }
@@ -190,7 +188,7 @@ async function syscallsOf(
   const { blockSize, depth, readPercent, sequential } = row;
   const job = { blockSize, depth, readPercent, sequential, seconds: Math.min(seconds, 0.5) };
   const { counts, result } = await countSyscalls(syscallTool, [machine.backendPid, machine.guestsPid], () =>
-    machine.load(job),
+    machine.load(job, !row.pinned),
   );
   const [backend, guest] = counts;
   const operations = Math.max(1, result.operations);

@@ -70,6 +70,8 @@ function describe({
   persistent,
   disk,
   pinned,
+  pollUs,
+  apart,
 }: RowResult): string {
   const size = blockSize < 1 << 20 ? `${blockSize >> 10}K` : `${blockSize >> 20}M`;
   const mixed = `${readPercent}/${100 - readPercent}`;
@@ -79,6 +81,8 @@ function describe({
   if (!persistent) words.push("copy");
   if (disk !== "file") words.push(BACKINGS[disk]);
   if (pinned) words.push("1 CPU");
+  if (apart) words.push("CPUs of their own");
+  if (pollUs > 0) words.push(`polls ${pollUs} µs`);
   return words.join(", ");
 }
 

@@ -2,7 +2,9 @@
 
 export type Cache = "none" | "writeback";
 export type NbdPeer = "qemu-nbd" | "nbdkit";
-export type Peer = NbdPeer | "fio-single" | "traced" | "recorded";
+/** fio's io_uring in other ways: one I/O a system call, registered buffers, buffers in pages like a loopback guest's. */
+export type FioPeer = "fio-single" | "fio-fixed" | "fio-shm";
+export type Peer = NbdPeer | FioPeer | "traced" | "recorded";
 
 /** file: the file itself. nbd: through a qemu-nbd. qcow2: an image that xbdback starts qemu-nbd for. cow: an overlay on the file. */
 export type Disk = "file" | "nbd" | "qcow2" | "cow";
@@ -19,7 +21,15 @@ export interface Setup {
   readonly disk: Disk;
   readonly queues: number;
   readonly persistent: boolean;
+  /** `--poll-us` of the daemon. */
+  readonly pollUs: number;
+  /** The server on the first half of the CPUs, the client on the others, as a dom0 and a guest with CPUs of their own. */
+  readonly apart: boolean;
 }
+
+const SETUP = ["cache", "disk", "queues", "persistent", "pollUs", "apart"] as const satisfies (keyof Setup)[];
+
+export const sameSetup = (a: Setup, b: Setup): boolean => SETUP.every((key) => a[key] === b[key]);
 
 export interface Row extends Setup {
   readonly name: string;
@@ -47,8 +57,12 @@ const PATTERNS = {
 const SIZES = { "4k": 4096, "128k": 131072, "1m": 1048576 } as const;
 
 /** Only where they tell something new: the whole is to take a quarter of an hour at most. */
-function peersOf(cache: Cache, size: keyof typeof SIZES, depth: number, plain: boolean): Peer[] {
-  if (!plain || size === "128k") return [];
+function peersOf(setup: Setup, size: keyof typeof SIZES, depth: number): Peer[] {
+  const { cache, disk, queues, persistent, pollUs, apart } = setup;
+  if (disk !== "file") return ["qemu-nbd"];
+  if (queues > 1 || !persistent) return [];
+  if (apart || pollUs > 0) return size === "4k" && depth > 1 ? ["fio-single"] : [];
+  if (size === "128k") return [];
   const servers: Peer[] = cache === "writeback" ? ["qemu-nbd", "nbdkit"] : ["qemu-nbd"];
   // At depth 1, and with larger blocks, there is no difference between fio's two ways.
   if (size === "1m" || depth === 1) return servers;
@@ -62,57 +76,67 @@ function row(
   depth: number,
   more: Partial<Row> = {},
 ): Row {
-  const { queues = 1, persistent = true, disk = "file" } = more;
+  const { queues = 1, persistent = true, disk = "file", pollUs = 0, apart = false } = more;
+  const setup = { cache, disk, queues, persistent, pollUs, apart };
   const words = [cache === "none" ? "direct" : "warm", pattern, size, `qd${depth}`];
   if (queues > 1) words.push(`${queues}queues`);
   if (!persistent) words.push("copy");
   if (disk !== "file") words.push(disk);
+  if (apart) words.push("apart");
+  if (pollUs > 0) words.push(`poll${pollUs}`);
   return {
     name: words.join("/"),
-    cache,
     ...PATTERNS[pattern],
     blockSize: SIZES[size],
     depth,
-    pinned: depth === 1,
-    peers: disk === "file" ? peersOf(cache, size, depth, queues === 1 && persistent) : ["qemu-nbd"],
+    pinned: depth === 1 && !apart,
+    peers: peersOf(setup, size, depth),
     quick: false,
     ...more,
-    queues,
-    persistent,
-    disk,
+    ...setup,
   };
 }
 
 const quick = { quick: true };
 const queues = { queues: 4 };
 const copy = { persistent: false };
+const apart = { apart: true };
+const poll = { pollUs: 30 };
 
-/** With an operator who looks at the ring, besides. */
-function observed(row: Row): Row {
-  return { ...row, peers: [...row.peers, "traced", "recorded"] };
+function beside(row: Row, ...peers: Peer[]): Row {
+  return { ...row, peers: [...row.peers, ...peers] };
 }
 
 /** Those of one set-up are neighbours. */
 export function rows(): Row[] {
   return [
     row("none", "randread", "4k", 1, quick),
-    observed(row("none", "randread", "4k", 32, quick)),
+    beside(row("none", "randread", "4k", 32, quick), "fio-fixed", "traced", "recorded"),
     row("none", "randread", "4k", 128, quick),
     row("none", "randwrite", "4k", 1),
     row("none", "randwrite", "4k", 32, quick),
     row("none", "randwrite", "4k", 128),
     row("none", "randrw70", "4k", 32),
-    row("none", "read", "128k", 16, quick),
+    beside(row("none", "read", "128k", 16, quick), "fio-shm"),
     row("none", "write", "128k", 16),
-    row("none", "read", "1m", 4),
+    beside(row("none", "read", "1m", 4), "fio-shm"),
     row("none", "write", "1m", 4),
     row("none", "randread", "4k", 128, queues),
     row("none", "randwrite", "4k", 128, queues),
     row("none", "randread", "4k", 32, copy),
     row("none", "randwrite", "4k", 32, copy),
     row("none", "read", "1m", 4, copy),
+    row("none", "randread", "4k", 1, poll),
+    row("none", "randwrite", "4k", 1, poll),
+    row("none", "randread", "4k", 32, poll),
+    row("none", "randread", "4k", 32, apart),
+    row("none", "randread", "4k", 32, { ...apart, ...poll, ...quick }),
+    row("none", "randread", "4k", 128, { ...apart, ...poll }),
+    row("none", "randwrite", "4k", 32, { ...apart, ...poll }),
+    row("none", "randwrite", "4k", 128, { ...apart, ...poll }),
+    row("none", "read", "128k", 16, { ...apart, ...poll }),
     row("writeback", "randread", "4k", 1),
-    observed(row("writeback", "randread", "4k", 32, quick)),
+    beside(row("writeback", "randread", "4k", 32, quick), "traced", "recorded"),
     row("writeback", "randread", "4k", 128),
     row("writeback", "randwrite", "4k", 32),
     row("writeback", "randrw70", "4k", 32),
@@ -120,6 +144,8 @@ export function rows(): Row[] {
     row("writeback", "read", "1m", 4),
     row("writeback", "randread", "4k", 128, queues),
     row("writeback", "randread", "4k", 32, { ...copy, ...quick }),
+    row("writeback", "randread", "4k", 32, { ...apart, ...poll }),
+    row("writeback", "read", "128k", 16, { ...apart, ...poll }),
     ...(["nbd", "qcow2", "cow"] as const).flatMap((disk) => [
       row("writeback", "randread", "4k", 32, { disk }),
       row("writeback", "randwrite", "4k", 32, { disk }),

@@ -1,4 +1,5 @@
 /** One run of one contestant, and contestants. */
+import { cpus } from "node:os";
 import type { Latency } from "./histogram.js";
 import type { Row } from "./rows.js";
 
@@ -37,3 +38,8 @@ export const per100k = (cpuSeconds: number, operations: number): number =>
 
 /** The CPU of pinned rows. */
 export const PINNED_CPU = "0";
+
+/** CPUs of rows whose server and client are kept apart. */
+const CPUS = cpus().length;
+export const SERVER_CPUS = CPUS === 1 ? "0" : `0-${(CPUS >> 1) - 1}`;
+export const CLIENT_CPUS = CPUS === 1 ? "0" : `${CPUS >> 1}-${CPUS - 1}`;

@@ -97,10 +97,11 @@ export function aimLines(aims: readonly Aim[]): string {
 }
 
 export const EXPLANATION = `
-direct   O_DIRECT; warm: through the page cache, which holds the file; 4queues: rings; copy: no persistent grants
+direct   O_DIRECT; warm: through the page cache, which holds the file; 4queues: rings; copy: no persistent grants; apart, poll30: see docs/bench.md
 nbd, qcow2, cow: behind the vbd there is a qemu-nbd, an image in qemu-nbd, an overlay on the file; qemu-nbd then is without us
 fio      io_uring on the file itself, one job, up to the whole depth in a system call: the limit
 fio-single  the same, one I/O in a system call: fio without options
+fio-fixed, fio-shm  fio with registered buffers, and with buffers in pages like a loopback guest's
 qemu-nbd, nbdkit  on the same file, over a Unix socket, with fio's NBD client (C, libnbd)
 traced, recorded  xbdback, while \`xbdback trace\` or \`xbdback record\` looks at the ring
 xbdback  a guest process and a backend process; qd1: everything on one CPU

@@ -16,9 +16,9 @@ import type { VbdStatus } from "../../host/vbd/status.js";
 import { atExit } from "./cleanup.js";
 import type { GuestAnswer, GuestCommand } from "./guest.js";
 import type { LoadJob, LoadResult } from "./load.js";
-import { cpuSeconds } from "./processes.js";
+import { cpuSeconds, pin } from "./processes.js";
 import type { Cache, Row } from "./rows.js";
-import { type Contestant, per100k, type Sample } from "./sample.js";
+import { CLIENT_CPUS, type Contestant, per100k, type Sample, SERVER_CPUS } from "./sample.js";
 
 /** xvda; a disk has sixteen minor numbers. */
 const FIRST_DEVID = 51712;
@@ -130,9 +130,9 @@ export class Machine {
     return performance.now() - start;
   }
 
-  /** On all disks at once. */
-  load(job: LoadJob): Promise<LoadResult> {
-    return this.#alive(this.#guests.ask<LoadResult>({ command: "load", job }));
+  /** On all disks at once. `looks`: whether guests may look for responses before they sleep; not on one CPU. */
+  load(job: LoadJob, looks = true): Promise<LoadResult> {
+    return this.#alive(this.#guests.ask<LoadResult>({ command: "load", job, looks }));
   }
 
   async status(): Promise<VbdStatus[]> {
@@ -215,11 +215,18 @@ export class Xbdback implements Contestant {
     return this.#servers.reduce((sum, pid) => sum + cpuSeconds(pid), 0);
   }
 
-  async run({ blockSize, depth, readPercent, sequential }: Row, seconds: number): Promise<Sample> {
+  /** From now on neither ever waits for a CPU that the other has. */
+  keepApart(): void {
+    for (const pid of this.#servers) pin(pid, SERVER_CPUS);
+    pin(this.machine.guestsPid, CLIENT_CPUS);
+  }
+
+  async run({ blockSize, depth, readPercent, sequential, pinned }: Row, seconds: number): Promise<Sample> {
     const { machine } = this;
     const before = await countersOf(machine);
     const cpu = this.#cpuSeconds();
-    const result = await machine.load({ blockSize, depth, readPercent, sequential, seconds });
+    const job = { blockSize, depth, readPercent, sequential, seconds };
+    const result = await machine.load(job, !pinned);
     const serverCpu = this.#cpuSeconds() - cpu;
     const after = await countersOf(machine);
     const requests = Math.max(1, after.requests - before.requests);

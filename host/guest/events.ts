@@ -28,6 +28,9 @@ const SOON_MS = 0.15;
 const dispatchers = new WeakMap<EventChannels, PortDispatcher>();
 
 export class PortDispatcher {
+  /** Whether to look at all: on one CPU the backend would wait for us meanwhile. */
+  static looks = availableParallelism() > 1;
+
   readonly #events: EventChannels;
   readonly #handlers = new Map<number, PortHandler>();
   readonly #ports = new Uint32Array(64);
@@ -67,7 +70,7 @@ export class PortDispatcher {
 
   /** What does not fit into one read is delivered by the next poll. */
   #deliver(): void {
-    const looks = this.#looking || this.#looksPay();
+    const looks = this.#looking || this.#isSoon();
     const count = this.#events.read(this.#ports);
     for (let i = 0; i < count; i++) {
       const port = this.#ports[i];
@@ -87,9 +90,8 @@ export class PortDispatcher {
     setImmediate(this.#look);
   }
 
-  /** On one CPU the backend would wait for us while we look. */
-  #looksPay(): boolean {
-    return performance.now() - this.#lastFound < SOON_MS && availableParallelism() > 1;
+  #isSoon(): boolean {
+    return PortDispatcher.looks && performance.now() - this.#lastFound < SOON_MS;
   }
 
   #lookAgain(): void {
