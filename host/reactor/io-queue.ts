@@ -5,7 +5,11 @@ import type { Result } from "../storage/device.js";
 export interface IoQueue {
   /** Starts the I/O of a slot. The owner hears of its end once, and not before this returns. */
   start(slot: number): void;
-  /** To be called when no I/O is under way. */
+  /** Pages of the persistent window were mapped. */
+  mapped?(page: number, count: number): void;
+  /** Pages of the persistent window are going to be unmapped, or mapped anew. */
+  unmapping?(page: number, count: number): void;
+  /** To be called when no I/O is under way, before the pages are unmapped. */
   close(): void;
 }
 

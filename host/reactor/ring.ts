@@ -340,7 +340,9 @@ export class Ring implements IoOwner {
       for (let i = 0; i < refs.length; i++) refs[i] = this.#core.map(start + i).gref;
       const status = new Int16Array(refs.length);
       const at = abi.PERSISTENT + page * PAGE_SIZE;
+      this.#queue.unmapping?.(page, refs.length);
       this.#place.grants.map(this.#memory, at, config.domid, refs, true, status);
+      if (status.every((s) => s === Gntst.okay)) this.#queue.mapped?.(page, refs.length);
       for (let i = 0; i < refs.length; i++) this.#core.setMapStatus(start + i, status[i]);
       start = end;
     }
@@ -358,6 +360,7 @@ export class Ring implements IoOwner {
     for (let start = 0; start < pages.length; ) {
       let end = start + 1;
       while (end < pages.length && pages[end] === pages[start] + (end - start)) end++;
+      this.#queue.unmapping?.(pages[start], end - start);
       this.#place.grants.unmap(this.#memory, abi.PERSISTENT + pages[start] * PAGE_SIZE, end - start);
       start = end;
     }

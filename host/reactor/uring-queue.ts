@@ -4,6 +4,7 @@
  */
 import * as abi from "../../assembly/abi.js";
 import type { BlkifCore } from "../core/blkif.js";
+import { isDirect } from "../platform/libc.js";
 import { Result } from "../storage/device.js";
 import type { RawDevice } from "../storage/raw.js";
 import { isTransient } from "../storage/transfer.js";
@@ -16,6 +17,7 @@ import {
 } from "../storage/uring/engine.js";
 import type { Uring } from "../storage/uring/ring.js";
 import { DeviceQueue } from "./device-queue.js";
+import { FixedPages } from "./fixed-pages.js";
 import type { IoOwner, IoQueue } from "./io-queue.js";
 
 const TWO_TO_32 = 4294967296;
@@ -34,6 +36,7 @@ export class UringQueue implements IoQueue, CompletionQueue {
   readonly #u32: Uint32Array;
   readonly #fileFlags: number;
   readonly #fd: number;
+  readonly #fixed: FixedPages | null;
 
   /** The device must have been made with this engine; both stay the caller's. */
   constructor(engine: UringEngine, device: RawDevice, core: BlkifCore, owner: IoOwner) {
@@ -50,6 +53,7 @@ export class UringQueue implements IoQueue, CompletionQueue {
     this.#fileFlags = flags;
     this.#fd = fd;
     this.#number = engine.addQueue(this);
+    this.#fixed = isDirect(device.store.fd) ? FixedPages.take(engine, core.memory) : null;
   }
 
   start(slot: number): void {
@@ -73,9 +77,9 @@ export class UringQueue implements IoQueue, CompletionQueue {
     const single = count === 1;
     const vector = this.#base + table;
     const vectorHigh = Math.floor(vector / TWO_TO_32);
-    const operationCode = single ? (write ? Op.write : Op.read) : write ? Op.writev : Op.readv;
+    const buffer = single && this.#fixed !== null ? this.#fixed.slotOf(u32[table >> 2], length) : -1;
     this.#ring.prepare(
-      operationCode | this.#fileFlags,
+      operationOf(write, single, buffer >= 0) | this.#fileFlags,
       this.#fd,
       sectorLow << SECTOR_SHIFT,
       (sectorHigh << SECTOR_SHIFT) | (sectorLow >>> (32 - SECTOR_SHIFT)),
@@ -85,6 +89,7 @@ export class UringQueue implements IoQueue, CompletionQueue {
       0,
       queueUserData(this.#number, slot),
       QUEUE_KIND,
+      buffer >= 0 ? buffer : 0,
     );
   }
 
@@ -108,7 +113,22 @@ export class UringQueue implements IoQueue, CompletionQueue {
     this.#owner.ended(slot, outcome.result, outcome.error);
   }
 
+  mapped(page: number, count: number): void {
+    this.#fixed?.mapped(page, count);
+  }
+
+  unmapping(page: number, count: number): void {
+    this.#fixed?.unmapping(page, count);
+  }
+
   close(): void {
+    this.#fixed?.close();
     this.#engine.removeQueue(this.#number);
   }
+}
+
+function operationOf(write: boolean, single: boolean, fixed: boolean): number {
+  if (fixed) return write ? Op.writeFixed : Op.readFixed;
+  if (single) return write ? Op.write : Op.read;
+  return write ? Op.writev : Op.readv;
 }

@@ -5,6 +5,8 @@ export const Op = {
   readv: 1,
   writev: 2,
   fsync: 3,
+  readFixed: 4,
+  writeFixed: 5,
   pollAdd: 6,
   fallocate: 17,
   read: 22,
@@ -34,7 +36,9 @@ export const Enter = { getEvents: 1 << 0, extArg: 1 << 3, registeredRing: 1 << 4
 /** Bits of the submission ring's flags: completions wait for io_uring_enter to be posted. */
 export const SQ_TASKRUN = 1 << 2;
 
-export const Register = { filesUpdate: 6, files2: 13, ringFds: 20 } as const;
+export const Register = { filesUpdate: 6, files2: 13, buffers2: 15, buffersUpdate: 16, ringFds: 20 } as const;
+/** struct io_uring_rsrc_update2: u32 offset, u32 reserved, u64 data, u64 tags, u32 nr, u32 reserved. */
+export const RSRC_UPDATE2_BYTES = 32;
 /** io_uring_rsrc_register.flags: a table of empty slots. */
 export const RSRC_REGISTER_SPARSE = 1;
 
@@ -61,6 +65,8 @@ export const Sqe = {
   /** rw_flags, fsync_flags, poll32_events … */
   operationFlags: 7,
   userData: 8,
+  /** u16 buf_index, u16 personality. */
+  bufferIndex: 10,
 } as const;
 /** IOSQE_FIXED_FILE, where it stands in the first word. */
 export const FIXED_FILE = 1 << 8;

@@ -19,6 +19,9 @@ export interface CompletionQueue {
   completed(place: number, result: number): void;
 }
 
+/** Slots for registered buffers are taken so many at a time. */
+export const BUFFERS_A_BLOCK = 512;
+
 type Call = (result: number) => void;
 
 /**
@@ -41,10 +44,14 @@ export class UringEngine implements IoEngine {
   #nextWord = 0;
   /** Slots of registered descriptors. */
   readonly #files = new Map<number, number>();
+  /** First slots of the blocks of buffers that nobody has. */
+  readonly #freeBlocks: number[] = [];
 
   /** Throws a SystemError where io_uring is missing, forbidden, or too old. */
   constructor(sizes: Partial<UringSizes> = {}) {
     this.ring = new Uring(sizes);
+    for (let slot = this.ring.buffers - BUFFERS_A_BLOCK; slot >= 0; slot -= BUFFERS_A_BLOCK)
+      this.#freeBlocks.push(slot);
   }
 
   readv(fd: number, position: number, to: IoVector, done: TransferDone): void {
@@ -133,6 +140,16 @@ export class UringEngine implements IoEngine {
   fileOf(fd: number): { flags: number; fd: number } {
     const slot = this.#files.get(fd);
     return slot === undefined ? { flags: 0, fd } : { flags: FIXED_FILE, fd: slot };
+  }
+
+  /** The first of {@link BUFFERS_A_BLOCK} slots for registered buffers; null where there are none. */
+  takeBlock(): number | null {
+    return this.#freeBlocks.pop() ?? null;
+  }
+
+  /** All slots of the block must be empty. */
+  giveBlock(slot: number): void {
+    this.#freeBlocks.push(slot);
   }
 
   /** Hands out the completions that are there; returns how many. */

@@ -25,6 +25,7 @@ import {
   Params,
   Register,
   RSRC_REGISTER_SPARSE,
+  RSRC_UPDATE2_BYTES,
   Setup,
   SQ_TASKRUN,
   SQE_WORDS,
@@ -43,9 +44,12 @@ export interface UringSizes {
   readonly completions: number;
   /** Descriptors that can be registered. */
   readonly files: number;
+  /** Buffers that can be registered; at most 16384 (IORING_MAX_REG_BUFFERS). */
+  readonly buffers: number;
 }
 
-const DEFAULT_SIZES: UringSizes = { submissions: 512, completions: 4096, files: 1024 };
+const DEFAULT_SIZES: UringSizes = { submissions: 512, completions: 4096, files: 1024, buffers: 16384 };
+const IOVEC_WORDS = 4;
 
 /** Gets the completions: user_data as two words, the result (or a negative errno). */
 export interface CompletionHandler {
@@ -55,6 +59,8 @@ export interface CompletionHandler {
 export class Uring {
   /** Whether the kernel can wait a little for more than one completion (6.12). */
   readonly canWaitForMore: boolean;
+  /** Slots for registered buffers: none where the kernel has no such table, or lets go of them late. */
+  readonly buffers: number;
   /** Calls of io_uring_enter so far, and entries that the kernel has taken. */
   enters = 0;
   submitted = 0;
@@ -84,7 +90,7 @@ export class Uring {
 
   /** Throws a SystemError where io_uring is missing, forbidden, or too old. */
   constructor(sizes: Partial<UringSizes> = {}) {
-    const { submissions, completions, files } = { ...DEFAULT_SIZES, ...sizes };
+    const { submissions, completions, files, buffers } = { ...DEFAULT_SIZES, ...sizes };
     const params = new Uint32Array(PARAMS_BYTES / 4);
     this.#fd = setUp(submissions, completions, params);
     try {
@@ -117,6 +123,7 @@ export class Uring {
       this.#enterFd = registered ?? this.#fd;
       this.#enterFlags = Enter.getEvents | Enter.extArg | (registered === null ? 0 : Enter.registeredRing);
       this.#reserveFiles(files);
+      this.buffers = this.#reserve(Register.buffers2, buffers) ? buffers : 0;
     } catch (error) {
       this.close();
       throw error;
@@ -143,6 +150,7 @@ export class Uring {
     operationFlags: number,
     userLow: number,
     userHigh: number,
+    bufferIndex = 0,
   ): void {
     while (this.prepared >= this.#entries) this.enter(0, 0);
     const at = (this.#tail & this.#sqMask) * SQE_WORDS;
@@ -157,6 +165,7 @@ export class Uring {
     sqes[at + Sqe.operationFlags] = operationFlags;
     sqes[at + Sqe.userData] = userLow;
     sqes[at + Sqe.userData + 1] = userHigh;
+    sqes[at + Sqe.bufferIndex] = bufferIndex;
     // The other words are zero from the start and stay so.
     this.#tail = (this.#tail + 1) >>> 0;
   }
@@ -229,6 +238,31 @@ export class Uring {
     this.#freeFiles.push(slot);
   }
 
+  /**
+   * Registers `count` buffers of `bytes` each that lie one after the other from a native address, in slots from `slot`
+   * on, in place of what was there; address 0 empties the slots. False where the kernel takes less than all of them
+   * (RLIMIT_MEMLOCK, pages that cannot be pinned): then some are registered, and some are not.
+   */
+  setBuffers(slot: number, address: number, bytes: number, count: number): boolean {
+    const vectors = new Uint32Array(count * IOVEC_WORDS);
+    if (address !== 0) {
+      for (let i = 0; i < count; i++) {
+        const at = address + i * bytes;
+        vectors[i * IOVEC_WORDS] = at % TWO_TO_32;
+        vectors[i * IOVEC_WORDS + 1] = Math.floor(at / TWO_TO_32);
+        vectors[i * IOVEC_WORDS + 2] = bytes;
+      }
+    }
+    const data = addressOf(new Uint8Array(vectors.buffer));
+    const update = new Uint32Array([slot, 0, data % TWO_TO_32, Math.floor(data / TWO_TO_32), 0, 0, count, 0]);
+    try {
+      const argument = new Uint8Array(update.buffer);
+      return ioUringRegister(this.#fd, Register.buffersUpdate, argument, RSRC_UPDATE2_BYTES) === count;
+    } catch {
+      return false;
+    }
+  }
+
   /** Nothing may be under way. Any use afterwards throws. */
   close(): void {
     // An access to what is unmapped would kill the process.
@@ -268,20 +302,26 @@ export class Uring {
     }
   }
 
-  /**
-   * A table of empty slots, where a slot that is emptied drops its file at once (6.13): before, the kernel did that
-   * when it liked, and a disk that was let go stayed locked for a while.
-   */
   #reserveFiles(count: number): void {
+    if (!this.#reserve(Register.files2, count)) return;
+    for (let slot = count - 1; slot >= 0; slot--) this.#freeFiles.push(slot);
+  }
+
+  /**
+   * A table of empty slots, where a slot that is emptied drops its file or buffer at once (6.13): before, the kernel
+   * did that when it liked, and a disk that was let go stayed locked for a while. False where there is none.
+   */
+  #reserve(operation: typeof Register.files2 | typeof Register.buffers2, count: number): boolean {
     const [version, patchlevel] = release().split(".").map(Number);
-    if (version < 6 || (version === 6 && patchlevel < 13)) return;
+    if (count === 0 || version < 6 || (version === 6 && patchlevel < 13)) return false;
     // struct io_uring_rsrc_register: u32 nr, u32 flags, u64 reserved, u64 data, u64 tags.
     const table = new Uint32Array([count, RSRC_REGISTER_SPARSE, 0, 0, 0, 0, 0, 0]);
     try {
-      ioUringRegister(this.#fd, Register.files2, new Uint8Array(table.buffer), table.byteLength);
-      for (let slot = count - 1; slot >= 0; slot--) this.#freeFiles.push(slot);
+      ioUringRegister(this.#fd, operation, new Uint8Array(table.buffer), table.byteLength);
+      return true;
     } catch {
       // More than the process may have open (RLIMIT_NOFILE): descriptors do as well.
+      return false;
     }
   }
 
