@@ -89,7 +89,7 @@ export class UringQueue implements IoQueue, CompletionQueue {
       0,
       queueUserData(this.#number, slot),
       QUEUE_KIND,
-      buffer >= 0 ? buffer : 0,
+      Math.max(buffer, 0),
     );
   }
 

@@ -15,6 +15,7 @@ import {
   writeFileSync,
   writeSync,
 } from "node:fs";
+import { type FileHandle, open as openFile } from "node:fs/promises";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
 import { type TestContext, test } from "node:test";
@@ -26,10 +27,10 @@ import { idleMemories } from "../../host/reactor/memory-pool.js";
 import { ReactorPool } from "../../host/reactor/pool.js";
 import type { BlockDevice } from "../../host/storage/device.js";
 import { libuvEngine } from "../../host/storage/libuv.js";
-import { openStore } from "../../host/storage/open.js";
+import { openDevice, openStore } from "../../host/storage/open.js";
 import { RawDevice } from "../../host/storage/raw.js";
 import { testDevices } from "../vbd/device.js";
-import { LIMIT, Machine, type MachineOptions, pause, until } from "../vbd/harness.js";
+import { DEVID, frontendPath, LIMIT, Machine, type MachineOptions, pause, until } from "../vbd/harness.js";
 
 const module = (path: string): string => fileURLToPath(new URL(`../../${path}`, import.meta.url));
 
@@ -76,19 +77,27 @@ for (const engine of ["io_uring", "libuv"] as const) {
   }
 }
 
-/** A guest that reads, and is destroyed before the disk has answered; `answer` lets the disk answer. */
+/** A disk that answers when it is told to. */
+interface LateDisk extends Pick<MachineOptions, "threads" | "open"> {
+  /** Called before the read. */
+  readonly hold?: () => void;
+  readonly answer: () => unknown;
+}
+
+/** A guest that reads, and leaves before the disk has answered. */
 async function readLate(
-  options: Pick<MachineOptions, "threads" | "open">,
-  answer: () => void,
+  { threads, open = openDevice, hold, answer }: LateDisk,
+  persistent: boolean,
+  destroyed: boolean,
 ): Promise<void> {
   let idle = -1;
   const machine = await Machine.start({
-    ...options,
-    features: { persistent: false },
+    ...(threads && { threads }),
+    features: { persistent },
     open(path, how, vbd) {
       // From here on the one ring has one memory of them.
       idle = Math.max(idleMemories() - 1, 0);
-      return options.open!(path, how, vbd);
+      return open(path, how, vbd);
     },
   });
   try {
@@ -96,50 +105,102 @@ async function readLate(
     machine.image();
     await machine.plug({ mode: "r" });
     const disk = await machine.connect(guest, { queues: 1 });
+    hold?.();
     disk.read(0, new Uint8Array(4096)).catch(() => {});
     await until("the read is under way", () => machine.status()?.inflight === 1);
-    await machine.host.destroyGuest(1);
-    await machine.unplug();
+    if (destroyed) {
+      await machine.host.destroyGuest(1);
+      await machine.unplug();
+    } else {
+      // The frontend forgets its ring, and waits for nothing.
+      disk.suspend();
+      await guest.xenstore.write(`${frontendPath(DEVID)}/state`, "6");
+    }
     await pause(200);
     assert.equal(idleMemories(), idle, "the memory of a ring whose I/O is under way is free for others");
     assert.equal(machine.status()?.inflight, 1);
-    answer();
-    await until("the vbd is gone", () => machine.backend.status().length === 0);
+    if (!destroyed) {
+      assert.notEqual(await machine.state(), 6, "the backend says that it is done");
+      if (persistent) assert.ok(machine.host.hypervisor.grantsInUse() > 0, "the guest may use the page");
+    }
+    await answer();
+    if (destroyed) await until("the vbd is gone", () => machine.backend.status().length === 0);
+    else await machine.untilState(6);
     assert.equal(idleMemories(), idle + 1);
     await machine.untilClean();
+    assert.equal(machine.host.hypervisor.grantsInUse(), 0);
   } finally {
     await machine.close();
   }
 }
 
-test(
-  "a read in the kernel that ends after its guest has its memory to itself until then",
-  LIMIT,
-  async (t) => {
-    // A FIFO plays the disk: io_uring's read of it ends when somebody writes.
-    const directory = scratch(t);
-    let fifo = -1;
-    const open = async (path: string): Promise<BlockDevice> => {
+/** A FIFO plays the disk: io_uring's read of it ends when somebody writes. */
+function lateInKernel(directory: string): LateDisk {
+  let fifo = -1;
+  return {
+    threads: { reactors: 1, engine: "io_uring" },
+    async open(path: string): Promise<BlockDevice> {
       const store = await openStore(path, { readOnly: true });
       closeSync(store.fd);
       makeFifo(join(directory, "fifo"));
       fifo = openSync(join(directory, "fifo"), constants.O_RDWR);
       return new RawDevice({ ...store, fd: fifo }, libuvEngine);
-    };
-    await readLate({ threads: { reactors: 1, engine: "io_uring" }, open }, () =>
-      writeSync(fifo, Buffer.alloc(4096, 0x5a)),
-    );
-  },
-);
+    },
+    answer: () => writeSync(fifo, Buffer.alloc(4096, 0x5a)),
+  };
+}
 
-test("so has a read of any other disk, in this thread", LIMIT, async () => {
+/** All threads of libuv's pool wait for the other end of a FIFO, and the read waits for one of them. */
+function lateInPool(directory: string): LateDisk {
+  const fifos = Array.from({ length: Number(process.env["UV_THREADPOOL_SIZE"] ?? 4) }, (_, i) =>
+    join(directory, `fifo${i}`),
+  );
+  const opened: Promise<FileHandle>[] = [];
+  return {
+    threads: { reactors: 1, engine: "libuv" },
+    hold() {
+      for (const fifo of fifos) {
+        makeFifo(fifo);
+        opened.push(openFile(fifo, "r"));
+      }
+    },
+    async answer() {
+      for (const fifo of fifos) closeSync(openSync(fifo, constants.O_RDWR));
+      for (const file of opened) await (await file).close();
+    },
+  };
+}
+
+/** A disk that is served in this thread. */
+function lateInThread(): LateDisk {
   const { devices, open } = testDevices((device) => {
     device.holding = true;
   });
-  await readLate({ open }, () => {
-    for (const device of devices.values()) device.release();
-  });
-});
+  return {
+    open,
+    answer() {
+      for (const device of devices.values()) device.release();
+    },
+  };
+}
+
+for (const [engine, make] of [
+  ["io_uring", lateInKernel],
+  ["libuv's pool", lateInPool],
+  ["a disk of this thread", lateInThread],
+] as const) {
+  for (const persistent of [false, true]) {
+    for (const destroyed of [true, false]) {
+      const grants = persistent ? "persistent grants" : "grant copy";
+      const leaves = destroyed ? "is destroyed" : "closes without waiting";
+      test(
+        `${engine}, ${grants}: a read that ends after its guest ${leaves} has its memory to itself until then`,
+        LIMIT,
+        (t) => readLate(make(scratch(t)), persistent, destroyed),
+      );
+    }
+  }
+}
 
 function scratch(t: TestContext): string {
   const directory = mkdtempSync(join(tmpdir(), "xbdback-reactor-"));
