@@ -31,6 +31,7 @@ e2e("where io_uring is demanded and forbidden, the backend says so and ends", []
 for (const options of [
   ["--engine", "libuv", "--cache", "none", "--reactors", "1"],
   ["--engine", "io_uring", "--cache", "none", "--no-persistent", "--queues", "4"],
+  ["--engine", "io_uring", "--cache", "none", "--poll-us", "30", "--queues", "2"],
   ["--engine", "io_uring", "--cache", "writeback", "--poll-us", "50", "--ring-page-order", "2"],
 ]) {
   e2e(`the demo with ${options.join(" ")}`, [], async (scene) => {
