@@ -19,6 +19,8 @@ export class FixedPages {
   readonly #slot: number;
   /** By page: 1 where it is registered. */
   readonly #registered = new Uint8Array(MAX_PERSISTENT);
+  /** The kernel pins no such pages (gntdev's, before Linux 6.6), or no more of them: it is not asked again. */
+  #refused = false;
 
   private constructor(engine: UringEngine, start: number, slot: number) {
     this.#engine = engine;
@@ -45,11 +47,11 @@ export class FixedPages {
   /** Pages of the persistent window were mapped, all of them with success. */
   mapped(page: number, count: number): void {
     const fixed = Math.min(count, FIXED_PAGES - page);
-    if (fixed <= 0) return;
+    if (fixed <= 0 || this.#refused) return;
     const address = this.#start + page * PAGE_SIZE;
-    if (this.#engine.ring.setBuffers(this.#slot + page, address, PAGE_SIZE, fixed))
-      this.#registered.fill(1, page, page + fixed);
-    else this.#empty(page, fixed);
+    this.#refused = !this.#engine.ring.setBuffers(this.#slot + page, address, PAGE_SIZE, fixed);
+    if (this.#refused) this.#empty(page, fixed);
+    else this.#registered.fill(1, page, page + fixed);
   }
 
   /** To be called before pages of the window are unmapped, or mapped anew: nothing is under way in them. */
