@@ -41,7 +41,7 @@ function aim(
 function rowAims(row: RowResult): Aim[] {
   const { name, cache, disk, blockSize, depth, sequential, queues, persistent, contestants, syscalls } = row;
   const { xbdback } = contestants;
-  if (queues > 1 || !persistent || disk !== "file") return [];
+  if (queues > 1 || !persistent || disk !== "file" || row.apart || row.pollUs > 0) return [];
   if (sequential) return aim(name, "bytes to fio's", { atLeast: 0.97 }, xbdback.ratioToFio);
   if (blockSize !== 4096 || (row.readPercent > 0 && row.readPercent < 100)) return [];
   if (depth === 1)

@@ -56,7 +56,7 @@ const PATTERNS = {
 
 const SIZES = { "4k": 4096, "128k": 131072, "1m": 1048576 } as const;
 
-/** Only where they tell something new: the whole is to take a quarter of an hour at most. */
+/** Only where they tell something new: the whole is to take twenty minutes at most. */
 function peersOf(setup: Setup, size: keyof typeof SIZES, depth: number): Peer[] {
   const { cache, disk, queues, persistent, pollUs, apart } = setup;
   if (disk !== "file") return ["qemu-nbd"];

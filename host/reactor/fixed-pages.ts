@@ -19,7 +19,7 @@ export class FixedPages {
   readonly #slot: number;
   /** By page: 1 where it is registered. */
   readonly #registered = new Uint8Array(MAX_PERSISTENT);
-  /** The kernel pins no such pages (gntdev's, before Linux 6.6), or no more of them: it is not asked again. */
+  /** The kernel pins no such pages (gntdev's in Linux 6.1), or no more of them: it is not asked again. */
   #refused = false;
 
   private constructor(engine: UringEngine, start: number, slot: number) {
