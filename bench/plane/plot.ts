@@ -3,11 +3,11 @@ import type { Measured } from "../statistics.js";
 import type { Report } from "./report.js";
 import { bestLoad, type ContestantResult, type RowResult, type ScaleResult } from "./results.js";
 
-const WIDTH = 920;
+const WIDTH = 1000;
 const MARGIN = 28;
 /** Where the bars start and end. */
-const LEFT = 236;
-const RIGHT = 772;
+const LEFT = 320;
+const RIGHT = 852;
 const BAR = 11;
 const GAP = 3;
 const ROW_GAP = 15;
@@ -81,7 +81,7 @@ function describe({
   if (!persistent) words.push("copy");
   if (disk !== "file") words.push(BACKINGS[disk]);
   if (pinned) words.push("1 CPU");
-  if (apart) words.push("CPUs of their own");
+  if (apart) words.push("apart");
   if (pollUs > 0) words.push(`polls ${pollUs} µs`);
   return words.join(", ");
 }
