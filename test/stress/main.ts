@@ -1,7 +1,7 @@
 /**
  * `npm run stress`: a guest that verifies every byte at depth 128 over four queues, and connects and disconnects in
  * between, beside a guest that is killed in the midst of its I/O again and again. One daemon serves both; rounds go
- * through the engines, cache modes, and persistent grants or copies.
+ * through the engines, cache modes, persistent grants or copies, with and without polling.
  */
 import { spawn } from "node:child_process";
 import { createHash } from "node:crypto";
@@ -32,15 +32,18 @@ interface Way {
   readonly engine: string;
   readonly cache: string;
   readonly persistent: boolean;
+  readonly pollUs: number;
 }
 
 const WAYS: Way[] = [
-  { engine: "io_uring", cache: "none", persistent: true },
-  { engine: "io_uring", cache: "writeback", persistent: false },
-  { engine: "libuv", cache: "writeback", persistent: true },
-  { engine: "io_uring", cache: "writeback", persistent: true },
-  { engine: "libuv", cache: "none", persistent: false },
-  { engine: "io_uring", cache: "none", persistent: false },
+  { engine: "io_uring", cache: "none", persistent: true, pollUs: 0 },
+  { engine: "io_uring", cache: "writeback", persistent: false, pollUs: 0 },
+  { engine: "io_uring", cache: "none", persistent: true, pollUs: 30 },
+  { engine: "libuv", cache: "writeback", persistent: true, pollUs: 0 },
+  { engine: "io_uring", cache: "writeback", persistent: true, pollUs: 0 },
+  { engine: "libuv", cache: "none", persistent: false, pollUs: 0 },
+  { engine: "io_uring", cache: "none", persistent: false, pollUs: 0 },
+  { engine: "io_uring", cache: "writeback", persistent: false, pollUs: 200 },
 ];
 
 const { values } = parseArgs({
@@ -156,7 +159,8 @@ async function hashFile(path: string): Promise<string> {
 async function playRound(way: Way, roundSeed: number, end: number): Promise<Round> {
   const directory = mkdtempSync(join(tmpdir(), "xbdback-stress-"));
   const host = await LoopbackHost.start();
-  const how = ["--engine", way.engine, "--cache", way.cache, "--reactors", "2"];
+  const { engine, cache, pollUs } = way;
+  const how = ["--engine", engine, "--cache", cache, "--poll-us", String(pollUs), "--reactors", "2"];
   const said: string[] = [];
   const backend = new Child(
     "backend",
@@ -182,7 +186,9 @@ const end = Date.now() + minutes * 60_000;
 let operations = 0;
 for (let i = 0; Date.now() < end; i++) {
   const way = WAYS[i % WAYS.length];
-  const name = `${way.engine}, cache ${way.cache}, ${way.persistent ? "persistent grants" : "grant copy"}`;
+  const grants = way.persistent ? "persistent grants" : "grant copy";
+  const polling = way.pollUs > 0 ? `, ${way.pollUs} µs of polling` : "";
+  const name = `${way.engine}, cache ${way.cache}, ${grants}${polling}`;
   try {
     const round = await playRound(way, seed + i, Math.min(end, Date.now() + ROUND_MS));
     operations += round.operations;
