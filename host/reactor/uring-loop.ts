@@ -151,12 +151,13 @@ export class UringLoop {
     if (!reactor.quiet()) return false;
     const end = performance.now() + pollUs / 1000;
     do {
-      if (reactor.look()) return true;
-      // The kernel may say so in vain, and go on saying so: it sets the flag after the work that it stands for was done.
+      // First, since a guest may never cease to ask. The kernel may promise in vain, and go on promising: it sets the
+      // flag after the work that it stands for was done.
       if (ring.promising) {
         ring.enter(0, 0);
         if (ring.ready > 0) return true;
       }
+      if (reactor.look()) return true;
     } while (performance.now() < end);
     this.#looks = false;
     return false;

@@ -21,7 +21,11 @@ function promisingRing() {
   };
 }
 
-function loopOver(ring: ReturnType<typeof promisingRing>, look: (loop: UringLoop) => boolean): UringLoop {
+function loopOver(
+  ring: ReturnType<typeof promisingRing>,
+  look: (loop: UringLoop) => boolean,
+  reap: (loop: UringLoop) => void = () => {},
+): UringLoop {
   const inbox = new Uint8Array(new ArrayBuffer(64));
   let quiet = false;
   const reactor = {
@@ -38,7 +42,10 @@ function loopOver(ring: ReturnType<typeof promisingRing>, look: (loop: UringLoop
       return asked;
     },
   };
-  const engine = { ring, underWay: 0, foreign: 0, reap: () => 0, read() {}, poll() {}, writeWord() {} };
+  const engine = {
+    ...{ ring, underWay: 0, foreign: 0 },
+    ...{ reap: () => reap(loop), read() {}, poll() {}, writeWord() {} },
+  };
   const loop = new UringLoop({
     reactor: reactor as unknown as Reactor,
     engine: engine as unknown as UringEngine,
@@ -82,4 +89,22 @@ test("promises that are not kept do not keep the thread from sleeping", async ()
   });
   await loop.run();
   assert.ok((await listened) > 0);
+});
+
+test("a guest that never ceases to ask keeps no completion waiting", async () => {
+  const ring = promisingRing();
+  ring.enter = () => void (ring.ready = 1);
+  let looks = 0;
+  const loop = loopOver(
+    ring,
+    () => {
+      if (++looks > MOST_CALLS) throw new Error("the completion waits for ever");
+      return true;
+    },
+    (loop) => {
+      if (ring.ready > 0) loop.stop();
+    },
+  );
+  await loop.run();
+  assert.ok(looks <= 1);
 });
