@@ -58,4 +58,5 @@ process.stdout.write(
 );
 await disk.close();
 await machine.untilClean();
+await machine.close();
 process.exit();
