@@ -180,14 +180,18 @@ const F_GETFL = 3;
 const F_SETFL = 4;
 const O_DIRECT = 0x4000;
 
+function statusFlags(fd: number): number {
+  return check(c.fcntlNumber(fd, F_GETFL, 0), "fcntl F_GETFL");
+}
+
 /** Whether an open file has O_DIRECT. */
 export function isDirect(fd: number): boolean {
-  return (check(c.fcntlNumber(fd, F_GETFL, 0), "fcntl F_GETFL") & O_DIRECT) !== 0;
+  return (statusFlags(fd) & O_DIRECT) !== 0;
 }
 
 /** Sets or clears O_DIRECT on an open file. */
 export function setDirect(fd: number, direct: boolean): void {
-  const flags = check(c.fcntlNumber(fd, F_GETFL, 0), "fcntl F_GETFL");
+  const flags = statusFlags(fd);
   check(c.fcntlNumber(fd, F_SETFL, direct ? flags | O_DIRECT : flags & ~O_DIRECT), "fcntl F_SETFL");
 }
 

@@ -57,12 +57,8 @@ export class FixedPages {
   /** To be called before pages of the window are unmapped, or mapped anew: nothing is under way in them. */
   unmapping(page: number, count: number): void {
     const end = Math.min(page + count, FIXED_PAGES);
-    for (let first = page; first < end; first++) {
-      let last = first;
-      while (last < end && this.#registered[last] === 1) last++;
-      if (last > first) this.#empty(first, last - first);
-      first = last;
-    }
+    // A slot that is empty may be emptied again.
+    if (this.#registered.subarray(page, Math.max(page, end)).includes(1)) this.#empty(page, end - page);
   }
 
   close(): void {

@@ -76,19 +76,14 @@ test("promises that are not kept do not keep the thread from sleeping", async ()
     looks++;
     return false;
   });
-  const listened = new Promise<number>((resolve) => {
-    const enter = ring.enter;
-    ring.enter = function (...args: unknown[]): void {
-      // One that waits for a completion: the thread sleeps.
-      if (args[0] === 1) {
-        resolve(looks);
-        loop.stop();
-      }
-      enter.call(this);
-    };
-  });
+  const enter = ring.enter;
+  ring.enter = function (...args: unknown[]): void {
+    // One that waits for a completion: the thread sleeps.
+    if (args[0] === 1) loop.stop();
+    enter.call(this);
+  };
   await loop.run();
-  assert.ok((await listened) > 0);
+  assert.ok(looks > 0);
 });
 
 test("a guest that never ceases to ask keeps no completion waiting", async () => {

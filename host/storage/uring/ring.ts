@@ -320,7 +320,7 @@ export class Uring {
       ioUringRegister(this.#fd, operation, new Uint8Array(table.buffer), table.byteLength);
       return true;
     } catch {
-      // More than the process may have open (RLIMIT_NOFILE): descriptors do as well.
+      // More than the process may have open (RLIMIT_NOFILE): descriptors, and plain addresses, do as well.
       return false;
     }
   }
