@@ -54,6 +54,7 @@ export const ABI_X86_32 = 1;
 //   attach(): i32         reads CONFIG, starts at the ring's rsp_prod with a new journal; 0, or an ATTACH_* code
 //   recover(): i32        as attach(), but goes on where the JOURNAL and the ring say that another instance ended
 //   step(n: i32): i32     goes on with the pass, or begins one; n completions lie in COMPLETIONS; returns STEP_* flags
+//   idle(): i32           after a pass for an event that took no request: STEP_NOTIFY if the frontend missed a response
 //   trim(now: i32): i32   drops persistent grants that are not worth keeping; returns how many pages lie in UNMAPS
 
 export const ATTACH_OK = 0;

@@ -103,6 +103,7 @@ import {
   copyRequest,
   entries,
   finalCheck,
+  missedResponse,
   overflows,
   publish,
   rspProd,
@@ -181,6 +182,10 @@ export function trim(now: u32): i32 {
   const dropped = trimPages(now);
   storeTotals();
   return <i32>dropped;
+}
+
+export function idle(): i32 {
+  return missedResponse() ? STEP_NOTIFY : 0;
 }
 
 export function step(n: u32): i32 {

@@ -28,6 +28,8 @@ let taken: u64 = 0;
 /** rsp_prod_pvt: responses written, and rsp_prod as we last published it. The shared copy is the guest's to spoil. */
 export let rspProd: u32 = 0;
 let rspPublished: u32 = 0;
+/** rsp_event as it was when it last decided whether to notify. */
+let rspEventSeen: u32 = 0;
 
 /** Starts at the shared rsp_prod, as a frontend that reconnects expects. False if the guest lies. */
 export function attachRing(size: u32): bool {
@@ -40,6 +42,7 @@ export function startRing(size: u32, from: u64, published: u32): bool {
   entries = size;
   taken = from;
   rspProd = rspPublished = published;
+  rspEventSeen = 0;
   publishIndices();
   return !overflows(unconsumed());
 }
@@ -107,7 +110,22 @@ export function publish(): bool {
   storeShared(SRING_RSP_PROD, rspProd);
   rspPublished = rspProd;
   forgetAnswered();
-  if (rspProd - loadShared(SRING_RSP_EVENT) >= rspProd - old) return false;
+  rspEventSeen = loadShared(SRING_RSP_EVENT);
+  if (rspProd - rspEventSeen >= rspProd - old) return false;
+  count(COUNT_NOTIFICATIONS, 1);
+  return true;
+}
+
+/**
+ * True when the frontend asked, after the last response was published, for an event at a response that was among those
+ * published. RING_FINAL_CHECK_FOR_RESPONSES would have found it; OpenBSD's xbf(4) writes rsp_event and sleeps. At most
+ * once for each value of rsp_event. A frontend that sleeps after a final check has asked for a response to come.
+ */
+export function missedResponse(): bool {
+  const event = loadShared(SRING_RSP_EVENT);
+  if (event == rspEventSeen) return false;
+  rspEventSeen = event;
+  if (rspPublished - event >= entries) return false;
   count(COUNT_NOTIFICATIONS, 1);
   return true;
 }

@@ -40,6 +40,7 @@ interface Exports {
   recover(): number;
   step(completions: number): number;
   trim(now: number): number;
+  idle(): number;
 }
 
 /** An I/O that the core asks for. `table` and `iovecs` describe the memory of a read or write. */
@@ -187,6 +188,11 @@ export class BlkifCore {
   /** See `step` in assembly/abi.ts. */
   step(completions: number): number {
     return this.#exports.step(completions);
+  }
+
+  /** See `idle` in assembly/abi.ts. */
+  idle(): number {
+    return this.#exports.idle();
   }
 
   /** Drops idle persistent grants; `now` in tenths of a second. The pages to unmap, in ascending order. */

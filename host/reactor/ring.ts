@@ -214,6 +214,7 @@ export class Ring implements IoOwner {
   event(): number {
     this.#idleEvents++;
     this.run();
+    if (this.#idleEvents > 0 && !this.#detached && !this.#broken) this.#notify(this.#core.idle());
     const excess = this.#idleEvents - TOLERATED_IDLE_EVENTS;
     return excess <= 0 ? 0 : Math.min(2 ** excess, MAX_MASK_MS);
   }

@@ -27,11 +27,19 @@ export interface Plan {
   readonly window: number;
   /** Requests that a pass of the core takes. */
   readonly batch: number;
+  /** "xbf" is OpenBSD's: it asks for a response after the request is on the ring, and never looks again. */
+  readonly frontend?: "ring.h" | "xbf";
+  /** The host may also look for requests when there was no event. */
+  readonly polls?: boolean;
+  /** The host keeps its duty to call idle(). */
+  readonly callsIdle?: boolean;
 }
 
 export interface Explored {
   readonly states: number;
   readonly runs: number;
+  /** Runs in which idle() asked for a notification. */
+  readonly extra: number;
 }
 
 /** Ends a run that need not go on: what follows has been seen. One for all, because making them takes long. */
@@ -52,11 +60,11 @@ class Frontend {
   backendEvent = false;
   #old = 0;
   readonly #plan: Plan;
-  readonly #ring: Uint32Array;
+  protected readonly ring: Uint32Array;
 
   constructor(plan: Plan, ring: Uint32Array) {
     this.#plan = plan;
-    this.#ring = ring;
+    this.ring = ring;
     this.produced = this.consumed = plan.start;
   }
 
@@ -81,8 +89,13 @@ class Frontend {
     return [state, produced, consumed, event, backendEvent, this.#old].join();
   }
 
+  /** Nothing but an event makes it look, and there is none. */
+  get sleeps(): boolean {
+    return this.state === "asleep" && !this.event;
+  }
+
   move(choice: number): void {
-    const ring = this.#ring;
+    const { ring } = this;
     if (this.state === "push" && this.room > 0) {
       this.#old = this.produced;
       this.produced = (this.produced + choice + 1) >>> 0;
@@ -111,6 +124,36 @@ class Frontend {
   }
 }
 
+/** OpenBSD's xbf(4): one request at a time, each announced, with rsp_event written after req_prod. */
+class Xbf extends Frontend {
+  override get moves(): number {
+    return Math.min(super.moves, 1);
+  }
+
+  override move(): void {
+    const { ring, room } = this;
+    if (this.state === "push" && room > 0) {
+      this.produced = (this.produced + 1) >>> 0;
+      ring[REQ_PROD] = this.produced;
+      this.state = "arm";
+    } else if (this.state === "arm") {
+      ring[RSP_EVENT] = this.produced;
+      this.state = "pushed";
+    } else if (this.state === "pushed") {
+      this.backendEvent = true;
+      this.state = "push";
+    } else if (this.state === "push") {
+      this.state = "asleep";
+    } else if (this.state === "asleep") {
+      this.event = false;
+      this.state = "look";
+    } else {
+      this.consumed = ring[RSP_PROD];
+      this.state = "push";
+    }
+  }
+}
+
 export class Explorer {
   readonly #plan: Plan;
   readonly #harness: Harness;
@@ -122,6 +165,14 @@ export class Explorer {
   #made: number[] = [];
   /** Where the core stood when its step began, and what it has loaded since. */
   #loaded: number[] = [];
+  /** rsp_event as the core has loaded it last, which it remembers, and whether the guest slept then. */
+  #eventSeen = 0;
+  #slept = false;
+  /** req_cons when the event came that the host is busy with. */
+  #heardAt: number | null = null;
+  /** Of this run. */
+  #events = 0;
+  #extra = 0;
 
   constructor(module: WebAssembly.Module, plan: Plan) {
     this.#plan = plan;
@@ -135,15 +186,17 @@ export class Explorer {
   /** Runs everything that can happen. Throws a Lost. */
   explore(): Explored {
     let runs = 0;
+    let extra = 0;
     for (let next = this.#pending.pop(); next; next = this.#pending.pop(), runs++) {
       try {
         this.#run(next);
       } catch (error) {
         if (error !== SEEN) throw error;
       }
+      if (this.#extra > 0) extra++;
     }
     this.#harness.release();
-    return { states: this.#seen.size, runs };
+    return { states: this.#seen.size, runs, extra };
   }
 
   get #ring(): Uint32Array {
@@ -155,7 +208,9 @@ export class Explorer {
     this.#choices = choices;
     this.#made = [];
     this.#loaded = [];
-    this.#guest = new Frontend(this.#plan, this.#ring);
+    this.#events = this.#extra = 0;
+    this.#heardAt = null;
+    this.#guest = new (this.#plan.frontend === "xbf" ? Xbf : Frontend)(this.#plan, this.#ring);
     const entry = encodeRequest("x86_64", { operation: UNKNOWN, id: 7n, sector: 0n });
     for (let i = 0; i < Math.max(total, window); i++)
       this.#harness.memory.u8.set(entry, abi.SRING_ENTRIES + (((start + i) >>> 0) & 31) * entry.length);
@@ -168,6 +223,7 @@ export class Explorer {
   #attach(): void {
     const guest = this.#guest;
     this.#guest = null as unknown as Frontend;
+    this.#eventSeen = 0;
     const code = this.#exports.attach();
     this.#guest = guest;
     if (code !== abi.ATTACH_OK) throw new Error(`attach() is ${code}`);
@@ -175,30 +231,71 @@ export class Explorer {
 
   /** The backend's host: a pass at the beginning, and whenever its event channel has fired. */
   #play(): void {
-    for (let awake = true; ; awake = this.#guest.backendEvent) {
-      if (!awake) {
+    this.#pass();
+    for (;;) {
+      const guest = this.#guest;
+      const acts = guest.backendEvent ? [this.#hear] : [];
+      if (this.#plan.polls === true && this.#ring[REQ_PROD] !== this.#reqCons) acts.push(this.#pass);
+      if (acts.length === 0) {
         if (!this.#turn("asleep", false)) return;
         continue;
       }
-      this.#guest.backendEvent = false;
-      for (let more = true; more; ) {
-        this.#loaded = [this.#ring[abi.OUT_REQ_CONS >> 2], this.#ring[abi.OUT_RSP_PROD >> 2]];
-        const published = this.#ring[RSP_PROD];
-        const flags = this.#exports.step(0);
-        more = (flags & abi.STEP_MORE) !== 0;
-        // The host is in no hurry to notify.
-        this.#turns(`stepped ${flags}`);
-        if (!(flags & abi.STEP_NOTIFY)) continue;
-        if (this.#ring[RSP_PROD] === published) throw new Lost(this.#story("a notification of nothing"));
-        this.#guest.event = true;
-      }
-      this.#loaded = [];
+      // A host that polls may be late to hear an event.
+      const choice = this.#plan.polls === true ? this.#choose("awake", acts.length + guest.moves) : 0;
+      if (choice < acts.length) acts[choice].call(this);
+      else guest.move(choice - acts.length);
     }
+  }
+
+  #hear(): void {
+    this.#guest.backendEvent = false;
+    this.#events++;
+    this.#heardAt = this.#reqCons;
+    this.#pass();
+    if (this.#plan.callsIdle !== false && this.#reqCons === this.#heardAt) this.#idle();
+    this.#heardAt = null;
+  }
+
+  get #reqCons(): number {
+    return this.#ring[abi.OUT_REQ_CONS >> 2];
+  }
+
+  #pass(): void {
+    for (let more = true; more; ) {
+      this.#loaded = [this.#reqCons, this.#ring[abi.OUT_RSP_PROD >> 2]];
+      const published = this.#ring[RSP_PROD];
+      const flags = this.#exports.step(0);
+      more = (flags & abi.STEP_MORE) !== 0;
+      // The host is in no hurry to notify.
+      this.#turns(`stepped ${flags}`);
+      if (!(flags & abi.STEP_NOTIFY)) continue;
+      if (this.#ring[RSP_PROD] === published) throw new Lost(this.#story("a notification of nothing"));
+      this.#guest.event = true;
+    }
+    this.#loaded = [];
+  }
+
+  #idle(): void {
+    this.#loaded = [this.#reqCons];
+    const before = this.#eventSeen;
+    const flags = this.#exports.idle();
+    this.#turns(`idle ${flags} ${this.#slept}`);
+    this.#loaded = [];
+    if (!(flags & abi.STEP_NOTIFY)) return;
+    if (this.#slept && this.#plan.frontend !== "xbf")
+      throw new Lost(this.#story("a frontend that has looked is woken for nothing"));
+    if (this.#eventSeen === before) throw new Lost(this.#story("a second notification for one rsp_event"));
+    if (++this.#extra > this.#events) throw new Lost(this.#story("more notifications than events"));
+    this.#guest.event = true;
   }
 
   #beforeAccess(at: number): void {
     if (!this.#guest) return;
     this.#turns(`access ${at - abi.SRING}`);
+    if (at >> 2 === RSP_EVENT) {
+      this.#eventSeen = this.#ring[RSP_EVENT];
+      this.#slept = this.#guest.sleeps;
+    }
     this.#loaded.push(at, this.#ring[at >> 2]);
   }
 
@@ -215,19 +312,26 @@ export class Explorer {
       if (!guest.done) throw new Lost(this.#story("both sides sleep"));
       return false;
     }
+    const choice = this.#choose(where, options);
+    if (backendCan && choice === 0) return false;
+    guest.move(backendCan ? choice - 1 : choice);
+    return true;
+  }
+
+  /** One of so many options: the one that this run is to take, or the first, with the others left for later. */
+  #choose(where: string, options: number): number {
     const position = this.#made.length;
     if (position >= this.#choices.length) {
       const shared = this.#ring.subarray(REQ_PROD, REQ_PROD + 4).join();
-      const key = [where, guest.key, shared, this.#loaded.join()].join("|");
+      const host = [...this.#loaded, this.#eventSeen, this.#heardAt].join();
+      const key = [where, this.#guest.key, shared, host].join("|");
       if (this.#seen.has(key)) throw SEEN;
       this.#seen.add(key);
       for (let other = 1; other < options; other++) this.#pending.push([...this.#made, other]);
     }
     const choice = this.#choices[position] ?? 0;
     this.#made.push(choice);
-    if (backendCan && choice === 0) return false;
-    guest.move(backendCan ? choice - 1 : choice);
-    return true;
+    return choice;
   }
 
   #story(what: string): string {

@@ -83,6 +83,7 @@ test("blkif.wasm imports one memory and exports what abi.ts says", () => {
   const exported = WebAssembly.Module.exports(coreModule()).map(({ name, kind }) => `${kind} ${name}`);
   assert.deepEqual(exported.sort(), [
     "function attach",
+    "function idle",
     "function recover",
     "function step",
     "function trim",
