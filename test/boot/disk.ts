@@ -18,17 +18,17 @@ import type { Kernel } from "./kernel.js";
 const SECTOR = 512;
 export const PARTITION_AT = MIB;
 const BYTES = 96 * MIB;
-export const GRUB = "/usr/lib/grub/i386-pc";
+const GRUB = "/usr/lib/grub/i386-pc";
 const BUSYBOX = "/bin/busybox";
 /** What a BIOS loads; the partition table begins behind it. */
 const BOOT_CODE_BYTES = 440;
 const TABLE_AT = 446;
 const LINUX_PARTITION = 0x83;
 
-/** Debian's qemu-system-x86, qemu-utils, e2fsprogs, grub-pc-bin, cpio and busybox-static have them. */
+/** What the disk is made with, booted and looked at. */
 export const PROGRAMS = [
-  ...["qemu-system-x86_64", "qemu-img", "qemu-nbd", "mke2fs", "e2fsck", "debugfs"],
-  ...["grub-mkimage", "cpio", "busybox"],
+  ...(["qemu-system-x86_64", "qemu-img", "qemu-nbd", "mke2fs", "e2fsck", "debugfs"] as const),
+  ...(["grub-mkimage", `${GRUB}/boot.img`, "cpio", "busybox"] as const),
 ];
 
 const CONFIG = `linux (hd0,msdos1)/boot/vmlinuz root=/dev/vda1 console=ttyS0 quiet panic=-1 mitigations=off init_on_alloc=0

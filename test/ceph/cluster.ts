@@ -1,22 +1,16 @@
 /** The smallest Ceph cluster: a monitor and an OSD on a file, on this machine's loopback address, without authentication. */
 import { randomUUID } from "node:crypto";
-import { existsSync, mkdirSync, writeFileSync } from "node:fs";
+import { mkdirSync, writeFileSync } from "node:fs";
 import type { TestContext } from "node:test";
 import { eventually, freePort, type Running, Scene } from "../e2e/harness.js";
-import { absent } from "../hosts/tools.js";
+import { absent } from "../support/programs.js";
 
-/** What has to be installed, and by which of Debian's packages. */
-const PROGRAMS = {
-  "ceph-mon": "ceph-mon",
-  "ceph-osd": "ceph-osd",
-  rbd: "ceph-common",
-  "qemu-nbd": "qemu-utils",
-};
+/** QEMU's driver for a cluster's images. */
 const RBD_DRIVER = "/usr/lib/x86_64-linux-gnu/qemu/block-rbd.so";
 
 /** Why there can be no cluster here, for node:test's `skip`; false if there can. */
 export function noCeph(): string | false {
-  return absent(PROGRAMS) || (!existsSync(RBD_DRIVER) && "not installed: apt-get install qemu-block-extra");
+  return absent("ceph", "ceph-mon", "ceph-osd", "monmaptool", "rbd", "qemu-nbd", RBD_DRIVER);
 }
 
 export class Cluster {

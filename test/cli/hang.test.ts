@@ -8,10 +8,10 @@ import { existsSync, mkdirSync } from "node:fs";
 import { type TestContext, test } from "node:test";
 import type { VbdStatus } from "../../host/vbd/status.js";
 import { eventually, full, type Running } from "../e2e/harness.js";
-import { absent } from "../hosts/tools.js";
+import { absent } from "../support/programs.js";
 import { LIMIT, pause, World } from "./world.js";
 
-const MISSING = absent({ nbdkit: "nbdkit", nbdfuse: "libnbd-bin" });
+const MISSING = absent("nbdkit", "nbdfuse");
 const SKIP =
   MISSING || (existsSync("/dev/fuse") && process.getuid?.() === 0 ? false : "FUSE needs root and /dev/fuse");
 const HANG_SECONDS = full ? 30 : 3;

@@ -8,7 +8,7 @@ import { test } from "node:test";
 import { setTimeout as pause } from "node:timers/promises";
 import { ControlServer } from "../../host/daemon/control.js";
 import { ServiceManager, summary } from "../../host/daemon/service-manager.js";
-import { absent } from "../hosts/tools.js";
+import { absent } from "../support/programs.js";
 
 /** Receives datagrams and prints each as a line of JSON: Node cannot. */
 const RECEIVER = `
@@ -20,7 +20,7 @@ while True: print(json.dumps(s.recv(4096).decode()), flush=True)
 `;
 
 for (const kind of ["a path", "an abstract name"] as const) {
-  test(`sd_notify to ${kind}`, { skip: absent({ python3: "python3" }), timeout: 30_000 }, async () => {
+  test(`sd_notify to ${kind}`, { skip: absent("python3"), timeout: 30_000 }, async () => {
     const directory = mkdtempSync(join(tmpdir(), "xbdback-notify-"));
     const path = join(directory, "notify");
     const address = kind === "a path" ? path : `@${path}`;

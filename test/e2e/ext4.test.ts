@@ -5,7 +5,7 @@ import { join } from "node:path";
 import { e2e, MIB, root, type Scene, sha256 } from "./harness.js";
 
 const COPIES = 3;
-const programs = ["mke2fs", "e2fsck", "nbdcopy"];
+const programs = ["mke2fs", "e2fsck", "nbdcopy"] as const;
 
 /** An ext4 image of this project's packages, a few times over, without the largest files. */
 async function makeFileSystem(scene: Scene): Promise<string> {

@@ -1,6 +1,6 @@
 /** What the end-to-end tests share: running commands as a user would, and seeing that they leave nothing behind. */
 import assert from "node:assert/strict";
-import { type ChildProcess, spawn, spawnSync } from "node:child_process";
+import { type ChildProcess, spawn } from "node:child_process";
 import { createHash, randomUUID } from "node:crypto";
 import {
   createReadStream,
@@ -18,6 +18,7 @@ import { tmpdir } from "node:os";
 import { join } from "node:path";
 import { type TestContext, test } from "node:test";
 import { fileURLToPath } from "node:url";
+import { absent, assertAsked, type Program, searchPath } from "../support/programs.js";
 
 export const MIB = 1 << 20;
 /** XBDBACK_TEST=full runs everything, which takes minutes. */
@@ -25,8 +26,6 @@ export const full = process.env["XBDBACK_TEST"] === "full";
 /** The repository, or wherever build/ and node_modules/ are. */
 export const root = fileURLToPath(new URL("../../../", import.meta.url));
 const command = join(root, "bin/xbdback.mjs");
-/** mke2fs and e2fsck are outside of an ordinary user's path. */
-const PATH = `${process.env["PATH"]}:/usr/sbin:/sbin`;
 const MARK = "XBDBACK_E2E";
 /** For a command that should take a second or two: the machine may be busy. */
 const PATIENCE_SECONDS = 60;
@@ -82,6 +81,7 @@ export class Running {
   #over = false;
 
   constructor(scene: Scene, program: string, args: readonly string[], env: NodeJS.ProcessEnv, own: boolean) {
+    assertAsked(program, args);
     this.#scene = scene;
     this.command = [program, ...args].join(" ");
     const child = spawn(program, args, {
@@ -181,7 +181,13 @@ export class Scene {
 
   /** Starts a command in the directory; `own`: in a process group of its own. */
   start(program: string, args: readonly string[], own = false): Running {
-    const env = { ...process.env, PATH, TMPDIR: this.#scratch, LC_ALL: "C.UTF-8", [MARK]: this.#mark };
+    const env = {
+      ...process.env,
+      PATH: searchPath(),
+      TMPDIR: this.#scratch,
+      LC_ALL: "C.UTF-8",
+      [MARK]: this.#mark,
+    };
     const running = new Running(this, program, args, env, own);
     this.#started.push(running);
     return running;
@@ -288,11 +294,10 @@ export async function sha256(path: string): Promise<string> {
 /** A test that needs these programs, and is skipped where one is missing, or for another reason. */
 export function e2e(
   title: string,
-  programs: string[],
+  programs: readonly Program[],
   body: (scene: Scene, t: TestContext) => Promise<void>,
   objection: string | false = false,
 ): void {
-  const missing = programs.filter((name) => spawnSync(name, ["--version"], { env: { PATH } }).error);
-  const skip = missing.length > 0 ? `${missing.join(" and ")} not installed` : objection;
+  const skip = absent(...programs) || objection;
   test(title, { skip, timeout: 3 * PATIENCE_SECONDS * 1000 }, (t) => body(new Scene(t), t));
 }

@@ -9,10 +9,11 @@ import type { AddressInfo } from "node:net";
 import { tmpdir } from "node:os";
 import { extname, join } from "node:path";
 import { after, before, suite, test } from "node:test";
+import { absent } from "../support/programs.js";
 import { recordVectors } from "./script.js";
-import { absent, buildPlainCore, ROOT } from "./tools.js";
+import { buildPlainCore, ROOT } from "./tools.js";
 
-const skip = absent({ chromium: "chromium" });
+const skip = absent("chromium");
 
 const FLAGS = [
   ..."--headless --no-sandbox --disable-gpu --disable-quic --no-first-run --disable-sync".split(" "),

@@ -4,10 +4,11 @@ import { mkdtempSync, rmSync } from "node:fs";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
 import { after, before, suite, test } from "node:test";
+import { absent } from "../support/programs.js";
 import { recordVectors } from "./script.js";
-import { absent, buildPlainCore, ROOT, run, WASM2C_RUNTIME } from "./tools.js";
+import { buildPlainCore, ROOT, run, WASM2C_RUNTIME } from "./tools.js";
 
-const skip = absent({ gcc: "gcc libc6-dev", wasm2c: "wabt" });
+const skip = absent("gcc", "/usr/include/stdlib.h", "wasm2c", "/usr/share/wabt/wasm2c/wasm-rt.h");
 
 suite("the core in C through wasm2c", { skip }, () => {
   let directory: string;

@@ -2,6 +2,7 @@
 import { spawnSync } from "node:child_process";
 import { join } from "node:path";
 import { fileURLToPath } from "node:url";
+import { absent as absentPrograms, assertAsked, type Program } from "../support/programs.js";
 
 /** The checkout; this file runs from build/test/hosts. */
 export const ROOT = fileURLToPath(new URL("../../..", import.meta.url));
@@ -9,16 +10,14 @@ export const ROOT = fileURLToPath(new URL("../../..", import.meta.url));
 /** Where wabt's packages keep the C runtime of wasm2c. */
 export const WASM2C_RUNTIME = "/usr/share/wabt/wasm2c";
 
-/** Which of these packages' programs are absent, with the remedy, for node:test's `skip`; false if none is. */
+/** As support/programs.ts has it, which new tests use. */
 export function absent(programs: Readonly<Record<string, string>>): string | false {
-  const packages = Object.entries(programs)
-    .filter(([program]) => spawnSync(program, ["--version"]).status !== 0)
-    .map(([, name]) => name);
-  return packages.length > 0 && `not installed: apt-get install ${packages.join(" ")}`;
+  return absentPrograms(...(Object.keys(programs) as Program[]));
 }
 
 /** Runs a program to its end and returns what it printed. Throws an Error with its errors if it fails. */
 export function run(program: string, args: readonly string[], input = ""): string {
+  assertAsked(program);
   const options = { cwd: ROOT, input, encoding: "utf8", timeout: 60_000 } as const;
   const { status, signal, stdout, stderr, error } = spawnSync(program, args, options);
   if (status === 0) return stdout;

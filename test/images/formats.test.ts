@@ -4,7 +4,7 @@ import { randomBytes } from "node:crypto";
 import { copyFileSync, existsSync, readdirSync, readFileSync, readlinkSync } from "node:fs";
 import { World } from "../cli/world.js";
 import { eventually, type Running, sha256 } from "../e2e/harness.js";
-import { helperOf, MIB, progress, SIZE, verified, withProgram, work } from "./support.js";
+import { helperOf, MIB, progress, SIZE, verified, withPrograms, work } from "./support.js";
 
 /** Random data with holes in it. */
 function content(): Buffer {
@@ -54,31 +54,35 @@ const FORMATS: [string, string, string[], boolean][] = [
 ];
 
 for (const [format, driver, options, checkable] of FORMATS) {
-  withProgram("qemu-nbd", `${format}: what is in the image is what the guest reads and writes`, async (t) => {
-    const world = await World.start(t);
-    const raw = world.scene.image("content.raw", content());
-    const image = world.scene.path(`disk.${format}`);
-    await world.scene.run("qemu-img", "convert", "-f", "raw", "-O", driver, ...options, raw, image);
-    (await world.run("check", `${image},${format},xvda,rw`)).expect(0).expectMatch(/\(qemu-nbd, process /);
-    (await world.run("attach", "1", `${image},${format},xvda,rw`)).expect(0);
+  withPrograms(
+    ["qemu-nbd", "qemu-img"],
+    `${format}: what is in the image is what the guest reads and writes`,
+    async (t) => {
+      const world = await World.start(t);
+      const raw = world.scene.image("content.raw", content());
+      const image = world.scene.path(`disk.${format}`);
+      await world.scene.run("qemu-img", "convert", "-f", "raw", "-O", driver, ...options, raw, image);
+      (await world.run("check", `${image},${format},xvda,rw`)).expect(0).expectMatch(/\(qemu-nbd, process /);
+      (await world.run("attach", "1", `${image},${format},xvda,rw`)).expect(0);
 
-    const second = world.scene.image("second.raw", content());
-    const { guest, uri } = await exporting(world);
-    await world.scene.run("qemu-img", "compare", "-f", "raw", "-F", "raw", raw, uri);
-    await world.scene.run("qemu-img", "convert", "-n", "-f", "raw", "-O", "raw", second, uri);
-    await world.scene.run("qemu-img", "compare", "-f", "raw", "-F", "raw", second, uri);
-    const helper = await helperOf(world);
-    assert.ok(lives(helper));
-    guest.process.kill("SIGTERM");
-    (await guest.outcome()).expect(0);
-    (await world.run("detach", "1/xvda")).expect(0);
-    assert.ok(!lives(helper), "the helper ends with the disk");
-    assert.equal(await hashOf(world, driver, image), await sha256(second));
-    if (checkable) await checkImage(world, driver, image);
-  });
+      const second = world.scene.image("second.raw", content());
+      const { guest, uri } = await exporting(world);
+      await world.scene.run("qemu-img", "compare", "-f", "raw", "-F", "raw", raw, uri);
+      await world.scene.run("qemu-img", "convert", "-n", "-f", "raw", "-O", "raw", second, uri);
+      await world.scene.run("qemu-img", "compare", "-f", "raw", "-F", "raw", second, uri);
+      const helper = await helperOf(world);
+      assert.ok(lives(helper));
+      guest.process.kill("SIGTERM");
+      (await guest.outcome()).expect(0);
+      (await world.run("detach", "1/xvda")).expect(0);
+      assert.ok(!lives(helper), "the helper ends with the disk");
+      assert.equal(await hashOf(world, driver, image), await sha256(second));
+      if (checkable) await checkImage(world, driver, image);
+    },
+  );
 }
 
-withProgram("qemu-nbd", "qcow2 over a base, with a snapshot: neither changes", async (t) => {
+withPrograms(["qemu-nbd", "qemu-img"], "qcow2 over a base, with a snapshot: neither changes", async (t) => {
   const world = await World.start(t);
   const bytes = content();
   const base = world.scene.image("base.raw", bytes);
@@ -103,29 +107,33 @@ withProgram("qemu-nbd", "qcow2 over a base, with a snapshot: neither changes", a
   assert.equal(await hashOf(world, "qcow2", image), before);
 });
 
-withProgram("qemu-nbd", "a helper that is killed is started again, and the guest sees a pause", async (t) => {
-  const world = await World.start(t);
-  const image = world.scene.path("disk.qcow2");
-  await world.scene.run("qemu-img", "create", "-f", "qcow2", image, String(SIZE));
-  (await world.run("attach", "1", `${image},qcow2,xvda,rw`)).expect(0);
-  const guest = work(world, 30_000);
-  const helpers = new Set<number>();
-  for (let kills = 1; kills <= 5; kills++) {
-    await progress(guest, kills * 5000);
-    const helper = await helperOf(world);
-    helpers.add(helper);
-    process.kill(helper, "SIGKILL");
-  }
-  const hash = await verified(guest);
-  assert.equal(helpers.size, 5);
-  assert.match(world.daemon.stderr, /qemu-nbd ended with SIGKILL/);
-  (await world.run("detach", "1/xvda")).expect(0);
-  assert.equal(await hashOf(world, "qcow2", image), hash);
-  await checkImage(world, "qcow2", image, true);
-});
+withPrograms(
+  ["qemu-nbd", "qemu-img"],
+  "a helper that is killed is started again, and the guest sees a pause",
+  async (t) => {
+    const world = await World.start(t);
+    const image = world.scene.path("disk.qcow2");
+    await world.scene.run("qemu-img", "create", "-f", "qcow2", image, String(SIZE));
+    (await world.run("attach", "1", `${image},qcow2,xvda,rw`)).expect(0);
+    const guest = work(world, 30_000);
+    const helpers = new Set<number>();
+    for (let kills = 1; kills <= 5; kills++) {
+      await progress(guest, kills * 5000);
+      const helper = await helperOf(world);
+      helpers.add(helper);
+      process.kill(helper, "SIGKILL");
+    }
+    const hash = await verified(guest);
+    assert.equal(helpers.size, 5);
+    assert.match(world.daemon.stderr, /qemu-nbd ended with SIGKILL/);
+    (await world.run("detach", "1/xvda")).expect(0);
+    assert.equal(await hashOf(world, "qcow2", image), hash);
+    await checkImage(world, "qcow2", image, true);
+  },
+);
 
-withProgram(
-  "qemu-nbd",
+withPrograms(
+  ["qemu-nbd", "qemu-img"],
   "a daemon that is killed is followed by one that goes on with the image",
   async (t) => {
     const world = await World.start(t);
@@ -151,7 +159,7 @@ withProgram(
   },
 );
 
-withProgram("qemu-nbd", "a helper has few rights and nothing of the daemon's", async (t) => {
+withPrograms(["qemu-nbd", "qemu-img"], "a helper has few rights and nothing of the daemon's", async (t) => {
   const world = await World.start(t);
   const image = world.scene.path("disk.qcow2");
   await world.scene.run("qemu-img", "create", "-f", "qcow2", image, String(SIZE));
@@ -172,7 +180,7 @@ withProgram("qemu-nbd", "a helper has few rights and nothing of the daemon's", a
   assert.ok(sockets === undefined || !existsSync(sockets), "nobody else can connect");
 });
 
-withProgram("qemu-nbd", "what cannot be served says why", async (t) => {
+withPrograms(["qemu-nbd", "qemu-img"], "what cannot be served says why", async (t) => {
   const world = await World.start(t);
   const raw = world.image("disk.raw", SIZE);
   const image = world.scene.path("disk.qcow2");

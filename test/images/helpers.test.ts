@@ -23,7 +23,7 @@ import { parseSource } from "../../host/storage/source.js";
 import { World } from "../cli/world.js";
 import { directory } from "../storage/helpers.js";
 import { until } from "../vbd/harness.js";
-import { SIZE, withProgram } from "./support.js";
+import { SIZE, withPrograms } from "./support.js";
 
 const LIMIT = { timeout: 60_000 };
 
@@ -72,42 +72,46 @@ test("the command line of a helper", () => {
   );
 });
 
-withProgram("qemu-nbd", "a guest cannot make its fixed VHD an image with a base of its choice", async (t) => {
-  const root = directory(t);
-  const at = (name: string): string => join(root, name);
-  execFileSync("qemu-img", ["create", "-q", "-f", "raw", at("secret.img"), "1M"]);
-  execFileSync("qemu-img", [
-    "create",
-    "-q",
-    "-f",
-    "qcow2",
-    "-b",
-    at("secret.img"),
-    "-F",
-    "raw",
-    at("header"),
-    "8M",
-  ]);
-  const fixed = ["-o", "subformat=fixed,force_size=on"];
-  execFileSync("qemu-img", ["create", "-q", "-f", "vpc", ...fixed, at("disk.vhd"), "8M"]);
-  const written = readFileSync(at("header"));
-  const fd = openSync(at("disk.vhd"), "r+");
-  writeSync(fd, written, 0, written.length, 0);
-  closeSync(fd);
-  const source = { kind: "image", format: "vhd", path: at("disk.vhd") } as const;
-  const device = await openHelped(at("disk.vhd"), source, { readOnly: false, warn: () => {} });
-  t.after(() => device.close());
-  assert.match(device.through, /: vpc \S+disk\.vhd$/);
-  assert.deepEqual(
-    readdirSync("/proc/self/fd")
-      .map(targetOf)
-      .filter((path) => path === at("secret.img")),
-    [],
-  );
-});
+withPrograms(
+  ["qemu-nbd", "qemu-img"],
+  "a guest cannot make its fixed VHD an image with a base of its choice",
+  async (t) => {
+    const root = directory(t);
+    const at = (name: string): string => join(root, name);
+    execFileSync("qemu-img", ["create", "-q", "-f", "raw", at("secret.img"), "1M"]);
+    execFileSync("qemu-img", [
+      "create",
+      "-q",
+      "-f",
+      "qcow2",
+      "-b",
+      at("secret.img"),
+      "-F",
+      "raw",
+      at("header"),
+      "8M",
+    ]);
+    const fixed = ["-o", "subformat=fixed,force_size=on"];
+    execFileSync("qemu-img", ["create", "-q", "-f", "vpc", ...fixed, at("disk.vhd"), "8M"]);
+    const written = readFileSync(at("header"));
+    const fd = openSync(at("disk.vhd"), "r+");
+    writeSync(fd, written, 0, written.length, 0);
+    closeSync(fd);
+    const source = { kind: "image", format: "vhd", path: at("disk.vhd") } as const;
+    const device = await openHelped(at("disk.vhd"), source, { readOnly: false, warn: () => {} });
+    t.after(() => device.close());
+    assert.match(device.through, /: vpc \S+disk\.vhd$/);
+    assert.deepEqual(
+      readdirSync("/proc/self/fd")
+        .map(targetOf)
+        .filter((path) => path === at("secret.img")),
+      [],
+    );
+  },
+);
 
-withProgram(
-  "qemu-nbd",
+withPrograms(
+  ["qemu-nbd", "qemu-img"],
   "an image that does not say its base's format is refused, unless that is raw",
   async (t) => {
     const root = directory(t);
@@ -192,7 +196,7 @@ test("a helper that neither serves nor ends when it is asked is killed", { timeo
   assert.throws(() => process.kill(helper.pid, 0), { code: "ESRCH" });
 });
 
-withProgram("nbdkit", "a file on a web server is served read-only", async (t) => {
+withPrograms(["nbdkit", "qemu-img"], "a file on a web server is served read-only", async (t) => {
   const world = await World.start(t);
   const image = world.scene.image("disk.img", Buffer.alloc(SIZE, "web"));
   const bytes = readFileSync(image);

@@ -5,7 +5,7 @@ import { existsSync, rmSync } from "node:fs";
 import type { TestContext } from "node:test";
 import { World } from "../cli/world.js";
 import { eventually, freePort, type Running, sha256 } from "../e2e/harness.js";
-import { progress, SIZE, verified, withProgram, work } from "./support.js";
+import { progress, SIZE, verified, withPrograms, work } from "./support.js";
 
 /** qemu-nbd on a socket, which it makes itself. */
 async function qemuNbd(world: World, image: string, socket: string): Promise<Running> {
@@ -34,7 +34,7 @@ async function withServer(t: TestContext, ...options: string[]) {
   return { world, image, socket, server };
 }
 
-withProgram("qemu-nbd", "a guest works on a disk of qemu-nbd, and has it alone", async (t) => {
+withPrograms(["qemu-nbd"], "a guest works on a disk of qemu-nbd, and has it alone", async (t) => {
   const world = await World.start(t);
   const image = world.image("disk.raw", SIZE);
   const socket = world.scene.path("nbd.sock");
@@ -58,7 +58,7 @@ withProgram("qemu-nbd", "a guest works on a disk of qemu-nbd, and has it alone",
   (await world.run("attach", "2", `vdev=xvda,target=${uri}`)).expect(0);
 });
 
-withProgram("qemu-nbd", "a guest waits while its NBD server is killed and started again", async (t) => {
+withPrograms(["qemu-nbd"], "a guest waits while its NBD server is killed and started again", async (t) => {
   const { world, image, socket, ...first } = await withServer(t);
   let { server } = first;
   const guest = work(world, 30_000);
@@ -73,74 +73,86 @@ withProgram("qemu-nbd", "a guest waits while its NBD server is killed and starte
   assert.equal(world.daemon.stderr.match(/connected again/g)?.length, 4, world.daemon.stderr);
 });
 
-withProgram("qemu-nbd", "I/O fails when the NBD server stays away, and the daemon serves on", async (t) => {
-  const { world, server } = await withServer(t, "--nbd-reconnect", "1");
-  const guest = work(world, 1_000_000);
-  await guest.until(/"progress"/);
-  server.process.kill("SIGKILL");
-  const outcome = await guest.outcome();
-  assert.notEqual(outcome.status, 0);
-  assert.match(world.daemon.stderr, /EIO: no answer within 1 s after the connection was lost/);
-  const shown = (await world.run("show", "1/xvda")).expect(0);
-  shown.expectMatch(/^last error +.*EIO/m);
-  (await world.run("detach", "1/xvda")).expect(0);
-  const other = world.image("other.raw", SIZE);
-  (await world.run("attach", "2", `${other},raw,xvda,rw`)).expect(0);
-});
+withPrograms(
+  ["qemu-nbd"],
+  "I/O fails when the NBD server stays away, and the daemon serves on",
+  async (t) => {
+    const { world, server } = await withServer(t, "--nbd-reconnect", "1");
+    const guest = work(world, 1_000_000);
+    await guest.until(/"progress"/);
+    server.process.kill("SIGKILL");
+    const outcome = await guest.outcome();
+    assert.notEqual(outcome.status, 0);
+    assert.match(world.daemon.stderr, /EIO: no answer within 1 s after the connection was lost/);
+    const shown = (await world.run("show", "1/xvda")).expect(0);
+    shown.expectMatch(/^last error +.*EIO/m);
+    (await world.run("detach", "1/xvda")).expect(0);
+    const other = world.image("other.raw", SIZE);
+    (await world.run("attach", "2", `${other},raw,xvda,rw`)).expect(0);
+  },
+);
 
-withProgram("nbdkit", "a guest works on a disk of nbdkit, over TCP, with an export's name", async (t) => {
-  const world = await World.start(t);
-  const port = await freePort();
-  world.scene.start("nbdkit", [
-    "-f",
-    "-i",
-    "127.0.0.1",
-    "-p",
-    String(port),
-    "--filter=exportname",
-    "memory",
-    "32M",
-    "exportname=disk one",
-    "exportname-strict=true",
-  ]);
-  const uri = `nbd://127.0.0.1:${port}/disk%20one`;
-  await eventually(() => spawnSync("nbdinfo", ["--size", uri]).status === 0, "nbdkit listens");
-  (await world.run("check", `nbd://127.0.0.1:${port}/two,raw,xvda`))
-    .expect(1)
-    .expectMatch(/has no export "two"/, "stderr");
-  (await world.run("attach", "1", `vdev=xvda,target=${uri}`)).expect(0);
-  await verified(work(world, 5000));
-});
-
-withProgram("nbdkit", "a server's large blocks are the guest's sectors, or it says what to do", async (t) => {
-  const world = await World.start(t);
-  const start = async (name: string, minimum: string): Promise<string> => {
-    const socket = world.scene.path(name);
+withPrograms(
+  ["nbdkit", "nbdinfo"],
+  "a guest works on a disk of nbdkit, over TCP, with an export's name",
+  async (t) => {
+    const world = await World.start(t);
+    const port = await freePort();
     world.scene.start("nbdkit", [
-      ...["-f", "-U", socket, "--filter=blocksize-policy", "memory", "32M"],
-      ...[
-        `blocksize-minimum=${minimum}`,
-        "blocksize-preferred=64k",
-        "blocksize-maximum=256k",
-        "blocksize-error-policy=error",
-      ],
+      "-f",
+      "-i",
+      "127.0.0.1",
+      "-p",
+      String(port),
+      "--filter=exportname",
+      "memory",
+      "32M",
+      "exportname=disk one",
+      "exportname-strict=true",
     ]);
-    await eventually(() => existsSync(socket), "nbdkit listens");
-    return `nbd+unix:///?socket=${socket}`;
-  };
-  const small = await start("4k.sock", "4k");
-  (await world.run("check", `${small},raw,xvda`))
-    .expect(0)
-    .expectMatch(/^sectors +4096 bytes, physical 4096$/m);
-  (await world.run("attach", "1", `vdev=xvda,target=${small}`)).expect(0);
-  await verified(work(world, 3000));
-  const large = await start("64k.sock", "64k");
-  (await world.run("check", `${large},raw,xvda`))
-    .expect(1)
-    .expectMatch(/nbdkit --filter=blocksize/, "stderr");
-});
+    const uri = `nbd://127.0.0.1:${port}/disk%20one`;
+    await eventually(() => spawnSync("nbdinfo", ["--size", uri]).status === 0, "nbdkit listens");
+    (await world.run("check", `nbd://127.0.0.1:${port}/two,raw,xvda`))
+      .expect(1)
+      .expectMatch(/has no export "two"/, "stderr");
+    (await world.run("attach", "1", `vdev=xvda,target=${uri}`)).expect(0);
+    await verified(work(world, 5000));
+  },
+);
 
-withProgram("nbdkit", "a read-only server's disk is served read-only, and not otherwise", async (t) => {
+withPrograms(
+  ["nbdkit"],
+  "a server's large blocks are the guest's sectors, or it says what to do",
+  async (t) => {
+    const world = await World.start(t);
+    const start = async (name: string, minimum: string): Promise<string> => {
+      const socket = world.scene.path(name);
+      world.scene.start("nbdkit", [
+        ...["-f", "-U", socket, "--filter=blocksize-policy", "memory", "32M"],
+        ...[
+          `blocksize-minimum=${minimum}`,
+          "blocksize-preferred=64k",
+          "blocksize-maximum=256k",
+          "blocksize-error-policy=error",
+        ],
+      ]);
+      await eventually(() => existsSync(socket), "nbdkit listens");
+      return `nbd+unix:///?socket=${socket}`;
+    };
+    const small = await start("4k.sock", "4k");
+    (await world.run("check", `${small},raw,xvda`))
+      .expect(0)
+      .expectMatch(/^sectors +4096 bytes, physical 4096$/m);
+    (await world.run("attach", "1", `vdev=xvda,target=${small}`)).expect(0);
+    await verified(work(world, 3000));
+    const large = await start("64k.sock", "64k");
+    (await world.run("check", `${large},raw,xvda`))
+      .expect(1)
+      .expectMatch(/nbdkit --filter=blocksize/, "stderr");
+  },
+);
+
+withPrograms(["nbdkit"], "a read-only server's disk is served read-only, and not otherwise", async (t) => {
   const world = await World.start(t);
   const socket = world.scene.path("nbd.sock");
   world.scene.start("nbdkit", ["-f", "-r", "-U", socket, "memory", "32M"]);
@@ -153,8 +165,8 @@ withProgram("nbdkit", "a read-only server's disk is served read-only, and not ot
   (await world.run("attach", "2", `${uri},raw,xvda,ro`)).expect(0);
 });
 
-withProgram(
-  "qemu-nbd",
+withPrograms(
+  ["qemu-nbd"],
   "a daemon that is stopped hands an NBD disk over, one that is killed leaves it closed",
   async (t) => {
     const { world } = await withServer(t);
@@ -179,8 +191,8 @@ withProgram(
   },
 );
 
-withProgram(
-  "qemu-nbd",
+withPrograms(
+  ["qemu-nbd"],
   "a disk that was handed over waits for its server, over any number of daemons",
   async (t) => {
     const { world, image, socket, server } = await withServer(t);
@@ -204,8 +216,8 @@ withProgram(
   },
 );
 
-withProgram(
-  "qemu-nbd",
+withPrograms(
+  ["qemu-nbd"],
   "a daemon that is cut short while its server owes answers leaves the disk closed",
   async (t) => {
     const { world, server } = await withServer(t, "--drain-timeout", "1");

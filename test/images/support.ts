@@ -1,16 +1,19 @@
 /** What the tests of disks of all kinds share: other people's programs, and guests at work. */
-import { spawnSync } from "node:child_process";
 import { type TestContext, test } from "node:test";
 import type { World } from "../cli/world.js";
 import type { Running } from "../e2e/harness.js";
+import { absent, type Program } from "../support/programs.js";
 
 export const MIB = 1 << 20;
 export const SIZE = 32 * MIB;
 
-/** A test that needs a program, and is skipped where it is missing. */
-export function withProgram(program: string, title: string, body: (t: TestContext) => Promise<void>): void {
-  const missing = spawnSync(program, ["--version"]).error !== undefined;
-  test(title, { timeout: 180_000, skip: missing && `${program} is not installed` }, body);
+/** A test that needs programs of others, and is skipped where one is absent. */
+export function withPrograms(
+  programs: readonly Program[],
+  title: string,
+  body: (t: TestContext) => Promise<void>,
+): void {
+  test(title, { timeout: 180_000, skip: absent(...programs) }, body);
 }
 
 /** What a guest's workload says at its end: the hash of the disk that it expects, and has read. */

@@ -8,7 +8,8 @@ import { join } from "node:path";
 import { test } from "node:test";
 import { expose } from "../../host/metrics/exposition.js";
 import { parseMetricsAddress } from "../../host/metrics/server.js";
-import { absent, ROOT } from "../hosts/tools.js";
+import { ROOT } from "../hosts/tools.js";
+import { absent } from "../support/programs.js";
 import { DEVID, DOMID, Machine, until } from "../vbd/harness.js";
 
 const SAMPLE =
@@ -137,17 +138,14 @@ test("a guest's I/O is counted", { timeout: 60_000 }, () =>
   }),
 );
 
-test(
-  "promtool finds nothing to object to",
-  { skip: absent({ promtool: "prometheus" }), timeout: 60_000 },
-  () =>
-    withDaemon((text) => {
-      const { stdout, stderr, status } = spawnSync("promtool", ["check", "metrics"], {
-        input: text,
-        encoding: "utf8",
-      });
-      assert.deepEqual([status, stdout, stderr], [0, "", ""]);
-    }),
+test("promtool finds nothing to object to", { skip: absent("promtool"), timeout: 60_000 }, () =>
+  withDaemon((text) => {
+    const { stdout, stderr, status } = spawnSync("promtool", ["check", "metrics"], {
+      input: text,
+      encoding: "utf8",
+    });
+    assert.deepEqual([status, stdout, stderr], [0, "", ""]);
+  }),
 );
 
 test("the dashboard asks for metrics that there are", { timeout: 60_000 }, () =>

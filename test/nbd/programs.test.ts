@@ -5,6 +5,7 @@ import { randomBytes } from "node:crypto";
 import { readFile, writeFile } from "node:fs/promises";
 import { join } from "node:path";
 import { type TestContext, test } from "node:test";
+import { absent, assertAsked, type Program } from "../support/programs.js";
 import { errorWithCode, MemoryDisk } from "./memory-disk.js";
 import { serve } from "./serve.js";
 
@@ -19,6 +20,7 @@ interface Finished {
 
 /** Runs a program to its end; never rejects for what the program says. */
 function run(cwd: string, program: string, ...args: string[]): Promise<Finished> {
+  assertAsked(program);
   return new Promise((resolve) => {
     execFile(program, args, { cwd, timeout: 20000 }, (error, stdout, stderr) => {
       const code = error ? Number(error.code ?? -1) : 0;
@@ -34,9 +36,8 @@ async function succeed(cwd: string, program: string, ...args: string[]): Promise
 }
 
 /** A test that needs `program`. */
-function programTest(program: string, title: string, body: (t: TestContext) => Promise<void>): void {
-  const missing = spawnSync(program, ["--version"]).error !== undefined;
-  test(`${program}: ${title}`, { ...limit, skip: missing && `${program} is not installed` }, body);
+function programTest(program: Program, title: string, body: (t: TestContext) => Promise<void>): void {
+  test(`${program}: ${title}`, { ...limit, skip: absent(program) }, body);
 }
 
 /** Random data with holes in it. */

@@ -10,13 +10,15 @@ import { tmpdir } from "node:os";
 import { join } from "node:path";
 import { setTimeout as pause } from "node:timers/promises";
 import { ROOT } from "../hosts/tools.js";
+import { absent } from "../support/programs.js";
 
 const PATH = "/usr/sbin:/usr/bin:/sbin:/bin";
 
 /** Why there can be no clean root here, for node:test's `skip`; false if there can. */
 export function noCleanRoot(): string | false {
   if (process.getuid?.() !== 0) return "a clean root needs root";
-  if (!existsSync("/usr/sbin/debootstrap")) return "not installed: apt-get install debootstrap";
+  const missing = absent("debootstrap", "dpkg-deb", "pgrep");
+  if (missing) return missing;
   return spawnSync("unshare", ["--mount", "true"]).status !== 0 && "unshare(1) is not allowed here";
 }
 

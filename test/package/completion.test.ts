@@ -7,7 +7,7 @@ import { join } from "node:path";
 import { test } from "node:test";
 import { completion } from "../../host/cli/completion.js";
 import { program } from "../../host/cli/main.js";
-import { absent } from "../hosts/tools.js";
+import { absent } from "../support/programs.js";
 
 const directory = mkdtempSync(join(tmpdir(), "xbdback-completion-"));
 process.on("exit", () => rmSync(directory, { recursive: true, force: true }));
@@ -29,7 +29,7 @@ function bash(...words: string[]): string[] {
   return stdout.split("\n").filter((line) => line !== "");
 }
 
-test("bash completes commands, options, their values and files", { skip: absent({ bash: "bash" }) }, () => {
+test("bash completes commands, options, their values and files", { skip: absent("bash") }, () => {
   assert.deepEqual(bash("se"), ["serve"]);
   for (const command of program().commands) assert.ok(bash("").includes(command.name()), command.name());
   assert.deepEqual(bash("serve", "--eng"), ["--engine"]);
@@ -75,7 +75,7 @@ function zsh(typed: string): string {
   return readFileSync(out, "utf8").trimEnd();
 }
 
-test("zsh completes commands, options, their values and files", { skip: absent({ zsh: "zsh" }) }, () => {
+test("zsh completes commands, options, their values and files", { skip: absent("zsh") }, () => {
   assert.equal(zsh("xbdback se"), "xbdback serve");
   assert.equal(zsh("xbdback serve --eng"), "xbdback serve --engine=");
   assert.equal(zsh("xbdback serve --engine=io"), "xbdback serve --engine=io_uring");

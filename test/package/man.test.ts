@@ -1,11 +1,12 @@
 /** The man pages: they are well-formed, and say the options that there are and no others. */
 import assert from "node:assert/strict";
 import { spawnSync } from "node:child_process";
-import { existsSync, readdirSync, readFileSync, rmSync, writeFileSync } from "node:fs";
+import { readdirSync, readFileSync, rmSync, writeFileSync } from "node:fs";
 import { join } from "node:path";
 import { test } from "node:test";
 import { program } from "../../host/cli/main.js";
 import { ROOT } from "../hosts/tools.js";
+import { absent } from "../support/programs.js";
 
 const directory = join(ROOT, "build/man");
 const pages = readdirSync(directory);
@@ -15,7 +16,7 @@ const MEANT = /sections out of conventional order/;
 
 for (const page of pages) {
   test(`${page} is well-formed mdoc`, {
-    skip: !existsSync("/usr/bin/mandoc") && "not installed: apt-get install mandoc",
+    skip: absent("mandoc"),
   }, () => {
     const { stdout } = spawnSync("mandoc", ["-T", "lint", "-W", "warning", join(directory, page)], {
       encoding: "utf8",

@@ -5,6 +5,7 @@ import { readFileSync, statSync, truncateSync } from "node:fs";
 import { type TestContext, test } from "node:test";
 import { Result } from "../../host/storage/device.js";
 import { DeviceError, openDevice } from "../../host/storage/open.js";
+import { absent, searchPath } from "../support/programs.js";
 import {
   directory,
   discard,
@@ -91,12 +92,13 @@ test("a block device has one user", LIMIT, async (t) => {
   await (await openDevice(loop, { readOnly: false })).close();
 });
 
-test("a mounted block device is in use", LIMIT, async (t) => {
+test("a mounted block device is in use", { ...LIMIT, skip: absent("mkfs.ext4") }, async (t) => {
   const path = image(t, 2 * MIB);
   const loop = loopDevice(t, path);
   if (!loop) return;
   const mountPoint = directory(t);
-  if (spawnSync("mkfs.ext4", ["-q", loop]).status !== 0) return t.skip("no mkfs.ext4");
+  const made = spawnSync("mkfs.ext4", ["-q", loop], { env: { PATH: searchPath() }, encoding: "utf8" });
+  assert.equal(made.status, 0, made.stderr);
   if (spawnSync("mount", [loop, mountPoint]).status !== 0) return t.skip("no permission to mount");
   try {
     const message = new RegExp(`mounted on ${mountPoint}; unmount it with`);

@@ -1,6 +1,6 @@
 /** Opening: refusals that name the path and the remedy, and one user at a time. */
 import assert from "node:assert/strict";
-import { type ChildProcess, spawn, spawnSync } from "node:child_process";
+import { type ChildProcess, spawn } from "node:child_process";
 import { once } from "node:events";
 import {
   chmodSync,
@@ -20,7 +20,10 @@ import { type TestContext, test } from "node:test";
 import { setTimeout as sleep } from "node:timers/promises";
 import { makeFifo } from "../../host/platform/libc.js";
 import { DeviceError, openDevice } from "../../host/storage/open.js";
+import { absent } from "../support/programs.js";
 import { directory, EBUSY, image, LIMIT, pattern } from "./helpers.js";
+
+const WITH_QEMU = { ...LIMIT, skip: absent("qemu-nbd") };
 
 const MODULE = new URL("../../host/storage/open.js", import.meta.url).href;
 
@@ -153,12 +156,8 @@ test("a reader in another process excludes writers only", LIMIT, async (t) => {
   assert.equal((await refusal(path)).errno, EBUSY);
 });
 
-/** A qemu-nbd that serves the image; null, and the test is skipped, when there is no such program. */
-async function qemuNbd(t: TestContext, path: string, ...options: string[]): Promise<ChildProcess | null> {
-  if (spawnSync("qemu-nbd", ["--version"]).error) {
-    t.skip("qemu-nbd is not installed (Debian: qemu-utils)");
-    return null;
-  }
+/** A qemu-nbd that serves the image. */
+async function qemuNbd(t: TestContext, path: string, ...options: string[]): Promise<ChildProcess> {
   const base = join(dirname(path), `nbd-${options.length}`);
   // The socket is there before the image is open; the pid file is not.
   const where = ["-k", `${base}.socket`, `--pid-file=${base}.pid`];
@@ -171,10 +170,9 @@ async function qemuNbd(t: TestContext, path: string, ...options: string[]): Prom
   return server;
 }
 
-test("an image that QEMU writes is in use", LIMIT, async (t) => {
+test("an image that QEMU writes is in use", WITH_QEMU, async (t) => {
   const path = image(t, 0, pattern(65536));
   const server = await qemuNbd(t, path);
-  if (!server) return;
   const error = await refusal(path);
   assert.equal(error.errno, EBUSY);
   assert.equal(error.holder, server.pid);
@@ -185,9 +183,9 @@ test("an image that QEMU writes is in use", LIMIT, async (t) => {
   await opens(path);
 });
 
-test("an image that QEMU reads can be read", LIMIT, async (t) => {
+test("an image that QEMU reads can be read", WITH_QEMU, async (t) => {
   const path = image(t, 65536);
-  if (!(await qemuNbd(t, path, "--read-only"))) return;
+  await qemuNbd(t, path, "--read-only");
   await opens(path, true);
   assert.equal((await refusal(path)).errno, EBUSY);
 });

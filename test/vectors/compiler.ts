@@ -3,12 +3,14 @@ import { spawnSync } from "node:child_process";
 import { mkdtempSync, readFileSync, rmSync } from "node:fs";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
+import { absent } from "../support/programs.js";
 
 /** Why gcc can't compile for a machine type (`-m64`, `-m32`), or false when it can: node:test's `skip`. */
 export function cannotCompile(machine: string): string | false {
+  const missing = absent("gcc");
+  if (missing) return missing;
   const flags = [machine, "-ffreestanding", "-xc", "-c", "-o", "/dev/null", "-"];
-  const { status, error } = spawnSync("gcc", flags, { input: "#include <stdint.h>\n", timeout: 10_000 });
-  if (error) return "gcc is not installed";
+  const { status } = spawnSync("gcc", flags, { input: "#include <stdint.h>\n", timeout: 60_000 });
   return status === 0 ? false : `this gcc does not know ${machine}`;
 }
 

@@ -1,10 +1,11 @@
 /** Debian's C xenstored 4.17 as an oracle, when it is installed: run on plain Linux by means of xenstored-shim.c. */
 import { execFileSync, spawn } from "node:child_process";
-import { closeSync, existsSync, mkdtempSync, openSync, rmSync, writeSync } from "node:fs";
+import { closeSync, mkdtempSync, openSync, rmSync, writeSync } from "node:fs";
 import { tmpdir } from "node:os";
 import { join, resolve } from "node:path";
 import { setTimeout as sleep } from "node:timers/promises";
 import { MessageType } from "../../host/platform/xenstore/wire.js";
+import { absent } from "../support/programs.js";
 import { Peer } from "./peer.js";
 
 const XENSTORED = "/usr/lib/xen-4.17/bin/xenstored";
@@ -12,14 +13,7 @@ const SHIM_SOURCE = resolve("test/xenstore/xenstored-shim.c");
 
 /** Why the oracle cannot run here, or false. */
 export function oracleMissing(): string | false {
-  if (!existsSync(XENSTORED)) return `${XENSTORED} is not installed (Debian package xen-utils-4.17)`;
-  if (!existsSync(SHIM_SOURCE)) return "not run from the project's folder";
-  try {
-    execFileSync("gcc", ["--version"], { stdio: "ignore" });
-    return false;
-  } catch {
-    return "gcc is not installed";
-  }
+  return absent(XENSTORED, "gcc", "/usr/include/stdlib.h");
 }
 
 export interface Oracle {

@@ -2,16 +2,15 @@
 import assert from "node:assert/strict";
 import { execFile, spawn } from "node:child_process";
 import { once } from "node:events";
-import { existsSync, mkdtempSync, rmSync } from "node:fs";
+import { mkdtempSync, rmSync } from "node:fs";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
 import { after, before, test } from "node:test";
 import { promisify } from "node:util";
 import { XenstoreServer } from "../../host/platform/loopback/xenstored/server.js";
+import { absent } from "../support/programs.js";
 
-const missing =
-  !existsSync("/usr/bin/xenstore-ls") && "xenstore-ls is not installed (package xenstore-utils)";
-const skip = missing || false;
+const skip = absent("xenstore-ls", "xenstore-watch");
 
 let dir: string;
 let server: XenstoreServer;
@@ -29,7 +28,7 @@ after(async () => {
 });
 
 async function run(program: string, ...args: string[]): Promise<string> {
-  return (await promisify(execFile)(`/usr/bin/xenstore-${program}`, args, { env, timeout: 10_000 })).stdout;
+  return (await promisify(execFile)(`xenstore-${program}`, args, { env, timeout: 10_000 })).stdout;
 }
 
 test("write, read, list, ls, chmod, exists, rm", { skip, timeout: 20_000 }, async () => {
@@ -46,7 +45,7 @@ test("write, read, list, ls, chmod, exists, rm", { skip, timeout: 20_000 }, asyn
 });
 
 test("watch", { skip, timeout: 20_000 }, async () => {
-  const watcher = spawn("/usr/bin/xenstore-watch", ["-n", "2", "/w"], { env });
+  const watcher = spawn("xenstore-watch", ["-n", "2", "/w"], { env });
   const exited = once(watcher, "exit");
   let output = "";
   watcher.stdout.on("data", (chunk) => {
