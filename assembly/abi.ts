@@ -105,6 +105,8 @@ export const CONFIG_MAX_IO = CONFIG + 40;
 export const CONFIG_BATCH = CONFIG + 44;
 /** Pages that stay mapped at most when persistent grants are on, 0 to MAX_PERSISTENT. */
 export const CONFIG_MAX_PERSISTENT = CONFIG + 48;
+/** u32, at random and unknown to the guest: where the core looks for a persistent grant depends on it. */
+export const CONFIG_HASH_KEY = CONFIG + 52;
 
 export const FEATURE_READ_ONLY = 1;
 export const FEATURE_FLUSH = 2;

@@ -3,6 +3,7 @@
 // A hash with linear probing at half load leads from gref to page. A page in use by a request is never dropped;
 // idle ones are, oldest first, when they get too many or too old, as Linux's backend does.
 import {
+  CONFIG_HASH_KEY,
   CONFIG_MAX_PERSISTENT,
   COUNT_MAPS,
   COUNT_PERSISTENT_HITS,
@@ -44,6 +45,11 @@ const FAILED: u16 = 3;
 
 const NO_PAGE: u32 = 0xffff;
 
+/** How far from its bucket a grant may lie: far more than chance makes of a table that is half full. */
+const MAX_PROBES: u32 = 64;
+
+/** The host's, so that a guest cannot choose grants whose buckets collide. */
+let key: u32 = 0;
 let freePages: u32 = 0;
 let limit: u32 = 0;
 /** A page was wanted and there was none: the next trim makes room. */
@@ -59,6 +65,7 @@ function pageAt(page: u32): Page {
 
 export function resetPersistent(): void {
   limit = load<u32>(CONFIG_MAX_PERSISTENT);
+  key = load<u32>(CONFIG_HASH_KEY);
   memory.fill(PERSISTENT_HASH, 0, PERSISTENT_HASH_ENTRIES * 8);
   memory.fill(PERSISTENT_PAGES, 0, MAX_PERSISTENT * PERSISTENT_PAGE_BYTES);
   // Taken in ascending order, so that grants that are new together lie together and are mapped in one run.
@@ -69,18 +76,23 @@ export function resetPersistent(): void {
 }
 
 function bucketOf(gref: u32): u32 {
-  return (gref * 0x9e3779b1) >> 20;
+  // Both halves of the product, so that every bit of the grant counts.
+  const product = <u64>(gref ^ key) * 0x19e3779b97f4a7;
+  return <u32>(product ^ (product >> 32)) >> 20;
 }
 
 function entryAt(bucket: u32): u32 {
   return PERSISTENT_HASH + ((bucket & (PERSISTENT_HASH_ENTRIES - 1)) << 3);
 }
 
-/** The hash entry of a gref, or the empty one where it would go. Half of the entries are always empty. */
+/** The hash entry of a gref, or the empty one where it would go; 0 when that is more than MAX_PROBES away. */
 function find(gref: u32): u32 {
-  let bucket = bucketOf(gref);
-  while (load<u32>(entryAt(bucket), 4) != 0 && load<u32>(entryAt(bucket)) != gref) bucket++;
-  return entryAt(bucket);
+  const home = bucketOf(gref);
+  for (let bucket = home; bucket < home + MAX_PROBES; bucket++) {
+    const entry = entryAt(bucket);
+    if (load<u32>(entry, 4) == 0 || load<u32>(entry) == gref) return entry;
+  }
+  return 0;
 }
 
 /** The page that the hash has where it would have a gref's first: the right one, mostly. */
@@ -149,6 +161,7 @@ export function usePages(start: u32, end: u32): i32 {
 /** The page of a gref, with one more user; asks the host to map it if it is new. NO_PAGE when there is no room. */
 function usePage(gref: u32): u32 {
   const entry = find(gref);
+  if (entry == 0) return NO_PAGE;
   let page = load<u32>(entry, 4);
   if (page != 0) {
     page--;

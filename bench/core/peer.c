@@ -186,7 +186,10 @@ static void retire(struct request *r) {
 
 // ---- Persistent grants ----
 
-static uint32_t home_of(uint32_t gref) { return (gref * 0x9e3779b1u) >> 20; }
+static uint32_t home_of(uint32_t gref) {
+  uint64_t product = gref * 0x19e3779b97f4a7u;
+  return (uint32_t)(product ^ (product >> 32)) >> 20;
+}
 
 static struct hash *find(uint32_t gref) {
   uint32_t at = home_of(gref);

@@ -26,6 +26,8 @@ export interface RingConfig {
   readonly batch?: number;
   /** Pages that persistent grants may keep mapped. */
   readonly maxPersistent?: number;
+  /** u32, at random and unknown to the guest; see CONFIG_HASH_KEY. */
+  readonly hashKey?: number;
 }
 
 /** Pages that persistent grants may keep mapped, unless it is told otherwise: Linux's number. */
@@ -167,6 +169,7 @@ export class BlkifCore {
     set(abi.CONFIG_MAX_IO, config.maxIo ?? abi.MAX_IO);
     set(abi.CONFIG_BATCH, config.batch ?? DEFAULT_BATCH);
     set(abi.CONFIG_MAX_PERSISTENT, config.maxPersistent ?? DEFAULT_MAX_PERSISTENT);
+    set(abi.CONFIG_HASH_KEY, config.hashKey ?? 0);
   }
 
   /** Tells the core the disk's new size in 512-byte sectors. */

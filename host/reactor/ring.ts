@@ -2,6 +2,7 @@
  * One ring at work: whenever its event channel rings or an I/O ends, a pass of the core, the grant operations and
  * I/Os that it asks for, and the notification that it allows.
  */
+import { randomInt } from "node:crypto";
 import * as abi from "../../assembly/abi.js";
 import { BlkifCore, type Counters, DEFAULT_BATCH, type RingConfig } from "../core/blkif.js";
 import { coreModule } from "../core/load.js";
@@ -92,7 +93,7 @@ export class Ring implements IoOwner {
     try {
       this.#mapRing(ringRefs);
       this.#core = new BlkifCore(coreModule(), memory);
-      begin(this.#core, config, options.start);
+      begin(this.#core, { ...config, hashKey: randomInt(2 ** 32) }, options.start);
       // What others took is not this process's to charge.
       this.#reqCons = this.#core.reqCons;
       this.#queue = options.makeQueue(this.#core, this);

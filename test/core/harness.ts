@@ -29,6 +29,7 @@ export interface HarnessOptions {
   maxIo?: number;
   batch?: number;
   maxPersistent?: number;
+  hashKey?: number;
   /** 512-byte sectors. */
   sectors?: number;
   /** False for a disk without content: tests that complete I/Os without carrying them out. */
@@ -132,6 +133,7 @@ export class Harness {
       ...(options.maxIo === undefined ? {} : { maxIo: options.maxIo }),
       ...(options.batch === undefined ? {} : { batch: options.batch }),
       ...(options.maxPersistent === undefined ? {} : { maxPersistent: options.maxPersistent }),
+      ...(options.hashKey === undefined ? {} : { hashKey: options.hashKey }),
     };
     assert.equal(this.core.attach(this.config), abi.ATTACH_OK);
   }

@@ -1,11 +1,14 @@
 /** Persistent grants: what is mapped, found again, trimmed, and never trimmed. */
 import assert from "node:assert/strict";
+import { readFileSync } from "node:fs";
 import { test } from "node:test";
 import * as abi from "../../assembly/abi.js";
 import { ERROR, Guest, OKAY, READ, short, WRITE } from "./guest.js";
 import { ALL_FEATURES, Harness, type HarnessOptions } from "./harness.js";
+import { instrument, watched } from "./instrument.js";
 import type { Segment, WireRequest } from "./wire.js";
 
+const instrumented = instrument(readFileSync(new URL("../../blkif.wasm", import.meta.url)));
 const features = ALL_FEATURES | abi.FEATURE_PERSISTENT;
 
 function setup(options: HarnessOptions = {}): { h: Harness; guest: Guest } {
@@ -299,21 +302,20 @@ test("pages that were dropped are given out upwards again, so that neighbours ar
 
 // ---- The hash from gref to page ----
 
-const INVERSE = inverse(0x9e3779b1);
-
-function inverse(odd: number): number {
-  let x = odd;
-  for (let i = 0; i < 5; i++) x = Math.imul(x, 2 - Math.imul(odd, x));
-  return x >>> 0;
+/** The bucket of the 4096 in which the core looks for a gref first, where the key is 0. */
+function homeOf(gref: number): number {
+  const product = BigInt.asUintN(64, BigInt(gref) * 0x19e3779b97f4a7n);
+  return Number((product ^ (product >> 32n)) & 0xffffffffn) >>> 20;
 }
 
-/** Grefs whose home is a given bucket of the 4096: multiplication by an odd number has an inverse. */
-const grefAt = (bucket: number, n: number): number => Math.imul(bucket * 2 ** 20 + n, INVERSE) >>> 0;
+/** Grefs by their home, in ascending order; none that the guest of the harness grants. */
+const grefsAt: number[][] = Array.from({ length: 4096 }, () => []);
+for (let gref = 2 ** 16; gref < 2 ** 20; gref++) grefsAt[homeOf(gref)].push(gref);
 
 test("colliding grefs, across the end of the table, in any order of coming and going", () => {
   // Homes around the end; the entries of one cluster wrap around to its beginning.
   const homes = [4093, 4095, 4095, 4095, 0, 4094, 0, 1, 4095, 3];
-  const grefs = homes.map((bucket, n) => grefAt(bucket, n + 1));
+  const grefs = homes.map((bucket, n) => grefsAt[bucket][n]);
   let seed = 1;
   const random = (n: number): number => (seed = (seed * 48271) % 0x7fffffff) % n;
   const { h, guest } = setup({ disk: false });
@@ -342,9 +344,39 @@ test("colliding grefs, across the end of the table, in any order of coming and g
   h.release();
 });
 
+test("what is too far from its bucket is copied, with a bounded number of looks at the table", () => {
+  const { h, guest } = setup({ maxPersistent: abi.MAX_PERSISTENT, sectors: 4096 });
+  let looks = 0;
+  const hashEnd = abi.PERSISTENT_HASH + abi.PERSISTENT_HASH_ENTRIES * 8;
+  const count = (at: number): void => {
+    if (at < hashEnd) looks++;
+  };
+  const core = watched(instrumented, h, abi.PERSISTENT_HASH, count, () => {});
+  core.attach();
+  h.core.step = (completions) => core.step(completions);
+  const segments = grant(h, ...grefsAt[100].slice(0, 200));
+  assert.deepEqual(h.serve(guest.indirect(WRITE, 0, segments)), [OKAY]);
+  assert.equal(h.mapped.size, 64);
+  const last = segments[199];
+  looks = 0;
+  for (let i = 0; i < 32; i++) assert.deepEqual(h.serve(guest.transfer(WRITE, 0, [last])), [OKAY]);
+  assert.equal(h.disk[0], last.gref & 0xff);
+  assert.ok(looks <= 32 * 130, `${looks} looks for 32 grants`);
+  h.release();
+});
+
+test("a key spreads grants that collide without it", () => {
+  const { h, guest } = setup({ maxPersistent: abi.MAX_PERSISTENT, hashKey: 0x1234567 });
+  h.serve(guest.indirect(WRITE, 0, grant(h, ...grefsAt[100].slice(0, 200))));
+  assert.equal(h.mapped.size, 200);
+  h.release();
+});
+
 test("a full table", () => {
-  const { h, guest } = setup({ disk: false, maxPersistent: abi.MAX_PERSISTENT, sectors: 4096 });
-  const grefs = Array.from({ length: abi.MAX_PERSISTENT }, (_, n) => grefAt(n % 7 ? n * 2 : 4095, n));
+  const { h, guest } = setup({ maxPersistent: abi.MAX_PERSISTENT, sectors: 4096 });
+  const grefs = Array.from({ length: abi.MAX_PERSISTENT }, (_, n) =>
+    n % 128 ? grefsAt[n * 2][0] : grefsAt[4095][n >> 7],
+  );
   const segments = grant(h, ...grefs);
   for (let round = 0; round < 2; round++) {
     for (let at = 0; at < segments.length; at += 256) {
