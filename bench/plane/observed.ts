@@ -1,7 +1,7 @@
 /** xbdback while an operator's `trace` or `record` looks at the ring: what that costs. */
 import { spawn } from "node:child_process";
 import { once } from "node:events";
-import { rmSync, statSync } from "node:fs";
+import { existsSync, rmSync, statSync } from "node:fs";
 import { join } from "node:path";
 import { setTimeout as sleep } from "node:timers/promises";
 import { program } from "../../host/cli/child.js";
@@ -9,8 +9,10 @@ import type { Row } from "./rows.js";
 import type { Contestant, Sample } from "./sample.js";
 import type { Xbdback } from "./xbdback.js";
 
-/** Until the command has been loaded and looks. */
-const START_MS = 700;
+/** By when the command must look at the ring, on a machine that is busy. */
+const START_MS = 60_000;
+/** Of the load by which one sees that it looks. */
+const PROBE_SECONDS = 0.05;
 const COMMANDS = { traced: "trace", recorded: "record" } as const;
 
 export class Observed implements Contestant {
@@ -40,7 +42,15 @@ export class Observed implements Contestant {
     let seen = 0;
     child.stdout.on("data", (data: Buffer) => (seen += data.length));
     try {
-      await sleep(START_MS);
+      const started = Date.now();
+      // `record` begins its file at once; `trace` has something to say as soon as there are requests.
+      while (command === "record" ? !existsSync(this.#session) : seen === 0) {
+        if (child.exitCode !== null || Date.now() > started + START_MS)
+          throw new Error(`xbdback ${command} did not begin (exit status ${child.exitCode})`);
+        if (command === "record") await sleep(20);
+        else await this.#xbdback.run(row, PROBE_SECONDS);
+      }
+      seen = 0;
       const sample = await this.#xbdback.run(row, seconds);
       if (command === "record") seen = statSync(this.#session).size;
       if (seen === 0) throw new Error(`xbdback ${command} saw nothing`);

@@ -46,8 +46,10 @@ export interface BlkfrontOptions {
   inFlightBytes: number;
   /** Where ring indices start: 0, unless wrap-around is to be seen. The backend must attach at `rsp_prod`. */
   firstIndex: number;
-  /** For each wait of the handshakes. Default 10 s, as the toolstack's. */
+  /** For each wait until it is connected. Default a minute, the last resort: the backend's machine may be slow. */
   timeoutMs: number;
+  /** For each wait until it is closed. Default `timeoutMs` where that is given, or else 10 s, as the toolstack's. */
+  closeTimeoutMs: number;
 }
 
 const DEFAULTS: Omit<BlkfrontOptions, "protocol"> = {
@@ -58,7 +60,8 @@ const DEFAULTS: Omit<BlkfrontOptions, "protocol"> = {
   persistent: true,
   inFlightBytes: 8 * 1024 * 1024,
   firstIndex: 0,
-  timeoutMs: 10_000,
+  timeoutMs: 60_000,
+  closeTimeoutMs: 10_000,
 };
 
 /** What came of the options. */
@@ -123,7 +126,9 @@ export class Connection {
     const { xenstore, pages } = platform;
     const device = await findDevice(xenstore, pages.domid, devid, platform.backendDomid);
     const state = await BackendState.follow(xenstore, device.backend);
-    const connection = new Connection(platform, device, state, queues, { ...DEFAULTS, ...options });
+    const { closeTimeoutMs = options.timeoutMs ?? DEFAULTS.closeTimeoutMs } = options;
+    const all = { ...DEFAULTS, ...options, closeTimeoutMs };
+    const connection = new Connection(platform, device, state, queues, all);
     try {
       await connection.#connect(owner);
       return connection;
@@ -155,7 +160,7 @@ export class Connection {
   async drain(idle: Promise<void>): Promise<void> {
     let timer: NodeJS.Timeout | undefined;
     const late = new Promise<void>((resolve) => {
-      timer = setTimeout(resolve, this.#options.timeoutMs);
+      timer = setTimeout(resolve, this.#options.closeTimeoutMs);
     });
     await Promise.race([idle, late]);
     clearTimeout(timer);
@@ -216,11 +221,11 @@ export class Connection {
   }
 
   async #walkToClosed(): Promise<void> {
-    const { timeoutMs } = this.#options;
+    const { closeTimeoutMs } = this.#options;
     await this.#enter(Closing);
-    await this.state.wait([Closing, Closed, Unknown], [], this.#ours, timeoutMs);
+    await this.state.wait([Closing, Closed, Unknown], [], this.#ours, closeTimeoutMs);
     await this.#enter(Closed);
-    await this.state.wait([Closed, Unknown], [], this.#ours, timeoutMs);
+    await this.state.wait([Closed, Unknown], [], this.#ours, closeTimeoutMs);
   }
 
   async #enter(state: number): Promise<void> {
@@ -273,8 +278,8 @@ export class Connection {
     try {
       if (this.#ours >= Initialised) {
         await this.#enter(Closed);
-        const { timeoutMs } = this.#options;
-        await this.state.wait([Closed, Unknown], [], Closed, Math.min(timeoutMs, ABANDON_TIMEOUT_MS));
+        const { closeTimeoutMs } = this.#options;
+        await this.state.wait([Closed, Unknown], [], Closed, Math.min(closeTimeoutMs, ABANDON_TIMEOUT_MS));
       }
     } catch {
       // The failure that led here is what the caller hears of.

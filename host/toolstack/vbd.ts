@@ -43,6 +43,8 @@ const SCRIPT = "/etc/xen/scripts/block-xbdback";
 
 /** libxl's LIBXL_INIT_TIMEOUT and LIBXL_DESTROY_TIMEOUT. */
 const TIMEOUT_MS = 10_000;
+/** For a backend that is there and slow to take a vbd up, as on an emulated machine. */
+const TAKE_UP_MS = 60_000;
 
 /** The backend's directory. */
 export function backendOf({ backendDomid, domid, devid, kind = "vbd" }: VbdPlace): string {
@@ -99,7 +101,7 @@ function backendKeys(spec: VbdSpec, frontend: string): Record<string, string> {
  * then. Rejects when there is such a vbd already, and when no backend takes it up in time; nothing is left in xenstore
  * then.
  */
-export async function addVbd(xenstore: Xenstore, spec: VbdSpec, timeoutMs = TIMEOUT_MS): Promise<void> {
+export async function addVbd(xenstore: Xenstore, spec: VbdSpec, timeoutMs = TAKE_UP_MS): Promise<void> {
   const backend = backendOf(spec);
   const frontend = frontendOf(spec);
   await xenstore.transaction(async (t) => {
@@ -138,7 +140,7 @@ async function askDaemon(xenstore: Xenstore, spec: VbdSpec, timeoutMs: number): 
   const answered = await waitForValue(xenstore, status, (value) => value !== "checking", timeoutMs);
   if (answered && (await xenstore.read(status)) === "connected") return;
   const why = await xenstore.read(`${backendOf(spec)}/hotplug-error`);
-  await removeVbd(xenstore, spec, timeoutMs);
+  await removeVbd(xenstore, spec, Math.min(timeoutMs, TIMEOUT_MS));
   if (why !== null) throw new Error(why);
   throw new Error(`the daemon does not say whether it can open ${spec.path}: look at its log`);
 }

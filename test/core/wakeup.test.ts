@@ -16,7 +16,7 @@ for (const { startIndex, batch } of [
   { startIndex: 0, batch: 64 },
   { startIndex: 0xffffff00, batch: 5 },
 ]) {
-  test(`no wake-up is lost between two threads, from ${startIndex} on`, { timeout: 30_000 }, async () => {
+  test(`no wake-up is lost between two threads, from ${startIndex} on`, { timeout: 120_000 }, async () => {
     const h = new Harness({ startIndex, batch });
     const events = new Int32Array(new SharedArrayBuffer(12));
     const workerData: WakeupData = {

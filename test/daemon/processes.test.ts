@@ -8,7 +8,7 @@ import { fileURLToPath } from "node:url";
 import { addVbd, removeVbd } from "../../host/toolstack/vbd.js";
 import { backendPath, DEVID, DOMID, Machine, pause, until } from "../vbd/harness.js";
 
-const LIMIT = { timeout: 30_000 };
+const LIMIT = { timeout: 120_000 };
 const command = fileURLToPath(new URL("../../../bin/xbdback.mjs", import.meta.url));
 
 function run(...args: string[]): ChildProcess {
@@ -84,7 +84,7 @@ test(
       const spec = { backendDomid: 0, domid: DOMID, devid: DEVID, path, mode: "w", dev: "xvda" };
       const first = serve();
       await addVbd(machine.xenstore, spec);
-      const disk = await machine.connect(guest, { timeoutMs: 10_000 });
+      const disk = await machine.connect(guest);
       let failed = false;
       disk.onFailure = () => {
         failed = true;

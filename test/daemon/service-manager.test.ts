@@ -20,7 +20,7 @@ while True: print(json.dumps(s.recv(4096).decode()), flush=True)
 `;
 
 for (const kind of ["a path", "an abstract name"] as const) {
-  test(`sd_notify to ${kind}`, { skip: absent("python3"), timeout: 30_000 }, async () => {
+  test(`sd_notify to ${kind}`, { skip: absent("python3"), timeout: 120_000 }, async () => {
     const directory = mkdtempSync(join(tmpdir(), "xbdback-notify-"));
     const path = join(directory, "notify");
     const address = kind === "a path" ? path : `@${path}`;

@@ -48,7 +48,7 @@ class Line implements PortHandler {
 }
 
 test("whatever is said is heard, whenever it is said, and in the end events are asked for", {
-  timeout: 30_000,
+  timeout: 120_000,
 }, async () => {
   const events = new FakeEvents();
   const ports = [await events.allocUnbound(), await events.allocUnbound()];
@@ -105,7 +105,7 @@ test("a port that is removed while it is being looked at is not looked at any mo
   }
 });
 
-test("a port that its own event removes is not looked at any more", { timeout: 30_000 }, async () => {
+test("a port that its own event removes is not looked at any more", { timeout: 120_000 }, async () => {
   const events = new FakeEvents();
   const ports = [await events.allocUnbound(), await events.allocUnbound()];
   const dispatcher = PortDispatcher.of(events);

@@ -5,7 +5,7 @@ import type { Blkfront, BlkfrontOptions } from "../../host/guest/blkfront.js";
 import type { BackendOptions } from "./backend.js";
 import { pattern, withBackend } from "./setup.js";
 
-const limit = { timeout: 10_000 };
+const limit = { timeout: 120_000 };
 const BACKEND = { sectors: 2048, maxOrder: 4, maxQueues: 4, indirect: 256, persistent: true };
 const FRONT = "/local/domain/7/device/vbd/51712";
 

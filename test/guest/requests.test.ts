@@ -2,7 +2,7 @@ import assert from "node:assert/strict";
 import { test } from "node:test";
 import { pattern, withBackend } from "./setup.js";
 
-const limit = { timeout: 10_000 };
+const limit = { timeout: 120_000 };
 const MIB = 1024 * 1024;
 
 test("a transfer is split at 11 segments, or at the indirect maximum", limit, async () => {

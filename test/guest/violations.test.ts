@@ -42,7 +42,7 @@ function tooMany(backend: ReferenceBackend, answer: Answer): Answer {
 }
 
 for (const [name, what, act, options] of CASES) {
-  test(`the disk is disabled after ${name}`, { timeout: 10_000 }, async () => {
+  test(`the disk is disabled after ${name}`, { timeout: 120_000 }, async () => {
     await withBackend({ sectors: 2048, ...options }, async ({ backend, connect }) => {
       const disk = await connect({ persistent: false, timeoutMs: 300 });
       act(backend);
@@ -66,7 +66,7 @@ for (const [name, what, act, options] of CASES) {
   });
 }
 
-test("an indirect request must be answered with its inner operation", { timeout: 10_000 }, async () => {
+test("an indirect request must be answered with its inner operation", { timeout: 120_000 }, async () => {
   await withBackend({ sectors: 2048, indirect: 64 }, async ({ backend, connect }) => {
     const disk = await connect({ timeoutMs: 300 });
     await disk.read(0, new Uint8Array(65536));
@@ -76,7 +76,7 @@ test("an indirect request must be answered with its inner operation", { timeout:
   });
 });
 
-test("a disk that was disabled works again after reconnect", { timeout: 10_000 }, async () => {
+test("a disk that was disabled works again after reconnect", { timeout: 120_000 }, async () => {
   await withBackend({ sectors: 2048 }, async ({ backend, pages, connect }) => {
     const disk = await connect();
     backend.tamper = (answer) => ({ ...answer, operation: 9 });

@@ -29,7 +29,7 @@ function onEvent(t: TestContext, channels: EventChannels, react: () => void): vo
   t.after(() => poll.close());
 }
 
-test("atomic additions of two processes on one granted word are exact", { timeout: 20_000 }, async (t) => {
+test("atomic additions of two processes on one granted word are exact", { timeout: 120_000 }, async (t) => {
   const { hypervisor, directory, pages, ref, page } = await guest(t);
   page[1] = 300_000;
   const peers = [
@@ -114,7 +114,7 @@ test("a listener that is killed in a storm is followed by one that misses nothin
   }
 });
 
-test("a process that is killed while it pins leaves nothing locked", { timeout: 30_000 }, async (t) => {
+test("a process that is killed while it pins leaves nothing locked", { timeout: 120_000 }, async (t) => {
   const { hypervisor, directory, pages, ref } = await guest(t);
   for (let round = 0; round < 4; round++) {
     const peers = [

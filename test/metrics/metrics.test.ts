@@ -99,7 +99,7 @@ async function withDaemon(body: (text: string, socket: string) => Promise<void> 
       stdio: ["pipe", "ignore", "ignore"],
     });
     await machine.plug({ path: machine.image() });
-    const disk = await machine.connect(guest, { timeoutMs: 20_000 });
+    const disk = await machine.connect(guest);
     await disk.write(0, new Uint8Array(4096));
     await disk.read(0, new Uint8Array(4096));
     await disk.flush();
@@ -110,6 +110,8 @@ async function withDaemon(body: (text: string, socket: string) => Promise<void> 
       ),
     );
     await body((await get(socket, "/metrics")).text, socket);
+    // The daemon's part in it is not there later.
+    await disk.close();
   } finally {
     if (daemon && daemon.exitCode === null) {
       const ended = once(daemon, "exit");

@@ -8,7 +8,7 @@ import { MemoryDisk } from "./memory-disk.js";
 import { CMD, infoData, OPTION, RawClient, request, u16, u32 } from "./raw-client.js";
 import { serve, withDirectory } from "./serve.js";
 
-const limit = { timeout: 15000 };
+const limit = { timeout: 120_000 };
 const ACK = 1;
 const ERR_UNSUP = 0x80000001;
 const ERR_INVALID = 0x80000003;

@@ -5,7 +5,7 @@ import { gate, MemoryDisk } from "./memory-disk.js";
 import { CMD, infoData, OPTION, RawClient, request, u32 } from "./raw-client.js";
 import { eventually, serve } from "./serve.js";
 
-const limit = { timeout: 20000 };
+const limit = { timeout: 120_000 };
 const MIB = 1 << 20;
 
 /** The server still serves, whatever was done to it. */

@@ -9,7 +9,7 @@ import { absent, assertAsked, type Program } from "../support/programs.js";
 import { errorWithCode, MemoryDisk } from "./memory-disk.js";
 import { serve } from "./serve.js";
 
-const limit = { timeout: 30000 };
+const limit = { timeout: 120_000 };
 const MIB = 1 << 20;
 
 interface Finished {
@@ -22,7 +22,7 @@ interface Finished {
 function run(cwd: string, program: string, ...args: string[]): Promise<Finished> {
   assertAsked(program);
   return new Promise((resolve) => {
-    execFile(program, args, { cwd, timeout: 20000 }, (error, stdout, stderr) => {
+    execFile(program, args, { cwd, timeout: 120_000 }, (error, stdout, stderr) => {
       const code = error ? Number(error.code ?? -1) : 0;
       resolve({ code, stdout, output: `${program} ${args.join(" ")}: ${stdout}${stderr}` });
     });

@@ -4,7 +4,7 @@ import { errorWithCode, gate, MemoryDisk } from "./memory-disk.js";
 import { CMD, ERR, FLAG, RawClient, type Reply, request } from "./raw-client.js";
 import { eventually, serve } from "./serve.js";
 
-const limit = { timeout: 15000 };
+const limit = { timeout: 120_000 };
 const MIB = 1 << 20;
 
 function pattern(length: number, seed = 1): Buffer {

@@ -69,7 +69,7 @@ function zsh(typed: string): string {
     zpty -d shell`;
   const { stderr, error } = spawnSync("zsh", ["-f", "-c", script, "zsh", typed], {
     encoding: "utf8",
-    timeout: 30_000,
+    timeout: 120_000,
   });
   assert.deepEqual([error, stderr], [undefined, ""]);
   return readFileSync(out, "utf8").trimEnd();

@@ -303,7 +303,7 @@ test("process.exit() does not wait for a thread that waits in the kernel", LIMIT
   const directory = scratch(t);
   writeFileSync(join(directory, "exit.mjs"), program);
   const start = performance.now();
-  const child = spawnSync(process.execPath, [join(directory, "exit.mjs")], { timeout: 20_000 });
+  const child = spawnSync(process.execPath, [join(directory, "exit.mjs")], { timeout: 120_000 });
   assert.equal(child.status, 7, `after ${performance.now() - start} ms: ${child.stderr}`);
   // Nothing of its own has run that would have removed it.
   rmSync(child.stdout.toString(), { recursive: true });

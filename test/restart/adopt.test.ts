@@ -52,7 +52,7 @@ function scene(body: (scene: Scene) => Promise<void>, mode = "w", program?: stri
       else site.serve();
       const spec = await site.plug(1, 1 << 20, mode);
       domain = await joinDomain(directory, 1);
-      disk = await connectBlkfront(domain, DEVID, { timeoutMs: 5000, inFlightBytes: 1 << 20 });
+      disk = await connectBlkfront(domain, DEVID, { inFlightBytes: 1 << 20 });
       await body({
         ...{ site, spec, guest: { disk } },
         state: async () => Number(await xenstore.read(`${backend}/1/${DEVID}/state`)),

@@ -96,7 +96,7 @@ export class Site {
         this.journals.length,
       ];
       if (held.every((count) => count === 0)) return;
-      if (tries > 200) {
+      if (tries > 1200) {
         const [grants, ports] = held;
         throw new Error(
           `left: ${grants} grants, ${ports} ports, ${mappedPages} pages, vbds ${JSON.stringify(vbds)}, journals ${this.journals}`,

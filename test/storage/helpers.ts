@@ -12,7 +12,7 @@ import { type OpenOptions, openDevice } from "../../host/storage/open.js";
 import { UringEngine } from "../../host/storage/uring/engine.js";
 import type { UringSizes } from "../../host/storage/uring/ring.js";
 
-export const LIMIT = { timeout: 20_000 };
+export const LIMIT = { timeout: 120_000 };
 export const { EAGAIN, EBUSY, EINTR, EIO, EINVAL, ENOSPC, EOPNOTSUPP, EROFS } = constants.errno;
 
 export interface Outcome {

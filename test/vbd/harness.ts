@@ -19,13 +19,13 @@ import type { VbdStatus } from "../../host/vbd/status.js";
 import { Front } from "./front.js";
 import { spyOn } from "./spy.js";
 
-export const LIMIT = { timeout: 30_000 };
+export const LIMIT = { timeout: 120_000 };
 export const DOMID = 1;
 export const DEVID = 51712;
 export const IMAGE_BYTES = 1 << 20;
 
-/** Waits until `condition` holds; rejects with `what` after ten seconds. */
-export async function until(what: string, condition: () => unknown, timeoutMs = 10_000): Promise<void> {
+/** Waits until `condition` holds; rejects with `what` after a minute, the last resort: a machine may be very busy. */
+export async function until(what: string, condition: () => unknown, timeoutMs = 60_000): Promise<void> {
   const end = performance.now() + timeoutMs;
   while (!(await condition())) {
     if (performance.now() > end) throw new Error(`it did not come to pass that ${what}`);
@@ -210,7 +210,7 @@ export class Machine {
 
   async connect(guest: Guest, options: Partial<BlkfrontOptions> = {}, devid = DEVID): Promise<Blkfront> {
     const disk = await connectBlkfront(guest, devid, {
-      timeoutMs: 3000,
+      closeTimeoutMs: 3000,
       inFlightBytes: 2 << 20,
       ...options,
     });

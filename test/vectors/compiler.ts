@@ -15,7 +15,7 @@ export function cannotCompile(machine: string): string | false {
 }
 
 function run(program: string, args: string[]): void {
-  const { status, stderr, error } = spawnSync(program, args, { encoding: "utf8", timeout: 30_000 });
+  const { status, stderr, error } = spawnSync(program, args, { encoding: "utf8", timeout: 120_000 });
   if (error) throw error;
   if (status !== 0) throw new Error(`${program} ${args.join(" ")}\n${stderr}`);
 }

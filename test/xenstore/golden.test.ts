@@ -84,7 +84,7 @@ async function golden(socketPath: string): Promise<void> {
   }
 }
 
-test("golden answers, ours", { timeout: 10_000 }, async () => {
+test("golden answers, ours", { timeout: 120_000 }, async () => {
   const dir = mkdtempSync(join(tmpdir(), "xenstore-"));
   const server = await XenstoreServer.listen(join(dir, "socket"));
   try {
@@ -95,7 +95,7 @@ test("golden answers, ours", { timeout: 10_000 }, async () => {
   }
 });
 
-test("golden answers, C xenstored", { skip: oracleMissing(), timeout: 20_000 }, async () => {
+test("golden answers, C xenstored", { skip: oracleMissing(), timeout: 120_000 }, async () => {
   const oracle = await startOracle();
   try {
     await golden(oracle.socketPath);

@@ -42,7 +42,7 @@ export function attachCommand(): Command {
 async function attach(domain: string, text: string, options: CommonOptions): Promise<void> {
   const disk = readDisk(text);
   const kind = kindFor(disk, options.kind);
-  // Without a daemon, nobody would take it up: better said now than after ten seconds.
+  // Without a daemon, nobody would take it up: better said now than after a minute.
   if (disk.backend === null) await ask({ ...options, kind }, { command: "version" });
   const platform = await platformOf(options.directory);
   const id = await withXenstore(platform, async (xenstore) => {
