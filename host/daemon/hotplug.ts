@@ -10,7 +10,7 @@ import type { Xenstore } from "../platform/ports.js";
 import { parseState, XenbusState } from "../platform/xenbus-state.js";
 import { major, minor } from "../storage/geometry.js";
 import { DeviceError } from "../storage/open.js";
-import { parseMode } from "../vbd/backend-keys.js";
+import { modeFor, parseMode } from "../vbd/backend-keys.js";
 import { printable, quote } from "../vbd/diagnostics.js";
 import { imageOf, kindOf } from "../vbd/kind.js";
 import { Looker } from "../vbd/looker.js";
@@ -75,8 +75,8 @@ export class Hotplug {
     const leaves = state === null || (online !== "1" && parseState(state) >= XenbusState.Closing);
     if (leaves) await stores.release(id);
     if (leaves || status !== CHECKING) return;
-    const [params, mode] = await Promise.all([read("params"), read("mode")]);
-    const answer = await this.#verdict(id, params, mode ?? "r");
+    const [params, mode, type] = await Promise.all([read("params"), read("mode"), read("device-type")]);
+    const answer = await this.#verdict(id, params, modeFor(mode, type === "cdrom"));
     if (!(await this.#answer(directory, answer))) await stores.release(id);
   }
 

@@ -82,7 +82,8 @@ export function parseDisk(text: string): DiskSpecification {
     format,
     vdev,
     devid,
-    readOnly: ACCESS[values.get("access") || (cdrom ? "r" : "w")],
+    // As xl has it, whatever was said: nobody writes to a CD-ROM.
+    readOnly: cdrom || ACCESS[values.get("access") || "w"],
     cdrom,
     backend: values.get("backend") || null,
     backendType: (values.get("backendtype") || null) as BackendType | null,

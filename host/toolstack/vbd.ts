@@ -1,12 +1,14 @@
 /**
- * The toolstack's part in a vbd's life, as libxl plays it: both xenstore directories in one transaction, the hotplug
- * script's verdict once the backend is at state 2, and the orderly removal.
+ * The toolstack's part in a vbd's life, as libxl plays it: both xenstore directories and libxl's record in one
+ * transaction, the hotplug script's verdict once the backend is at state 2, and the orderly removal.
  */
+import { constants } from "node:os";
 import { dirname } from "node:path";
 import type { Xenstore, XenstoreTransaction, XenstoreWatch } from "../platform/ports.js";
 import { parseState, XenbusState as State, type XenbusState } from "../platform/xenbus-state.js";
 import { kindOf } from "../vbd/kind.js";
 import type { VbdId } from "../vbd/name.js";
+import { readRecord, removeRecord, writeRecord } from "./libxl-record.js";
 
 export interface VbdSpec extends VbdId {
   /** The backend's domain. */
@@ -34,9 +36,9 @@ export type VbdPlace = Pick<VbdSpec, "backendDomid" | "domid" | "devid" | "kind"
 
 /**
  * How a vbd went: the backend closed it; or closed it when its frontend's directory had been taken away, which libxl
- * calls a forced remove; or never did.
+ * calls a forced remove; or never did. "kept": it was not closed in time, and stays, because it was not to be forced.
  */
-export type Removal = "closed" | "forced" | "unanswered";
+export type Removal = "closed" | "forced" | "unanswered" | "kept";
 
 /** The hotplug script that asks the daemon (xen/block-xbdback). */
 const SCRIPT = "/etc/xen/scripts/block-xbdback";
@@ -61,7 +63,7 @@ function frontendOf({ domid, devid }: VbdId): string {
 }
 
 async function writeAll(
-  t: XenstoreTransaction,
+  t: Pick<XenstoreTransaction, "mkdir" | "setPermissions" | "write">,
   directory: string,
   permissions: string[],
   keys: Record<string, string>,
@@ -96,18 +98,41 @@ function backendKeys(spec: VbdSpec, frontend: string): Record<string, string> {
   };
 }
 
+/** Whose virtual device it is already, as "its path at the backend"; null while it is free. */
+async function ownerOf(t: XenstoreTransaction, spec: VbdSpec): Promise<string | null> {
+  const backend = backendOf(spec);
+  if ((await t.directory(backend)) !== null) return backend;
+  // One record for all backends and kinds. One of ours that points at nothing was left when its domain was destroyed.
+  const record = await readRecord(t, spec);
+  if (record && !(record.ours && (await t.directory(record.backend)) === null)) return record.backend;
+  const frontend = frontendOf(spec);
+  const [other, state] = [await t.read(`${frontend}/backend`), await t.read(`${frontend}/state`)];
+  if (other === null && state === null) return null;
+  return other === null || (record?.ours && other === record.backend) ? null : other;
+}
+
+function inUse(spec: VbdSpec, owner: string): Error {
+  const { domid, devid, dev } = spec;
+  const disk = `domain ${domid} has a disk ${dev || devid} already`;
+  // The path may be the guest's word.
+  const place = /^\/local\/domain\/(\d+)\/backend\/(\w+)\/\d+\/\d+$/.exec(owner);
+  if (owner === backendOf(spec))
+    return new Error(`${disk}: detach it first with \`xbdback detach ${domid}/${devid}\``);
+  const whose = place ? `, served by ${place[2]} of domain ${place[1]}` : "";
+  return new Error(`${disk}${whose}: take it away first with \`xl block-detach ${domid} ${devid}\``);
+}
+
 /**
  * Adds a vbd. Where its kind has a hotplug script, waits until the backend is at state 2, and says what the script says
- * then. Rejects when there is such a vbd already, and when no backend takes it up in time; nothing is left in xenstore
- * then.
+ * then. Rejects when the guest has such a virtual device already, whatever backend, domain or kind serves it, and when no
+ * backend takes it up in time; nothing is changed in xenstore then.
  */
 export async function addVbd(xenstore: Xenstore, spec: VbdSpec, timeoutMs = TAKE_UP_MS): Promise<void> {
   const backend = backendOf(spec);
   const frontend = frontendOf(spec);
   await xenstore.transaction(async (t) => {
-    if ((await t.read(`${backend}/state`)) !== null) {
-      throw new Error(`domain ${spec.domid} has a disk ${spec.devid} already: detach it first`);
-    }
+    const owner = await ownerOf(t, spec);
+    if (owner !== null) throw inUse(spec, owner);
     await writeAll(t, frontend, [`n${spec.domid}`, `r${spec.backendDomid}`], {
       backend,
       "backend-id": String(spec.backendDomid),
@@ -117,7 +142,9 @@ export async function addVbd(xenstore: Xenstore, spec: VbdSpec, timeoutMs = TAKE
       trusted: spec.trusted === false ? "0" : "1",
     });
     const permissions = [`n${spec.backendDomid}`, `r${spec.domid}`];
-    await writeAll(t, backend, permissions, backendKeys(spec, frontend));
+    const keys = backendKeys(spec, frontend);
+    await writeAll(t, backend, permissions, keys);
+    await writeRecord(t, spec, { ...keys, backend });
   });
   if (!kindOf(spec.kind ?? "vbd").hotplug) return;
   if (!(await waitForState(xenstore, backend, (state) => state === State.InitWait, timeoutMs))) {
@@ -133,29 +160,39 @@ export async function addVbd(xenstore: Xenstore, spec: VbdSpec, timeoutMs = TAKE
   });
 }
 
-/** The hotplug script's part: rejects with the daemon's reason, and nothing is left in xenstore then. */
+/**
+ * The hotplug script's part. Rejects with the daemon's reason, with errno EBUSY if the disk is in use, and nothing is
+ * left in xenstore then.
+ */
 async function askDaemon(xenstore: Xenstore, spec: VbdSpec, timeoutMs: number): Promise<void> {
   const status = `${backendOf(spec)}/hotplug-status`;
   await xenstore.write(status, "checking");
   const answered = await waitForValue(xenstore, status, (value) => value !== "checking", timeoutMs);
-  if (answered && (await xenstore.read(status)) === "connected") return;
+  const verdict = answered ? await xenstore.read(status) : null;
+  if (verdict === "connected") return;
   const why = await xenstore.read(`${backendOf(spec)}/hotplug-error`);
   await removeVbd(xenstore, spec, Math.min(timeoutMs, TIMEOUT_MS));
-  if (why !== null) throw new Error(why);
+  if (why !== null)
+    throw Object.assign(new Error(why), verdict === "busy" ? { errno: constants.errno.EBUSY } : {});
   throw new Error(`the daemon does not say whether it can open ${spec.path}: look at its log`);
 }
 
-/** Asks the backend to close and waits until it has, with force if need be; removes both directories in any case. */
+/**
+ * Asks the backend to close and waits until it has; if that takes too long, either leaves all as it is or, with `force`,
+ * takes the disk away from the guest. Then removes both directories.
+ */
 export async function removeVbd(
   xenstore: Xenstore,
   spec: VbdPlace & Partial<VbdSpec>,
   timeoutMs = TIMEOUT_MS,
+  force = true,
 ): Promise<Removal> {
   const backend = backendOf(spec);
   const gone = (state: XenbusState): boolean => state === State.Closed || state === State.Unknown;
   let removal: Removal = "closed";
   await askToClose(xenstore, spec, false);
   if (!(await waitForState(xenstore, backend, gone, timeoutMs))) {
+    if (!force) return "kept";
     removal = "forced";
     await askToClose(xenstore, spec, true);
     if (!(await waitForState(xenstore, backend, gone, timeoutMs))) removal = "unanswered";
@@ -167,7 +204,7 @@ export async function removeVbd(
 async function askToClose(xenstore: Xenstore, spec: VbdPlace, force: boolean): Promise<void> {
   const backend = backendOf(spec);
   await xenstore.transaction(async (t) => {
-    if (force) await t.remove(frontendOf(spec));
+    if (force) await removeFrontend(t, spec);
     const state = await t.read(`${backend}/state`);
     if (state === null) return;
     await t.write(`${backend}/online`, "0");
@@ -180,10 +217,18 @@ async function removeNodes(xenstore: Xenstore, spec: VbdPlace): Promise<void> {
   const backend = backendOf(spec);
   const ofGuest = dirname(backend);
   await xenstore.transaction(async (t) => {
-    await t.remove(frontendOf(spec));
+    await removeFrontend(t, spec);
     await t.remove(backend);
     if ((await t.directory(ofGuest))?.length === 0) await t.remove(ofGuest);
+    await removeRecord(t, spec);
   });
+}
+
+/** The frontend's directory goes only if it is this backend's. libxl's record counts; the directory is the guest's. */
+async function removeFrontend(t: XenstoreTransaction, spec: VbdPlace): Promise<void> {
+  const frontend = frontendOf(spec);
+  const owner = (await readRecord(t, spec))?.backend ?? (await t.read(`${frontend}/backend`));
+  if (owner === null || owner === backendOf(spec)) await t.remove(frontend);
 }
 
 /** True once the state fits, false after the time-out. Rejects when xenstore cannot be read. */

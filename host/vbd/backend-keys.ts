@@ -69,6 +69,7 @@ const TOOLSTACK_KEYS = [
 async function readAll(read: (key: string) => Promise<string | null>): Promise<BackendKeys> {
   const values = await Promise.all(TOOLSTACK_KEYS.map(read));
   const value = (key: (typeof TOOLSTACK_KEYS)[number]): string | null => values[TOOLSTACK_KEYS.indexOf(key)];
+  const cdrom = value("device-type") === "cdrom";
   return {
     state: parseState(value("state")),
     online: value("online") === "1",
@@ -79,12 +80,17 @@ async function readAll(read: (key: string) => Promise<string | null>): Promise<B
     hotplugError: value("hotplug-error"),
     physicalDevicePath: value("physical-device-path"),
     physicalDevice: value("physical-device"),
-    mode: value("mode") ?? "r",
-    cdrom: value("device-type") === "cdrom",
+    mode: modeFor(value("mode"), cdrom),
+    cdrom,
     removable: value("removable") === "1",
     discardEnable: value("discard-enable") !== "0",
     resizeDevice: value("resize-device") !== null,
   };
+}
+
+/** The mode that counts: nobody writes to a CD-ROM, as xl has it. */
+export function modeFor(mode: string | null, cdrom: boolean): string {
+  return cdrom ? "r" : (mode ?? "r");
 }
 
 /**

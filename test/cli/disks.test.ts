@@ -2,6 +2,8 @@
 import assert from "node:assert/strict";
 import { truncateSync } from "node:fs";
 import { test } from "node:test";
+import { xenstoreSocket } from "../../host/platform/loopback/host.js";
+import { connectXenstore } from "../../host/platform/xenstore/client.js";
 import { LIMIT, MIB, World } from "./world.js";
 
 test("a disk's life, from attach to detach", LIMIT, async (t) => {
@@ -56,13 +58,13 @@ test("what cannot be attached says why, and leaves nothing behind", LIMIT, async
   (await world.run("attach", "1", `${image},raw,xvda,rw`)).expect(0);
   await refuse(
     1,
-    /domain 1 has a disk 51712 already: detach it first/,
+    /domain 1 has a disk xvda already: detach it first with `xbdback detach 1\/51712`/,
     "attach",
     "1",
     `${image},raw,xvda,rw`,
   );
   await refuse(
-    1,
+    5,
     /disk\.img: in use by xbdback1i51712, a disk of domain 1/,
     "attach",
     "2",
@@ -70,7 +72,7 @@ test("what cannot be attached says why, and leaves nothing behind", LIMIT, async
   );
   await refuse(1, /none\.img: no such file/, "attach", "2", `${world.scene.path("none.img")},raw,xvda,rw`);
   await refuse(1, /below \/dev, as for xl: write \/.*disk\.img/, "attach", "2", "disk.img,,xvda");
-  await refuse(1, /qcow2:\S+: in use by xbdback1i51712/, "attach", "2", `${image},qcow2,xvda`);
+  await refuse(5, /qcow2:\S+: in use by xbdback1i51712/, "attach", "2", `${image},qcow2,xvda`);
   await refuse(2, /unknown value "vdi" for format/, "attach", "2", `${image},vdi,xvda`);
   await refuse(2, /unknown value "yes" for access/, "attach", "2", `${image},raw,xvda,yes`);
   await refuse(4, /there is no domain "7"/, "attach", "7", `${image},raw,xvda,rw`);
@@ -86,7 +88,7 @@ test("what cannot be attached says why, and leaves nothing behind", LIMIT, async
 });
 
 test(
-  "without a daemon, the remedy is named; a guest that is gone does not stop a detach",
+  "without a daemon, the remedy is named; a guest that does not close its disk keeps it, but for --force",
   LIMIT,
   async (t) => {
     const world = await World.start(t);
@@ -95,7 +97,13 @@ test(
     const guest = await world.guest();
     guest.process.kill("SIGKILL");
     await guest.ended;
-    assert.deepEqual(await world.json("detach", "1/xvda", "--timeout", "1"), {
+    const kept = (await world.run("detach", "1/xvda", "--timeout", "1")).expect(5);
+    kept.expectMatch(
+      /^xbdback: xbdback1i51712: not detached: the guest still uses the disk after 1 s \(frontend state Connected \(4\)\); unmount it in the guest and detach it again, or use --force$/m,
+      "stderr",
+    );
+    (await world.run("show", "1/xvda")).expect(0).expectMatch(/^frontend +Connected \(4\)$/m);
+    assert.deepEqual(await world.json("detach", "1/xvda", "--timeout", "1", "--force"), {
       name: "xbdback1i51712",
       domid: 1,
       devid: 51712,
@@ -113,6 +121,15 @@ test(
   },
 );
 
+test("nobody writes to a CD-ROM, whatever its access", LIMIT, async (t) => {
+  const world = await World.start(t);
+  const image = world.image("cd.iso");
+  const attached = (await world.run("attach", "1", `${image},raw,xvdd,rw,cdrom`)).expect(0);
+  assert.match(attached.stdout, /is xvdd of domain 1, read-only$/m);
+  // A reader has it beside another one.
+  (await world.run("attach", "2", `${image},raw,hdc:cdrom,w`)).expect(0);
+});
+
 test("check needs no daemon", LIMIT, async (t) => {
   const world = await World.start(t);
   const image = world.image("disk.img", MIB + 100);
@@ -123,4 +140,21 @@ test("check needs no daemon", LIMIT, async (t) => {
   assert.equal((await world.json("check", `${image},raw,sda,w`)).devid, 2048);
   (await world.run("attach", "1", `${image},raw,xvda,rw`)).expect(0);
   (await world.run("check", `${image},raw,xvda,rw`)).expect(5).expectMatch(/in use by/, "stderr");
+});
+
+test("a disk that xl has made, or that is another domain's, is for xl to take away", LIMIT, async (t) => {
+  const world = await World.start(t);
+  const image = world.image("disk.img");
+  (await world.run("attach", "1", `backend=1,vdev=xvdb,target=${image}`))
+    .expect(1)
+    .expectMatch(/backend=1: a disk of another domain is attached with `xl block-attach`/, "stderr");
+  (await world.run("attach", "1", `${image},raw,xvda,rw`)).expect(0);
+  const xenstore = await connectXenstore(xenstoreSocket(world.directory, 0));
+  t.after(() => xenstore.close());
+  // As xl's records are.
+  await xenstore.remove("/libxl/1/device/vbd/51712/toolstack");
+  (await world.run("detach", "1/xvda"))
+    .expect(1)
+    .expectMatch(/made by xl: take it away with `xl block-detach 1 51712`/, "stderr");
+  (await world.run("show", "1/xvda")).expect(0);
 });

@@ -43,7 +43,7 @@ async function attach(domain: string, text: string, options: CommonOptions): Pro
   const disk = readDisk(text);
   const kind = kindFor(disk, options.kind);
   // Without a daemon, nobody would take it up: better said now than after a minute.
-  if (disk.backend === null) await ask({ ...options, kind }, { command: "version" });
+  await ask({ ...options, kind }, { command: "version" });
   const platform = await platformOf(options.directory);
   const id = await withXenstore(platform, async (xenstore) => {
     const find = async (name: string): Promise<number> => {
@@ -56,7 +56,12 @@ async function attach(domain: string, text: string, options: CommonOptions): Pro
       return domid;
     };
     const domid = await find(domain);
-    const backendDomid = disk.backend === null ? platform.domid : await find(disk.backend);
+    const backendDomid = platform.domid;
+    if (disk.backend !== null && (await find(disk.backend)) !== backendDomid) {
+      throw new CliError(
+        `backend=${disk.backend}: a disk of another domain is attached with \`xl block-attach\`, which can take it away again`,
+      );
+    }
     const { devid, vdev: dev, cdrom, directIoSafe, trusted } = disk;
     const path = sourceOf(disk);
     const discard = disk.discard ?? undefined;
