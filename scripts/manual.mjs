@@ -1,7 +1,5 @@
 // Writes build/man: the pages of packaging/man, with what they say of commands and keys made of the program itself.
-import { readdirSync, readFileSync } from "node:fs";
-import { fileURLToPath } from "node:url";
-import { writeWhole } from "./write-whole.mjs";
+import { mkdirSync, readdirSync, readFileSync, writeFileSync } from "node:fs";
 
 const root = new URL("../", import.meta.url);
 
@@ -12,9 +10,10 @@ export async function writeManual() {
     COMMANDS: () => commandSections(program()),
     KEYS: () => keyList(program().commands.find((command) => command.name() === "serve")),
   };
+  mkdirSync(new URL("build/man/", root), { recursive: true });
   for (const page of readdirSync(new URL("packaging/man/", root))) {
     const text = readFileSync(new URL(`packaging/man/${page}`, root), "utf8");
     const filled = text.replace(/^\.\\" (COMMANDS|KEYS)$/gm, (_, name) => made[name]());
-    writeWhole(fileURLToPath(new URL(`build/man/${page}`, root)), filled);
+    writeFileSync(new URL(`build/man/${page}`, root), filled);
   }
 }

@@ -252,7 +252,8 @@ async function waitForValue(
   let watch: XenstoreWatch | undefined;
   try {
     return await new Promise<boolean>((resolve, reject) => {
-      timer = setTimeout(() => resolve(false), timeoutMs);
+      // A process that has closed xenstore meanwhile, as one that was interrupted, need not stay for this.
+      timer = setTimeout(() => resolve(false), timeoutMs).unref();
       const look = async (): Promise<void> => {
         if (fits(await xenstore.read(path))) resolve(true);
       };

@@ -21,7 +21,7 @@ async function checkUnlocked(scene: Scene, image: string): Promise<void> {
 /** Kills a part of the demo and checks that the rest ends, soon, and with one line. */
 async function checkFails(scene: Scene, running: Running, name: "serve" | "guest"): Promise<void> {
   process.kill(scene.part(name), "SIGKILL");
-  const outcome = scene.checkLeft((await running.outcome(15)).expect(1));
+  const outcome = scene.checkLeft((await running.outcome()).expect(1));
   assert.match(outcome.stderr, /^xbdback: [^\n]+\n$/, outcome.story);
 }
 
@@ -34,7 +34,7 @@ for (const signal of ["SIGINT", "SIGTERM"] as const) {
     second.expectMatch(/^xbdback: .*disk\.img: in use by .*; stop it or detach/, "stderr");
     if (signal === "SIGINT") running.signalGroup(signal);
     else running.process.kill(signal);
-    scene.checkLeft((await running.outcome(15)).expect(0));
+    scene.checkLeft((await running.outcome()).expect(0));
     await checkUnlocked(scene, image);
   });
 }
@@ -49,7 +49,7 @@ e2e("SIGINT while an NBD client is busy ends the demo cleanly", ["fio"], async (
   await client.until(/connected to NBD server/);
   await new Promise((resolve) => setTimeout(resolve, 300));
   running.signalGroup("SIGINT");
-  const outcome = (await running.outcome(15)).expect(0);
+  const outcome = (await running.outcome()).expect(0);
   const { status } = await client.outcome();
   assert.notEqual(status, 0, "fio was told");
   scene.checkLeft(outcome);
@@ -61,7 +61,7 @@ for (const line of [/^machine /m, /^xbd backend: attach /m, /^guest: xvda/m]) {
     const running = scene.startDemo(...working);
     await running.until(line);
     running.signalGroup("SIGINT");
-    const outcome = scene.checkLeft(await running.outcome(15));
+    const outcome = scene.checkLeft(await running.outcome());
     assert.ok(outcome.status! > 0, outcome.story);
     assert.match(outcome.stderr, /^xbdback: [^\n]+\n$/, outcome.story);
   });
@@ -76,7 +76,7 @@ e2e("SIGINT is the command's, and the demo ends after it with its status", [], a
   );
   await running.until(/^ready$/m);
   running.signalGroup("SIGINT");
-  scene.checkLeft((await running.outcome(15)).expect(9));
+  scene.checkLeft((await running.outcome()).expect(9));
 });
 
 e2e("SIGTERM is passed on to the command, and the demo ends after it", [], async (scene) => {
@@ -88,7 +88,7 @@ e2e("SIGTERM is passed on to the command, and the demo ends after it", [], async
   );
   await running.until(/^ready$/m);
   running.process.kill("SIGTERM");
-  scene.checkLeft((await running.outcome(15)).expect(9));
+  scene.checkLeft((await running.outcome()).expect(9));
 });
 
 e2e("a demo that is killed leaves no process behind, and the image unlocked", [], async (scene) => {

@@ -1,4 +1,4 @@
-/** What the tests of other hosts build with. */
+/** What the tests of other hosts build with: programs that may be absent, and the core with plain memory. */
 import { spawnSync } from "node:child_process";
 import { join } from "node:path";
 import { fileURLToPath } from "node:url";
@@ -26,5 +26,10 @@ export function run(program: string, args: readonly string[], input = ""): strin
   throw new Error(`${program} ${args.join(" ")}: ${reason}`);
 }
 
-/** The core for memory that is not shared. */
-export const PLAIN_CORE = join(ROOT, "build/blkif-plain.wasm");
+/** Compiles the core for memory that is not shared, to a file in `directory`; returns its path. */
+export function buildPlainCore(directory: string): string {
+  const file = join(directory, "blkif-plain.wasm");
+  const asc = join(ROOT, "node_modules/assemblyscript/bin/asc.js");
+  run(process.execPath, [asc, "--config", "asconfig.json", "--target", "plain", "--outFile", file]);
+  return file;
+}

@@ -1,19 +1,15 @@
 /** Disks of modules through the daemon, as their authors and an administrator meet them. */
 import assert from "node:assert/strict";
-import { mkdtempSync, readFileSync, rmSync, writeFileSync } from "node:fs";
-import { tmpdir } from "node:os";
-import { dirname, join } from "node:path";
+import { writeFileSync } from "node:fs";
+import { join } from "node:path";
 import { type TestContext, test } from "node:test";
 import { World } from "../cli/world.js";
-import { eventually, root } from "../e2e/harness.js";
-import { directory } from "../storage/helpers.js";
+import { eventually } from "../e2e/harness.js";
+import { directory, exampleModule } from "../storage/helpers.js";
 import { progress, SIZE, verified, work } from "./support.js";
 
 const LIMIT = { timeout: 180_000 };
-/** As an administrator keeps it: a checkout may be writable by its user's group. */
-const example = join(mkdtempSync(join(tmpdir(), "xbdback-example-")), "memory.js");
-writeFileSync(example, readFileSync(join(root, "examples/device/memory.js")), { mode: 0o644 });
-process.on("exit", () => rmSync(dirname(example), { recursive: true, force: true }));
+const example = exampleModule();
 
 function writeModule(t: TestContext, text: string): string {
   const path = join(directory(t), "device.js");

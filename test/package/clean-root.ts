@@ -7,7 +7,7 @@ import { type ChildProcess, spawn, spawnSync } from "node:child_process";
 import { once } from "node:events";
 import { copyFileSync, existsSync, mkdirSync, mkdtempSync, renameSync, rmSync, writeFileSync } from "node:fs";
 import { tmpdir } from "node:os";
-import { join } from "node:path";
+import { basename, join } from "node:path";
 import { setTimeout as pause } from "node:timers/promises";
 import { ROOT } from "../hosts/tools.js";
 import { absent } from "../support/programs.js";
@@ -45,6 +45,11 @@ function nodePackage(scratch: string): string {
   mkdirSync(join(root, "DEBIAN"), { recursive: true });
   mkdirSync(join(root, "usr/bin"), { recursive: true });
   copyFileSync(process.execPath, join(root, "usr/bin/node"));
+  // From release 26 on, Node wants a library beside those of its dependencies here.
+  for (const [, library] of run("ldd", [process.execPath]).matchAll(/=> (\S*\/libatomic\.so\S*)/g)) {
+    mkdirSync(join(root, "usr/lib/x86_64-linux-gnu"), { recursive: true });
+    copyFileSync(library, join(root, "usr/lib/x86_64-linux-gnu", basename(library)));
+  }
   writeFileSync(
     join(root, "DEBIAN/control"),
     `Package: nodejs\nVersion: ${process.versions.node}\nArchitecture: amd64\nMaintainer: test <test@localhost>\n` +

@@ -1,5 +1,5 @@
 /** What the storage tests share: scatter lists, promises around operations, images that go away, a faulty engine. */
-import { mkdtempSync, rmSync, truncateSync, writeFileSync } from "node:fs";
+import { mkdtempSync, readFileSync, rmSync, truncateSync, writeFileSync } from "node:fs";
 import { constants, tmpdir } from "node:os";
 import { join } from "node:path";
 import type { TestContext } from "node:test";
@@ -11,6 +11,16 @@ import { libuvEngine } from "../../host/storage/libuv.js";
 import { type OpenOptions, openDevice } from "../../host/storage/open.js";
 import { UringEngine } from "../../host/storage/uring/engine.js";
 import type { UringSizes } from "../../host/storage/uring/ring.js";
+
+/** The example of a device's module, as an administrator keeps it: a checkout may be writable by its user's group. */
+export function exampleModule(): string {
+  const scratch = mkdtempSync(join(tmpdir(), "xbdback-example-"));
+  process.on("exit", () => rmSync(scratch, { recursive: true, force: true }));
+  const path = join(scratch, "memory.js");
+  const example = new URL("../../../examples/device/memory.js", import.meta.url);
+  writeFileSync(path, readFileSync(example), { mode: 0o644 });
+  return path;
+}
 
 export const LIMIT = { timeout: 120_000 };
 export const { EAGAIN, EBUSY, EINTR, EIO, EINVAL, ENOSPC, EOPNOTSUPP, EROFS } = constants.errno;

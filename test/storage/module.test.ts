@@ -3,13 +3,24 @@ import assert from "node:assert/strict";
 import { chmodSync, writeFileSync } from "node:fs";
 import { join } from "node:path";
 import { type TestContext, test } from "node:test";
-import { fileURLToPath } from "node:url";
 import { type BlockDevice, Result } from "../../host/storage/device.js";
 import { openDisk } from "../../host/storage/disk.js";
 import { DeviceError } from "../../host/storage/open.js";
-import { directory, discard, fill, flush, gather, LIMIT, pattern, read, scatter, write } from "./helpers.js";
+import {
+  directory,
+  discard,
+  exampleModule,
+  fill,
+  flush,
+  gather,
+  LIMIT,
+  pattern,
+  read,
+  scatter,
+  write,
+} from "./helpers.js";
 
-const example = fileURLToPath(new URL("../../../examples/device/memory.js", import.meta.url));
+const example = exampleModule();
 
 /** A module with this in its device, and before it. */
 function moduleOf(t: TestContext, device: string, before = "", rest = "api: 1,"): string {

@@ -30,7 +30,14 @@ class Delay extends Wrapper {
       start(done);
       return;
     }
-    setTimeout(start, this.#least + Math.random() * (this.#most - this.#least), done);
+    const due = performance.now() + this.#least + Math.random() * (this.#most - this.#least);
+    // Timers count from when this thread last slept: where it has been busy since, they end early.
+    const wait = (): void => {
+      const left = due - performance.now();
+      if (left > 0) setTimeout(wait, left);
+      else start(done);
+    };
+    wait();
   }
 }
 
