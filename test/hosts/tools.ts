@@ -1,19 +1,14 @@
-/** What the tests of other hosts build with: programs that may be absent, and the core with plain memory. */
+/** What the tests of other hosts build with: programs, and the core with plain memory. */
 import { spawnSync } from "node:child_process";
 import { join } from "node:path";
 import { fileURLToPath } from "node:url";
-import { absent as absentPrograms, assertAsked, type Program } from "../support/programs.js";
+import { assertAsked } from "../support/programs.js";
 
 /** The checkout; this file runs from build/test/hosts. */
 export const ROOT = fileURLToPath(new URL("../../..", import.meta.url));
 
 /** Where wabt's packages keep the C runtime of wasm2c. */
 export const WASM2C_RUNTIME = "/usr/share/wabt/wasm2c";
-
-/** As support/programs.ts has it, which new tests use. */
-export function absent(programs: Readonly<Record<string, string>>): string | false {
-  return absentPrograms(...(Object.keys(programs) as Program[]));
-}
 
 /** Runs a program to its end and returns what it printed. Throws an Error with its errors if it fails. */
 export function run(program: string, args: readonly string[], input = ""): string {

@@ -48,7 +48,7 @@ export function ringMemory(bytes = 1 << 20): LinearMemory {
 }
 
 /** Waits until `condition` holds; throws after `ms`. */
-export async function until(condition: () => boolean, what: string, ms = 5000): Promise<void> {
+export async function until(condition: () => boolean, what: string, ms = 60_000): Promise<void> {
   const end = Date.now() + ms;
   while (!condition()) {
     if (Date.now() > end) throw new Error(`timed out: ${what}`);

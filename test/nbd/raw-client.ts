@@ -2,7 +2,7 @@
 import { once } from "node:events";
 import { connect, type Socket } from "node:net";
 
-const PATIENCE = 5000;
+const PATIENCE = 60_000;
 
 export const OPTION = {
   exportName: 1,

@@ -125,7 +125,7 @@ async function untilNoMore(site: Site, before: Holdings): Promise<void> {
     const now = holdingsOf(site);
     const held = now.descriptors > before.descriptors + KEPT || now.mappings > before.mappings + KEPT;
     if (!held && now.bytes <= before.bytes + SPARE_BYTES) return;
-    if (tries > 100) {
+    if (tries > 1200) {
       throw new Error(`the backend has ${JSON.stringify(now)}, and had ${JSON.stringify(before)}`);
     }
     await sleep(50);

@@ -71,7 +71,7 @@ async function connectWhenUp(socketPath: string): Promise<Peer> {
     try {
       return await Peer.overSocket(socketPath);
     } catch (error) {
-      if (tries === 200) throw error;
+      if (tries === 6000) throw error;
       await sleep(10);
     }
   }

@@ -117,7 +117,7 @@ async function connectSocket(path: string): Promise<Socket> {
       await once(socket, "connect");
       return socket;
     } catch (error) {
-      if ((error as NodeJS.ErrnoException).code !== "EAGAIN" || tries === 200) throw error;
+      if ((error as NodeJS.ErrnoException).code !== "EAGAIN" || tries === 6000) throw error;
       await sleep(5);
     }
   }

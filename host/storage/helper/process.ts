@@ -104,17 +104,15 @@ export class Helper {
 
   /** Resolves when it has ended, having written back what it keeps if it can. To be called when its client is gone. */
   async end(): Promise<void> {
-    if (await this.#endsWithin(END_MS)) return;
+    if (!(await this.#endsWithin(END_MS))) await this.stop();
+  }
+
+  /** As {@link end}, for one that never had a client: it would wait for one, and has nothing to write back. */
+  async stop(): Promise<void> {
     this.#child.kill("SIGTERM");
     if (await this.#endsWithin(ASKED_MS)) return;
     this.#child.kill("SIGKILL");
     await this.#ended;
-  }
-
-  /** As {@link end}, for one that never had a client and would wait for it. */
-  async stop(): Promise<void> {
-    this.#child.kill("SIGTERM");
-    await this.end();
   }
 
   async #endsWithin(milliseconds: number): Promise<boolean> {
