@@ -1,10 +1,11 @@
 // Writes build/host/bundle, what bin/xbdback.mjs runs: each thread's modules in a few files. Guests wait while a daemon
 // starts, and to load a hundred small modules takes longer than all the rest.
 import { createHash } from "node:crypto";
-import { existsSync, mkdirSync, readdirSync, readFileSync, rmSync, writeFileSync } from "node:fs";
+import { readdirSync, readFileSync, rmSync } from "node:fs";
 import { basename, dirname, join } from "node:path";
 import { fileURLToPath } from "node:url";
 import { build } from "esbuild";
+import { writeWhole } from "./write-whole.mjs";
 
 const root = dirname(dirname(fileURLToPath(import.meta.url)));
 const compiled = join(root, "build/host");
@@ -49,9 +50,11 @@ export async function writeBundle() {
     },
     logLevel: "warning",
   });
-  mkdirSync(directory, { recursive: true });
-  for (const { path, text } of named(outputFiles)) {
-    if (!existsSync(path) || readFileSync(path, "utf8") !== text) writeFileSync(path, text);
+  // What the others import comes first, and what they import no more goes last: each file finds what it names at any moment.
+  const isEntry = ({ path }) => basename(path, ".js") in ENTRIES;
+  const files = named(outputFiles);
+  for (const { path, text } of [...files.filter((file) => !isEntry(file)), ...files.filter(isEntry)]) {
+    writeWhole(path, text);
   }
   const written = new Set(outputFiles.map(({ path }) => basename(path)));
   for (const name of readdirSync(directory)) if (!written.has(name)) rmSync(join(directory, name));

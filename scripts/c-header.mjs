@@ -1,8 +1,9 @@
 // Writes build/blkif-core.h, the core's contract for hosts written in C, from assembly/abi.ts: its comments and order
 // from the source, its values from the compiled file, so that they are what the TypeScript host uses.
-import { readFileSync, writeFileSync } from "node:fs";
+import { readFileSync } from "node:fs";
 import { dirname, join } from "node:path";
 import { fileURLToPath, pathToFileURL } from "node:url";
+import { writeWhole } from "./write-whole.mjs";
 
 const root = dirname(dirname(fileURLToPath(import.meta.url)));
 
@@ -68,5 +69,5 @@ export async function writeHeader() {
     "#endif",
     "",
   ].join("\n");
-  writeFileSync(join(root, "build/blkif-core.h"), text.replace(/\n{3,}/g, "\n\n"));
+  writeWhole(join(root, "build/blkif-core.h"), text.replace(/\n{3,}/g, "\n\n"));
 }

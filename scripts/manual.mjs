@@ -1,5 +1,7 @@
 // Writes build/man: the pages of packaging/man, with what they say of commands and keys made of the program itself.
-import { mkdirSync, readdirSync, readFileSync, writeFileSync } from "node:fs";
+import { readdirSync, readFileSync } from "node:fs";
+import { fileURLToPath } from "node:url";
+import { writeWhole } from "./write-whole.mjs";
 
 const root = new URL("../", import.meta.url);
 
@@ -10,10 +12,9 @@ export async function writeManual() {
     COMMANDS: () => commandSections(program()),
     KEYS: () => keyList(program().commands.find((command) => command.name() === "serve")),
   };
-  mkdirSync(new URL("build/man/", root), { recursive: true });
   for (const page of readdirSync(new URL("packaging/man/", root))) {
     const text = readFileSync(new URL(`packaging/man/${page}`, root), "utf8");
     const filled = text.replace(/^\.\\" (COMMANDS|KEYS)$/gm, (_, name) => made[name]());
-    writeFileSync(new URL(`build/man/${page}`, root), filled);
+    writeWhole(fileURLToPath(new URL(`build/man/${page}`, root)), filled);
   }
 }

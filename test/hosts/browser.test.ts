@@ -11,7 +11,7 @@ import { extname, join } from "node:path";
 import { after, before, suite, test } from "node:test";
 import { absent } from "../support/programs.js";
 import { recordVectors } from "./script.js";
-import { buildPlainCore, ROOT } from "./tools.js";
+import { ROOT } from "./tools.js";
 
 const skip = absent("chromium");
 
@@ -95,14 +95,11 @@ suite("the core in Chromium", { skip }, () => {
     if (pathname === "/replay") response.end(REPLAY_PAGE);
     else if (pathname === "/example") response.end(EXAMPLE_PAGE);
     else if (pathname === "/script") response.end(script.text);
-    else if (pathname === "/build/blkif-plain.wasm")
-      response.end(readFileSync(join(directory, "blkif-plain.wasm")));
     else response.end(readFileSync(join(ROOT, pathname)));
   }
 
   before(async () => {
     directory = mkdtempSync(join(tmpdir(), "xbdback-web-"));
-    buildPlainCore(directory);
     script = recordVectors();
     server = createServer((request, response) => {
       serve(request, response).catch((error: Error) => response.writeHead(404).end(error.message));

@@ -6,7 +6,7 @@ import { join } from "node:path";
 import { after, before, suite, test } from "node:test";
 import { absent } from "../support/programs.js";
 import { recordVectors } from "./script.js";
-import { buildPlainCore, ROOT, run, WASM2C_RUNTIME } from "./tools.js";
+import { PLAIN_CORE, ROOT, run, WASM2C_RUNTIME } from "./tools.js";
 
 const skip = absent("gcc", "/usr/include/stdlib.h", "wasm2c", "/usr/share/wabt/wasm2c/wasm-rt.h");
 
@@ -15,7 +15,7 @@ suite("the core in C through wasm2c", { skip }, () => {
 
   before(() => {
     directory = mkdtempSync(join(tmpdir(), "xbdback-wasm2c-"));
-    run("wasm2c", [buildPlainCore(directory), "-n", "blkif", "-o", join(directory, "blkif.c")]);
+    run("wasm2c", [PLAIN_CORE, "-n", "blkif", "-o", join(directory, "blkif.c")]);
   });
   after(() => rmSync(directory, { recursive: true }));
 

@@ -21,10 +21,5 @@ export function run(program: string, args: readonly string[], input = ""): strin
   throw new Error(`${program} ${args.join(" ")}: ${reason}`);
 }
 
-/** Compiles the core for memory that is not shared, to a file in `directory`; returns its path. */
-export function buildPlainCore(directory: string): string {
-  const file = join(directory, "blkif-plain.wasm");
-  const asc = join(ROOT, "node_modules/assemblyscript/bin/asc.js");
-  run(process.execPath, [asc, "--config", "asconfig.json", "--target", "plain", "--outFile", file]);
-  return file;
-}
+/** The core for memory that is not shared. */
+export const PLAIN_CORE = join(ROOT, "build/blkif-plain.wasm");

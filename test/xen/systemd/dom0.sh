@@ -1,0 +1,40 @@
+#!/bin/bash
+# Runs in a dom0 that has just been booted, where nobody has started anything by hand.
+export PATH=/usr/local/sbin:/usr/sbin:/usr/bin:/sbin:/bin LC_ALL=C SYSTEMD_PAGER=
+CONSOLE=/var/log/xen/console/guest-guest.log
+IMAGE=/var/lib/xen/disk.img
+
+check() {
+  local name=$1; shift
+  if "$@" > /tmp/said 2>&1; then echo "CHECK ok $name"; else cat /tmp/said; echo "CHECK FAILED $name"; fi
+}
+
+# within SECONDS COMMAND... - until the command succeeds.
+within() {
+  local end=$((SECONDS + $1)); shift
+  until "$@"; do [ $SECONDS -lt $end ] || return 1; sleep 1; done
+}
+
+not() { ! "$@"; }
+marked() { tr -d '\r' < $CONSOLE | grep -q "^MARK $1"; }
+since_boot() { systemctl show -P "$2" "$1"; }
+# The first unit had started before the second began to.
+before() { [ "$(since_boot "$1" ActiveEnterTimestampMonotonic)" -le "$(since_boot "$2" InactiveExitTimestampMonotonic)" ]; }
+started() { systemctl is-active "$1" || { systemctl status --no-pager -l "$1"; return 1; }; }
+boot_is_over() { ! systemctl list-jobs --no-legend | grep -v lab.service | grep -q .; }
+written() { dd if=$IMAGE bs=1M skip=1 count=1 status=none | head -c 20 | grep -q "written by the guest"; }
+
+check "the boot comes to its end" within 300 boot_is_over
+check "xen.service has started" started xen
+check "the daemon has been started by systemd" started xbdback
+check "it was started after xen.service" before xen xbdback
+check "xendomains.service was started after it" before xbdback xendomains
+check "xendomains has created its guest" xl domid guest
+check "the guest has read its disk" within 120 marked "read $(head -c 1M $IMAGE | sha256sum | cut -d' ' -f1)"
+check "the guest has written to its disk" within 120 marked written
+check "what it wrote is in the image" written
+check "the disk is connected" sh -c "xbdback list | tee /dev/stderr | grep -q $IMAGE"
+check "no error in the daemon's log" not sh -c "journalctl -u xbdback -p err -q --no-pager | grep ."
+journalctl -u xbdback -u xen -u xendomains -o short-monotonic --no-pager
+tail -n 20 $CONSOLE /var/log/xen/xl-guest.log
+echo "CHECKS DONE"
