@@ -7,7 +7,6 @@ import { createHash } from "node:crypto";
 import {
   chmodSync,
   copyFileSync,
-  cpSync,
   existsSync,
   lstatSync,
   mkdirSync,
@@ -71,6 +70,9 @@ function unpackPackage(scratch, to) {
   rmSync(join(to, "node_modules/@koromix/koffi-linux-x64/musl_x64"), { recursive: true });
 }
 
+/** Folders of the package that are documentation, besides its Markdown files. */
+const DOCUMENTS = ["docs", "examples", "test"];
+
 /** The files in the places where Debian has them. */
 function layOut(root) {
   const packaging = join(source, "packaging");
@@ -79,8 +81,9 @@ function layOut(root) {
   mkdirSync(join(root, "usr/bin"), { recursive: true });
   symlinkSync("../lib/xbdback/bin/xbdback.mjs", join(root, "usr/bin/xbdback"));
   install(join(packaging, "xbdback.service"), join(root, "usr/lib/systemd/system/xbdback.service"));
-  const dashboard = "grafana-dashboard.json";
-  install(join(packaging, dashboard), join(root, "usr/share/xbdback", dashboard));
+  for (const file of ["grafana-dashboard.json", "logrotate"]) {
+    install(join(packaging, file), join(root, "usr/share/xbdback", file));
+  }
   install(join(packaging, "xbdback.toml"), join(root, "etc/xbdback/xbdback.toml"));
   install(join(source, "xen/block-xbdback"), join(root, "etc/xen/scripts/block-xbdback"), 0o755);
   const manual = join(root, "usr/lib/xbdback/build/man");
@@ -101,8 +104,11 @@ function layOut(root) {
     join(documents, "copyright"),
     `${readFileSync(join(packaging, "debian/copyright"), "utf8")}${licence}\n`,
   );
-  for (const file of ["README.md", "ARCHITECTURE.md"]) install(join(source, file), join(documents, file));
-  cpSync(join(root, "usr/lib/xbdback/docs"), join(documents, "docs"), { recursive: true });
+  // As they lie in the package, so that the links from one to the other lead there.
+  const packed = readdirSync(join(root, "usr/lib/xbdback"));
+  for (const name of packed.filter((name) => name.endsWith(".md") || DOCUMENTS.includes(name))) {
+    symlinkSync(`../../../lib/xbdback/${name}`, join(documents, name));
+  }
 }
 
 /** Files below a directory, as paths relative to it. */

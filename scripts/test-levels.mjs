@@ -7,8 +7,10 @@ export const FULL_ONLY = [
   "boot/boot",
   "ceph/",
   "hosts/",
+  "package/build",
   "package/completion",
   "package/debian",
+  "package/tarball",
   // Fuzzers and instrumented builds.
   "fuzz/",
   "session/players",

@@ -95,6 +95,15 @@ export class CleanRoot {
     ]);
   }
 
+  /** What a shell command prints there, with /proc and /dev/shm and no system running. Throws if it fails. */
+  inside(command: string): string {
+    const script = `set -e
+      mount -t proc proc ${this.directory}/proc
+      mount -t tmpfs tmpfs ${this.directory}/dev/shm
+      exec chroot ${this.directory} env -i PATH=${PATH} sh -c "$1"`;
+    return run("unshare", ["--mount", "--pid", "--fork", "sh", "-c", script, "sh", command]);
+  }
+
   path(file: string): string {
     return join(this.directory, file);
   }

@@ -10,6 +10,7 @@ import { addVbd, removeVbd } from "../../host/toolstack/vbd.js";
 import { ROOT } from "../hosts/tools.js";
 import { DEVID, DOMID, Machine } from "../vbd/harness.js";
 import { CleanRoot, noCleanRoot } from "./clean-root.js";
+import { deadLinks } from "./links.js";
 
 const OPTIONS = { skip: noCleanRoot(), timeout: 900_000 };
 const { version } = JSON.parse(readFileSync(join(ROOT, "package.json"), "utf8"));
@@ -51,6 +52,7 @@ test("what the package installs is where Debian has it", OPTIONS, async () => {
     "/usr/share/zsh/vendor-completions/_xbdback",
     "/etc/xen/scripts/block-xbdback",
     "/usr/share/doc/xbdback/copyright",
+    "/usr/share/xbdback/logrotate",
   ];
   assert.deepEqual(
     wanted.filter((file) => !files.includes(file)),
@@ -63,6 +65,27 @@ test("what the package installs is where Debian has it", OPTIONS, async () => {
   );
   assert.equal(await root.output("systemctl is-enabled xbdback || true"), "disabled");
 });
+
+test(
+  "every file of the package that its man pages name is there, and its documents' links lead to others",
+  OPTIONS,
+  async () => {
+    const pages = await root.output("zcat /usr/share/man/man?/xbdback*");
+    const named = new Set(
+      pages.match(/\/(?:usr\/(?:lib|share)\/(?:doc\/)?xbdback|etc\/xen\/scripts)\/[\w./-]*/g),
+    );
+    assert.ok(named.size >= 3, [...named].join());
+    for (const name of named) await root.output(`test -e ${name}`);
+    const relative = pages.match(/(?<=^\.It Pa )(?:build|docs)\/[^ ,\n]*/gm) ?? [];
+    for (const name of relative) await root.output(`test -e /usr/lib/xbdback/${name}`);
+    const directory = "/usr/share/doc/xbdback";
+    const found = await root.output(`cd ${directory} && find -L . -name '*.md'`);
+    const documents = found.split("\n").map((name) => name.replace("./", ""));
+    for (const name of ["README.md", "docs/disks.md", "examples/README.md"])
+      assert.ok(documents.includes(name), name);
+    assert.deepEqual(deadLinks(root.path(directory), documents), []);
+  },
+);
 
 test("without Xen the unit is skipped, not failed", OPTIONS, async () => {
   await root.output("systemctl start xbdback");
