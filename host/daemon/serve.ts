@@ -92,7 +92,9 @@ export async function serve(options: ServeOptions, lost: (error: Error) => void)
     const open: Open = (path, options, vbd) => stores.open(path, options, vbd);
     const hotplug = new Hotplug({ xenstore, stores, domid, kind, log: host.log });
     const changed = (id: VbdId): void => hotplug.look(id);
-    const rest = { open, changed, xenstore, reactor, domid, kind, journals };
+    const hold: NonNullable<VbdHost["hold"]> = (path, options, vbd) => stores.hold(path, options, vbd);
+    const release = (vbd: VbdId): Promise<void> => stores.release(vbd);
+    const rest = { open, hold, release, changed, xenstore, reactor, domid, kind, journals };
     const backend = new Backend({ ...host, ...rest, assumedProtocol });
     const socket = controlSocket(platform, kind);
     if (platform.kind === "xen") mkdirSync(dirname(socket), { recursive: true, mode: 0o755 });
@@ -104,6 +106,7 @@ export async function serve(options: ServeOptions, lost: (error: Error) => void)
     undo.push(
       () => backend.stop(),
       () => hotplug.stop(),
+      () => stores.keepNothing(),
       () => control.close(),
     );
     if (http) {

@@ -1,7 +1,7 @@
 /**
- * Which vbd has which store, over all that this daemon serves: Xen's rules for sharing (a store that somebody writes has
- * one user, unless the mode says "!" or the users are one virtual machine), and stores that are held from the hotplug
- * script's question until their frontend connects.
+ * Which vbd has which disk, over all that this daemon serves: Xen's rules for sharing (a disk that somebody writes has
+ * one user, unless the mode says "!" or the users are one virtual machine). What a vbd was given is its own until it is
+ * removed, whether a frontend is connected or not: from GRUB to Linux, or over a kexec, nobody else can take it.
  */
 import { constants } from "node:os";
 import type { Xenstore } from "../platform/ports.js";
@@ -20,9 +20,17 @@ interface Claim {
   readonly readOnly: boolean;
 }
 
+/** A vbd's disk, open from the hotplug script's question, or the first connection, to the vbd's removal. */
 interface Held {
   readonly claim: Claim;
+  readonly shared: boolean;
   readonly device: BlockDevice;
+  /** Closes the device for good. */
+  readonly end: () => Promise<void>;
+  /** A connection uses it; settles when it does no more. */
+  inUse: Promise<void> | null;
+  /** False once the vbd is to be without it: it ends when no connection uses it. */
+  kept: boolean;
 }
 
 export class Stores {
@@ -31,39 +39,103 @@ export class Stores {
   /** In the order in which they came. */
   readonly #claims = new Set<Claim>();
   readonly #held = new Map<string, Held>();
+  /** What is under way for each vbd: one thing at a time, however long it takes. */
+  readonly #tails = new Map<string, Promise<unknown>>();
+  #keeping = true;
 
   constructor(xenstore: Xenstore, open: Open) {
     this.#xenstore = xenstore;
     this.#open = open;
   }
 
-  /** Opens a vbd's store, or hands over what is held for it. Rejects with a {@link DeviceError}. */
-  async open(path: string, options: OpenOptions, vbd: VbdId): Promise<BlockDevice> {
-    const held = this.#held.get(vbdName(vbd));
-    if (held) {
-      this.#held.delete(vbdName(vbd));
-      const { claim } = held;
-      if (claim.path === path && claim.readOnly === options.readOnly) return held.device;
-      await held.device.close();
-    }
-    return (await this.#use(path, options, vbd)).device;
+  /**
+   * A vbd's disk for a connection: the one that is held, with its size as it is now, or else opened. It is the
+   * connection's until that closes it, and then held for the vbd's next one. Rejects with a {@link DeviceError}.
+   */
+  open(path: string, options: OpenOptions, vbd: VbdId): Promise<BlockDevice> {
+    return this.#inTurn(vbd, async () => {
+      const held = await this.#hold(path, options, vbd);
+      // Whoever follows no resize must hear the right size at first.
+      if (held.inUse === null) await held.device.refreshSize();
+      let returned = (): void => {};
+      held.inUse = new Promise((resolve) => {
+        returned = resolve;
+      });
+      held.device.close = async () => {
+        try {
+          // After a flush that failed, the next connection begins with a disk that is opened anew.
+          if (!held.kept || !this.#keeping || (held.device.flushErrno ?? 0) !== 0) await this.#end(held, vbd);
+        } finally {
+          held.inUse = null;
+          returned();
+        }
+      };
+      return held.device;
+    });
   }
 
-  /** Opens a vbd's store and keeps it until `open` asks for it or `release` lets it go. Rejects as `open` does. */
+  /** Opens a vbd's disk, unless it is open, and keeps it until `release`. Rejects as `open` does. */
   async hold(path: string, options: OpenOptions, vbd: VbdId): Promise<void> {
-    await this.release(vbd);
-    this.#held.set(vbdName(vbd), await this.#use(path, options, vbd));
+    await this.#inTurn(vbd, () => this.#hold(path, options, vbd));
   }
 
-  /** Lets go of what is held for a vbd. */
-  async release(vbd: VbdId): Promise<void> {
-    const held = this.#held.get(vbdName(vbd));
-    this.#held.delete(vbdName(vbd));
-    await held?.device.close();
+  /** The vbd is to be without its disk. Resolves when it is closed, or is to be closed by the connection that uses it. */
+  release(vbd: VbdId): Promise<void> {
+    return this.#inTurn(vbd, async () => {
+      const held = this.#held.get(vbdName(vbd));
+      if (!held) return;
+      held.kept = false;
+      if (held.inUse === null) await this.#end(held, vbd);
+    });
+  }
+
+  /** What connections give back is closed from now on: another process is to have it. */
+  keepNothing(): void {
+    this.#keeping = false;
   }
 
   async close(): Promise<void> {
-    for (const { claim } of [...this.#held.values()]) await this.release(claim.vbd);
+    this.#keeping = false;
+    await Promise.all([...this.#held.values()].map(({ claim }) => this.release(claim.vbd)));
+  }
+
+  #inTurn<T>(vbd: VbdId, work: () => Promise<T>): Promise<T> {
+    const name = vbdName(vbd);
+    const turn = (this.#tails.get(name) ?? Promise.resolve()).then(work);
+    const tail = turn
+      .catch(() => {})
+      .then(() => {
+        if (this.#tails.get(name) === tail) this.#tails.delete(name);
+      });
+    this.#tails.set(name, tail);
+    return turn;
+  }
+
+  async #hold(path: string, options: OpenOptions, vbd: VbdId): Promise<Held> {
+    const name = vbdName(vbd);
+    const { readOnly, shared = false } = options;
+    // A vbd of this name that was removed gives its disk back first.
+    let held = this.#held.get(name);
+    if (held?.kept === false) await held.inUse;
+    held = this.#held.get(name);
+    if (held) {
+      const { claim } = held;
+      if (claim.path === path && claim.readOnly === readOnly && held.shared === shared) return held;
+      if (held.inUse) throw new DeviceError(constants.errno.EBUSY, path, `${name} still uses ${claim.path}`);
+      await this.#end(held, vbd);
+    }
+    const fresh = await this.#use(path, options, vbd);
+    this.#held.set(name, fresh);
+    return fresh;
+  }
+
+  async #end(held: Held, vbd: VbdId): Promise<void> {
+    const name = vbdName(vbd);
+    try {
+      await held.end();
+    } finally {
+      if (this.#held.get(name) === held) this.#held.delete(name);
+    }
   }
 
   async #use(path: string, options: OpenOptions, vbd: VbdId): Promise<Held> {
@@ -77,10 +149,9 @@ export class Stores {
       const device = await this.#open(path, { ...options, shared, user }, vbd);
       // Opening may have made a file.
       claim.uses = await usesOf(path, readOnly);
-      // Whoever has the device closes it; that is when it is free.
       const close = device.close.bind(device);
-      device.close = () => close().finally(() => this.#claims.delete(claim));
-      return { claim, device };
+      const end = (): Promise<void> => close().finally(() => this.#claims.delete(claim));
+      return { claim, shared: options.shared ?? false, device, end, inUse: null, kept: true };
     } catch (error) {
       this.#claims.delete(claim);
       throw error;

@@ -38,6 +38,10 @@ export class Connector {
   /** Null where none are kept. */
   readonly #journals: VbdJournals | null;
   readonly #assumedProtocol: AssumedProtocol;
+  /** Mode and path of the disk that is kept open. */
+  #holds: string | null = null;
+  /** Why the disk that is to be kept open cannot be opened. */
+  #holdFailure: string | null = null;
 
   constructor(host: VbdHost, id: VbdId, directory: string, frontend: string, listener: Listener) {
     const { xenstore, assumedProtocol = "x86_32-abi" } = host;
@@ -73,6 +77,44 @@ export class Connector {
   /** The store that was opened, or is being opened, is not wanted any more. */
   giveUp(): void {
     this.#opener.giveUp();
+  }
+
+  /**
+   * Keeps the disk open that the toolstack has given to the vbd, also while no frontend is connected. Returns at once; a
+   * disk that cannot be opened is tried again at the next call.
+   */
+  hold(keys: BackendKeys, path: string): void {
+    const { hold, xenstore, domid } = this.#host;
+    const what = `${keys.mode} ${path}`;
+    if (!hold || this.#holds === what) return;
+    this.#holds = what;
+    const warn = (line: string): void => this.#listener.say("warning", line);
+    checkWriters(xenstore, this.#directory, domid)
+      .then(() => hold(path, { ...parseMode(keys.mode), warn }, this.#id))
+      .then(
+        () => {
+          this.#holdFailure = null;
+        },
+        ({ message }: Error) => {
+          if (this.#holds !== what) return;
+          this.#holds = null;
+          if (message !== this.#holdFailure)
+            this.#listener.say("hold", `${message}; trying again each second`);
+          this.#holdFailure = message;
+        },
+      );
+  }
+
+  /** Whether {@link hold} is to be called again: the disk could not be opened. */
+  get holdFailed(): boolean {
+    return this.#holdFailure !== null && this.#holds === null;
+  }
+
+  /** The vbd is to be without its disk. */
+  release(): void {
+    this.#holds = this.#holdFailure = null;
+    const { release } = this.#host;
+    release?.(this.#id).catch((error: Error) => this.#listener.say("trouble", error.message));
   }
 
   /** True once the store is open; begins to open it first. The end of that leads to another look. */

@@ -1,9 +1,11 @@
 /** What a vbd needs of the daemon. */
 import type { Xenstore } from "../platform/ports.js";
 import type { RingHost } from "../reactor/ring-host.js";
+import type { OpenOptions } from "../storage/open.js";
 import type { Features } from "./backend-keys.js";
 import type { AssumedProtocol } from "./frontend.js";
 import type { Journals } from "./journals.js";
+import type { VbdId } from "./name.js";
 import type { Open } from "./store-opener.js";
 import type { Log } from "./vbd-log.js";
 
@@ -16,6 +18,9 @@ export interface VbdHost {
   readonly log: Log;
   /** Opens a store; openDisk where it is left out. */
   readonly open?: Open;
+  /** Opens a disk and keeps it open for a vbd, whether a frontend is connected or not, until `release`. */
+  readonly hold?: (path: string, options: OpenOptions, vbd: VbdId) => Promise<void>;
+  readonly release?: (vbd: VbdId) => Promise<void>;
   /** The layout of a frontend that does not say; where it is left out, x86_32-abi, as on every x86 Xen. */
   readonly assumedProtocol?: AssumedProtocol;
   /** Where rings outlive this process. */

@@ -27,6 +27,7 @@ const LEVELS: Readonly<Record<string, "warning" | "error">> = {
   halt: "error",
   refusal: "error",
   open: "error",
+  hold: "error",
   trouble: "warning",
   warning: "warning",
 };

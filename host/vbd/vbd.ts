@@ -166,8 +166,9 @@ export class Vbd {
     return this.#throttling.set(change, this.#connection);
   }
 
-  /** Looks whether the store has another size or has lost a capability. */
+  /** Looks whether the store has another size or has lost a capability, or can be opened by now. */
   async checkStore(): Promise<void> {
+    if (this.#connector.holdFailed) this.look();
     if (await this.#announcement?.check()) this.look();
   }
 
@@ -223,7 +224,11 @@ export class Vbd {
     const objection = stranger ?? this.#unservable(keys);
     if (objection) return this.#refuse(objection);
     if (keys.state === State.Initialising) return this.#offer();
-    if (this.#dead) return this.#close();
+    if (this.#dead) {
+      await this.#close();
+      return this.#connector.release();
+    }
+    this.#keepDisk(keys);
     if (this.#refusal) return this.#refuse(this.#refusal);
     if (await this.#connector.adoption.pends(keys.state, this.#frontendState)) return this.#takeOver(keys);
     await this.#announce(keys);
@@ -267,6 +272,14 @@ export class Vbd {
     return null;
   }
 
+  /** What the toolstack has given to the vbd is its own until it is removed, connected or not. */
+  #keepDisk(keys: BackendKeys): void {
+    if (!keys.online && keys.state >= State.Closing) return;
+    const idle = keys.state === State.InitWait || keys.state === State.Closed;
+    if (idle && !this.#connection && this.#store && "path" in this.#store)
+      this.#connector.hold(keys, this.#store.path);
+  }
+
   /** State 1: say what we can do, then wait for the frontend and for the hotplug script. */
   async #offer(): Promise<void> {
     // Left over if the directory was removed and made anew between two looks, perhaps for another guest.
@@ -274,6 +287,7 @@ export class Vbd {
     await this.#failure.clear();
     this.#refusal = null;
     this.#dead = false;
+    this.#connector.release();
     this.#past = new Totals();
     this.#features = { ...this.#host.features };
     this.#throttling.forget();
@@ -432,6 +446,7 @@ export class Vbd {
   /** The directory is gone. It may come back before we have finished. */
   async #forget(): Promise<void> {
     await this.#leave();
+    this.#connector.release();
     this.#throttling.forget();
     this.#refusal = null;
     this.#dead = false;

@@ -17,8 +17,9 @@ const TWO = { domid: 2, devid: 51712 };
 const WRITE = { readOnly: false };
 
 /** Stores that all open when `openAll` is called, and not before. */
-function slow(): { stores: Stores; opened: string[]; openAll: (error?: Error) => void } {
+function slow(): { stores: Stores; opened: string[]; closed: string[]; openAll: (error?: Error) => void } {
   const opened: string[] = [];
+  const closed: string[] = [];
   let openAll: (error?: Error) => void = () => {};
   const answer = new Promise<Error | undefined>((resolve) => (openAll = resolve));
   const xenstore = { read: async () => null } as unknown as Xenstore;
@@ -26,13 +27,16 @@ function slow(): { stores: Stores; opened: string[]; openAll: (error?: Error) =>
     opened.push(`${domid}`);
     const error = await answer;
     if (error) throw error;
-    return { close: async () => {} } as BlockDevice;
+    return {
+      close: async () => void closed.push(`${domid}`),
+      refreshSize: async () => false,
+    } as unknown as BlockDevice;
   });
-  return { stores, opened, openAll: (error) => openAll(error) };
+  return { stores, opened, closed, openAll: (error) => openAll(error) };
 }
 
-test("of two that come at the same time, the first gets the store, until it is closed", async () => {
-  const { stores, opened, openAll } = slow();
+test("of two that come at the same time, the first gets the disk, until its vbd is removed", async () => {
+  const { stores, opened, closed, openAll } = slow();
   const first = stores.open(URI, WRITE, ONE);
   await assert.rejects(stores.open(URI, WRITE, TWO), /in use by xbdback1i51712, a disk of domain 1/);
   await assert.rejects(stores.hold(URI, { readOnly: true }, TWO), /in use by xbdback1i51712/);
@@ -40,8 +44,40 @@ test("of two that come at the same time, the first gets the store, until it is c
   const device = await first;
   await assert.rejects(stores.open(URI, WRITE, TWO), /in use by/);
   await device.close();
+  // The frontend has closed, and connects again, as GRUB and Linux do; the hotplug script may ask again at any time.
+  await assert.rejects(stores.open(URI, WRITE, TWO), /in use by/);
+  await stores.hold(URI, WRITE, ONE);
+  const again = await stores.open(URI, WRITE, ONE);
+  assert.equal(again, device);
+  await stores.hold(URI, WRITE, ONE);
+  await assert.rejects(stores.hold("/other.img", WRITE, ONE), /xbdback1i51712 still uses nbd:/);
+  assert.deepEqual(opened, ["1"]);
+  await stores.release(ONE);
+  await assert.rejects(stores.open(URI, WRITE, TWO), /in use by/);
+  await again.close();
+  assert.deepEqual(closed, ["1"]);
   await stores.open(URI, WRITE, TWO);
   assert.deepEqual(opened, ["1", "2"]);
+});
+
+test("another disk for the same vbd; one whose flush has failed; and the end", async () => {
+  const { stores, opened, closed, openAll } = slow();
+  openAll();
+  await stores.hold(URI, WRITE, ONE);
+  await stores.hold(`${URI}2`, WRITE, ONE);
+  assert.deepEqual(closed, ["1"]);
+  const device = await stores.open(`${URI}2`, WRITE, ONE);
+  device.flushErrno = 5;
+  await device.close();
+  assert.equal(closed.length, 2);
+  const fresh = await stores.open(`${URI}2`, WRITE, ONE);
+  assert.equal(opened.length, 3);
+  stores.keepNothing();
+  await fresh.close();
+  assert.equal(closed.length, 3);
+  await stores.hold(URI, WRITE, TWO);
+  await stores.close();
+  assert.equal(closed.length, 4);
 });
 
 test("a store that could not be opened, readers, and what has no identity are in nobody's way", async () => {
@@ -53,7 +89,7 @@ test("a store that could not be opened, readers, and what has no identity are in
   const others = slow();
   others.openAll();
   for (const vbd of [ONE, TWO]) {
-    await others.stores.open(URI, { readOnly: true }, vbd);
+    await (await others.stores.open(URI, { readOnly: true }, vbd)).close();
     await others.stores.open("/no/such/disk.img", WRITE, vbd);
   }
 });
