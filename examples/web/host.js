@@ -6,11 +6,22 @@ import { begin, DISK_SECTORS, granted, show } from "./guest.js";
 
 const GNTST_BAD_GNTREF = -3;
 
-// A page has shared memory only if its server isolates it (COOP and COEP). The plain build does without.
-const shared = globalThis.crossOriginIsolated === true;
-const build = shared ? "blkif.wasm" : "blkif-plain.wasm";
 const pages = abi.MEMORY_BYTES / 65536;
-const memory = new WebAssembly.Memory({ initial: pages, maximum: pages, shared });
+const limits = { initial: pages, maximum: pages };
+
+/** A shared memory; null where the browser has none for a page whose server does not isolate it. */
+function sharedMemory() {
+  try {
+    return new WebAssembly.Memory({ ...limits, shared: true });
+  } catch {
+    return null;
+  }
+}
+
+const shared = sharedMemory();
+// The plain build does without.
+const build = shared ? "blkif.wasm" : "blkif-plain.wasm";
+const memory = shared ?? new WebAssembly.Memory(limits);
 const bytes = new Uint8Array(memory.buffer);
 const view = new DataView(memory.buffer);
 

@@ -4,6 +4,7 @@
  */
 import * as abi from "../../assembly/abi.js";
 import type { LinearMemory } from "./memory.js";
+import type { WasmModule } from "./webassembly.js";
 
 /** What a ring is attached with; see the CONFIG_* fields of assembly/abi.ts. */
 export interface RingConfig {
@@ -58,6 +59,24 @@ export interface CoreIo {
   /** Byte offset of the `struct iovec` table, and its entries. */
   readonly table: number;
   readonly iovecs: number;
+}
+
+/** A part of an I/O's memory. */
+export interface Iovec {
+  /** Byte offset in linear memory. */
+  readonly offset: number;
+  readonly length: number;
+}
+
+/** A copy between a page that a guest has granted and linear memory. */
+export interface CoreCopy {
+  readonly toGuest: boolean;
+  readonly gref: number;
+  /** The granted page's first byte of the copy. */
+  readonly pageOffset: number;
+  /** Byte offset in linear memory. */
+  readonly offset: number;
+  readonly length: number;
 }
 
 const COUNTER_NAMES = [
@@ -122,11 +141,14 @@ export class BlkifCore {
   readonly #u16: Uint16Array;
 
   /**
-   * `module` is blkif.wasm, `memory` at least MEMORY_BYTES of shared memory for this ring alone.
-   * Throws when the module speaks another ABI version than this host.
+   * `module` is blkif.wasm, `memory` exactly MEMORY_BYTES of shared memory for this ring alone.
+   * Throws when the module speaks another ABI version than this host, and a `WebAssembly.LinkError` when the memory is of
+   * another size.
    */
-  constructor(module: WebAssembly.Module, memory: LinearMemory) {
-    const instance = new WebAssembly.Instance(module, { env: { memory: memory.memory } });
+  constructor(module: WasmModule, memory: LinearMemory) {
+    const instance = new WebAssembly.Instance(module as WebAssembly.Module, {
+      env: { memory: memory.memory },
+    });
     this.memory = memory;
     this.#exports = instance.exports as unknown as Exports;
     this.#u16 = new Uint16Array(memory.memory.buffer);
@@ -268,6 +290,31 @@ export class BlkifCore {
       table: abi.IOVECS + slot * abi.IOVECS_PER_SLOT * abi.IOVEC_BYTES,
       iovecs: this.#u16[(at + abi.IO_IOVECS) >> 1],
     };
+  }
+
+  /** Part `i` of an I/O's memory, `i` below its `iovecs`. */
+  iovec({ table }: CoreIo, i: number): Iovec {
+    const at = table + i * abi.IOVEC_BYTES;
+    return { offset: this.#u64(at) - this.memory.base, length: this.#u64(at + 8) };
+  }
+
+  /** Entry `i` of the copies to carry out. */
+  copy(i: number): CoreCopy {
+    const at = abi.COPIES + i * abi.COPY_BYTES;
+    const toGuest = this.#u16[(at + abi.COPY_FLAGS) >> 1] === abi.COPY_DEST_GREF;
+    const [page, local] = toGuest ? [abi.COPY_DEST, abi.COPY_SOURCE] : [abi.COPY_SOURCE, abi.COPY_DEST];
+    return {
+      toGuest,
+      gref: this.memory.u32[(at + page) >> 2],
+      pageOffset: this.#u16[(at + page + 4) >> 1],
+      offset: this.#u64(at + local) - this.memory.base,
+      length: this.#u16[(at + abi.COPY_LENGTH) >> 1],
+    };
+  }
+
+  /** Every entry needs one before the next step: a GNTST code, 0 for success. */
+  setCopyStatus(i: number, status: number): void {
+    this.#u16[(abi.COPIES + i * abi.COPY_BYTES + abi.COPY_STATUS) >> 1] = status;
   }
 
   /** Notes completion number `i` of the next step: `result` is an IO_RESULT_*. */

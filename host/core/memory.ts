@@ -1,3 +1,5 @@
+import type { WasmMemory } from "./webassembly.js";
+
 /**
  * A shared WebAssembly memory of fixed size and the views of it that the host uses.
  *
@@ -5,7 +7,7 @@
  * writes native addresses (`base` + offset) into its tables, so that a kernel can take the tables as they are.
  */
 export interface LinearMemory {
-  readonly memory: WebAssembly.Memory;
+  readonly memory: WasmMemory;
   readonly u8: Uint8Array;
   readonly i32: Int32Array;
   readonly u32: Uint32Array;
@@ -30,7 +32,7 @@ export function allocateMemory(
 }
 
 /** A memory that another thread has allocated; `base` is what it has there. */
-export function viewMemory(memory: WebAssembly.Memory, base: number): LinearMemory {
+export function viewMemory(memory: WasmMemory, base: number): LinearMemory {
   return {
     memory,
     u8: new Uint8Array(memory.buffer),

@@ -9,9 +9,14 @@ import { program } from "../../host/cli/main.js";
 import { ROOT } from "../hosts/tools.js";
 import { deadLinks } from "./links.js";
 
-const NOT_OURS = /^(node_modules|build|\.git)(\/|$)/;
-
-const files = (readdirSync(ROOT, { recursive: true }) as string[]).filter((name) => !NOT_OURS.test(name));
+/** The repository's files, without what is installed or built, which may change meanwhile. */
+const files = readdirSync(ROOT, { withFileTypes: true })
+  .filter(({ name }) => !["node_modules", "build", ".git"].includes(name))
+  .flatMap((entry) => {
+    if (!entry.isDirectory()) return [entry.name];
+    const below = readdirSync(join(ROOT, entry.name), { recursive: true }) as string[];
+    return below.map((name) => join(entry.name, name));
+  });
 
 test("every link in a Markdown document leads somewhere", () => {
   const documents = files.filter((name) => name.endsWith(".md"));

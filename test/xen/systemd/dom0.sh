@@ -35,6 +35,16 @@ check "the guest has written to its disk" within 120 marked written
 check "what it wrote is in the image" written
 check "the disk is connected" sh -c "xbdback list | tee /dev/stderr | grep -q $IMAGE"
 check "no error in the daemon's log" not sh -c "journalctl -u xbdback -p err -q --no-pager | grep ."
+
+# An address that is not the machine's loopback, and at which nobody listens: it needs no network.
+ip address add 198.51.100.7/32 dev lo
+attach_remote() { xl block-attach guest 'script=block-xbdback,vdev=xvdb,access=r,target=nbd://198.51.100.7:10809/x' 2>&1; }
+refused_with() { local said; said=$(attach_remote); echo "$said"; echo "$said" | grep -q "$1"; }
+drop_in() { mkdir -p /etc/systemd/system/xbdback.service.d; cat > /etc/systemd/system/xbdback.service.d/storage.conf; }
+check "a remote disk that the unit keeps away is refused with the remedy" refused_with "IPAddressAllow"
+printf '[Service]\nIPAddressAllow=198.51.100.7\n' | drop_in
+systemctl daemon-reload; systemctl restart xbdback
+check "with the drop-in of xbdback(8) the server is asked" refused_with "nobody listens at"
 journalctl -u xbdback -u xen -u xendomains -o short-monotonic --no-pager
 tail -n 20 $CONSOLE /var/log/xen/xl-guest.log
 echo "CHECKS DONE"
