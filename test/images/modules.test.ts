@@ -25,7 +25,7 @@ test("the example serves a guest that verifies every byte, and ends with the dae
     .expectMatch(/^target +device:\S+memory\.js\?size=33554432 \(the module \S+memory\.js\)$/m);
   (await world.run("attach", "1", `${target},raw,xvda,rw`)).expect(0);
   (await world.run("attach", "2", `vdev=xvda,target=${target}`))
-    .expect(1)
+    .expect(5)
     .expectMatch(/in use by xbdback1i51712, a disk of domain 1/, "stderr");
   await verified(work(world, 2000));
 

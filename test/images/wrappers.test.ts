@@ -34,7 +34,7 @@ test("a guest works on an overlay, while another one has the same base", LIMIT, 
   (await world.run("attach", "1", `vdev=xvda,target=${target}`)).expect(0);
   (await world.run("attach", "2", `vdev=xvda,target=cow:${overlay}.2:readonly:${base}`)).expect(0);
   const busy = async (why: RegExp, ...spec: string[]): Promise<void> => {
-    (await world.run("attach", "2", ...spec)).expect(1).expectMatch(why, "stderr");
+    (await world.run("attach", "2", ...spec)).expect(5).expectMatch(why, "stderr");
   };
   await busy(/in use by xbdback1i51712, a disk of domain 1/, `vdev=xvdb,target=${target}`);
   await busy(/in use by xbdback1i51712, a disk of domain 1/, `${overlay},raw,xvdb,ro`);
