@@ -3,6 +3,7 @@ import assert from "node:assert/strict";
 import { constants } from "node:os";
 import { test } from "node:test";
 import { Result } from "../../host/storage/device.js";
+import { unanswered, unreachable } from "../../host/storage/nbd/negotiate.js";
 import { type NbdOptions, openNbd } from "../../host/storage/nbd/open.js";
 import { DeviceError } from "../../host/storage/open.js";
 import { u16, u32, u64 } from "../nbd/raw-client.js";
@@ -146,6 +147,28 @@ for (const [what, [script, pattern]] of Object.entries(WRONG)) {
   });
 }
 
+test("refused: what systemd's filter keeps away, which the error names", () => {
+  const address = { socket: null, host: "192.0.2.1", port: 10809, exportName: "" };
+  const remedy = "let the unit's IPAddressAllow= name it: see Remote storage in xbdback(8)";
+  for (const code of ["EPERM", "EACCES"])
+    assert.equal(
+      unreachable(address, { code } as NodeJS.ErrnoException).message,
+      `not permitted to reach 192.0.2.1:10809; ${remedy}`,
+    );
+  const before = process.env["INVOCATION_ID"];
+  const silent = (): string => unanswered(address, 10_000, true).message;
+  process.env["INVOCATION_ID"] = "as systemd sets it";
+  assert.equal(silent(), `no answer from 192.0.2.1:10809 within 10 s; start the NBD server, or ${remedy}`);
+  delete process.env["INVOCATION_ID"];
+  assert.equal(silent(), "no answer from 192.0.2.1:10809 within 10 s; start the NBD server");
+  if (before !== undefined) process.env["INVOCATION_ID"] = before;
+  // What a socket's owner denies is not systemd's doing.
+  const local = unreachable({ ...address, socket: "/run/nbd.sock" }, {
+    code: "EACCES",
+  } as NodeJS.ErrnoException);
+  assert.match(local.message, /^permission denied for \/run\/nbd\.sock; give this user access/);
+});
+
 test("refused: nobody there", LIMIT, async (t) => {
   const { path } = await scripted(t, async () => {});
   await assert.rejects(
@@ -155,7 +178,7 @@ test("refused: nobody there", LIMIT, async (t) => {
   await assert.rejects(openNbd("nbd://127.0.0.1:1/", READ_WRITE), /nobody listens at 127\.0\.0\.1:1/);
   await assert.rejects(
     openNbd("nbd://host.invalid/", READ_WRITE),
-    /host\.invalid:10809 cannot be reached: E/,
+    /host\.invalid:10809 cannot be reached: E|no name server answers for host\.invalid/,
   );
   await assert.rejects(openNbd("nbds://localhost/", READ_WRITE), { errno: constants.errno.EINVAL });
 });

@@ -44,10 +44,7 @@ export async function openLine(address: NbdAddress, milliseconds: number): Promi
       socket.once("error", (error) => reject(unreachable(address, error as NodeJS.ErrnoException)));
       socket.once("close", () => reject(new Error("the server closed the connection in the handshake")));
       receiver.onExcess = () => reject(new Error("the server says more than it was asked"));
-      timer = setTimeout(
-        () => reject(new Error(`the server did not answer within ${milliseconds / 1000} s`)),
-        milliseconds,
-      );
+      timer = setTimeout(() => reject(unanswered(address, milliseconds, socket.connecting)), milliseconds);
     });
     const exported = await Promise.race([failed, new Handshaker(socket, receiver).run(address.exportName)]);
     socket.removeAllListeners();
@@ -63,11 +60,31 @@ export async function openLine(address: NbdAddress, milliseconds: number): Promi
   }
 }
 
-function unreachable({ socket, host, port }: NbdAddress, { code, message }: NodeJS.ErrnoException): Error {
+/** The remedy where systemd filters: the package's unit lets the daemon reach this machine alone. */
+const FILTER = "let the unit's IPAddressAllow= name it: see Remote storage in xbdback(8)";
+
+/** A filter of systemd's drops what it does not let through, so that a server behind it is not refused but silent. */
+export function unanswered({ host, port }: NbdAddress, milliseconds: number, connecting: boolean): Error {
+  const within = `within ${milliseconds / 1000} s`;
+  if (!connecting) return new Error(`the server did not answer ${within}`);
+  const filtered = process.env["INVOCATION_ID"] ? `, or ${FILTER}` : "";
+  return new Error(`no answer from ${host}:${port} ${within}; start the NBD server${filtered}`);
+}
+
+export function unreachable(
+  { socket, host, port }: NbdAddress,
+  { code, message }: NodeJS.ErrnoException,
+): Error {
   const where = socket ?? `${host}:${port}`;
   if (code === "ENOENT")
     return new Error(`there is no socket ${where}; start the NBD server, or correct the path`);
   if (code === "ECONNREFUSED") return new Error(`nobody listens at ${where}; start the NBD server`);
+  if (socket === null && (code === "EPERM" || code === "EACCES"))
+    return new Error(`not permitted to reach ${where}; ${FILTER}`);
+  if (code === "EAI_AGAIN")
+    return new Error(
+      `no name server answers for ${host}; give its address, or ${FILTER.replace("it:", "that server, too:")}`,
+    );
   if (code === "EACCES") return new Error(`permission denied for ${where}; give this user access to it`);
   return new Error(`${where} cannot be reached: ${code ?? message}`);
 }
