@@ -111,7 +111,9 @@ export class Backend {
         if (id && !this.#stopped) this.#look(id);
       }
     }
-    if (!this.#stopped) this.#host.journals?.sweep((name) => this.#vbds.has(name));
+    if (this.#stopped) return;
+    this.#host.journals?.sweep((name) => this.#vbds.has(name));
+    this.#host.records?.sweep((name) => this.#vbds.has(name));
   }
 
   /** A vbd that is not there says so at its first look. */

@@ -7,6 +7,11 @@ import { Journals } from "../vbd/journals.js";
 /** A tmpfs on every system that runs Xen's toolstack. */
 const XEN_DIRECTORY = "/run/xbdback/journals";
 
+/** Where it notes which images its vbds have. */
+export function recordsDirectory(platform: Platform): string {
+  return platform.kind === "xen" ? "/run/xbdback/images" : paths.images(platform.directory);
+}
+
 /** Throws the error of mkdir(2) when they cannot be there. */
 export function openJournals(platform: Platform, kind: string): Journals {
   const directory = platform.kind === "xen" ? XEN_DIRECTORY : paths.journals(platform.directory);

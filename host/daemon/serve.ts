@@ -15,7 +15,8 @@ import { commands } from "./commands.js";
 import { ControlServer } from "./control.js";
 import { Hotplug } from "./hotplug.js";
 import { type HttpAddress, servePage } from "./http.js";
-import { openJournals } from "./journals.js";
+import { describeDifference, ImageRecords } from "./image-records.js";
+import { openJournals, recordsDirectory } from "./journals.js";
 import { takePlace } from "./replace.js";
 import { Stores } from "./stores.js";
 
@@ -41,6 +42,16 @@ export interface Daemon {
   readonly reactor: Pick<RingHost, "mappedPages" | "threads" | "answers">;
   /** Lets go of everything and leaves xenstore and the journals as they are: guests wait for the next daemon. */
   stop(): Promise<void>;
+}
+
+/** Guests would wait for a disk that is not there, so the old daemon had better go on. */
+async function refuseOtherDisks(records: ImageRecords): Promise<void> {
+  const [first] = await records.differences();
+  if (!first) return;
+  const [name, difference] = first;
+  throw new Error(
+    `${name}: ${difference.path}: ${describeDifference(difference)}; the running daemon has not been stopped`,
+  );
 }
 
 /** Where the daemon for one kind of vbd is talked to. */
@@ -87,19 +98,21 @@ export async function serve(options: ServeOptions, lost: (error: Error) => void)
     // A guest of loopback that does not name its layout has ours.
     const assumedProtocol = platform.kind === "loopback" ? "native" : "x86_32-abi";
     const { domid } = platform;
-    const stores = new Stores(xenstore, host.open ?? openDisk);
+    const records = new ImageRecords(recordsDirectory(platform), kind);
+    const stores = new Stores(xenstore, host.open ?? openDisk, records);
     undo.push(() => stores.close());
     const open: Open = (path, options, vbd) => stores.open(path, options, vbd);
     const hotplug = new Hotplug({ xenstore, stores, domid, kind, log: host.log });
     const changed = (id: VbdId): void => hotplug.look(id);
     const hold: NonNullable<VbdHost["hold"]> = (path, options, vbd) => stores.hold(path, options, vbd);
-    const release = (vbd: VbdId): Promise<void> => stores.release(vbd);
-    const rest = { open, hold, release, changed, xenstore, reactor, domid, kind, journals };
+    const release = (vbd: VbdId): Promise<void> => stores.forget(vbd);
+    const rest = { open, hold, release, records, changed, xenstore, reactor, domid, kind, journals };
     const backend = new Backend({ ...host, ...rest, assumedProtocol });
     const socket = controlSocket(platform, kind);
     if (platform.kind === "xen") mkdirSync(dirname(socket), { recursive: true, mode: 0o755 });
     if (replace) {
       await prepared;
+      await refuseOtherDisks(records);
       await takePlace(socket, host.log);
     }
     const control = await ControlServer.listen(socket, commands(backend, reactor));

@@ -10,6 +10,7 @@ import { type Use, usesOf } from "../storage/disk.js";
 import { DeviceError, type OpenOptions } from "../storage/open.js";
 import { type VbdId, vbdName } from "../vbd/name.js";
 import type { Open } from "../vbd/store-opener.js";
+import { describeDifference, type ImageRecords } from "./image-records.js";
 
 /** A vbd has the store, or is about to open it. */
 interface Claim {
@@ -41,11 +42,14 @@ export class Stores {
   readonly #held = new Map<string, Held>();
   /** What is under way for each vbd: one thing at a time, however long it takes. */
   readonly #tails = new Map<string, Promise<unknown>>();
+  readonly #records: ImageRecords | null;
   #keeping = true;
 
-  constructor(xenstore: Xenstore, open: Open) {
+  /** `records`: null where none are kept. */
+  constructor(xenstore: Xenstore, open: Open, records: ImageRecords | null = null) {
     this.#xenstore = xenstore;
     this.#open = open;
+    this.#records = records;
   }
 
   /**
@@ -87,6 +91,12 @@ export class Stores {
       held.kept = false;
       if (held.inUse === null) await this.#end(held, vbd);
     });
+  }
+
+  /** The vbd is removed, or made anew: as `release`, and nothing is known of what it had. */
+  async forget(vbd: VbdId): Promise<void> {
+    await this.release(vbd);
+    this.#records?.remove(vbd);
   }
 
   /** What connections give back is closed from now on: another process is to have it. */
@@ -144,11 +154,14 @@ export class Stores {
     // Before it is opened: a server lets two in that come at the same time.
     this.#claims.add(claim);
     try {
+      // Before anything is opened or made.
+      this.#checkSame(vbd, claim);
       const shared = options.shared || (await this.#sharedWith(claim));
       const user = vbd.domid * 2 ** 32 + vbd.devid;
       const device = await this.#open(path, { ...options, shared, user }, vbd);
       // Opening may have made a file.
       claim.uses = await usesOf(path, readOnly);
+      this.#records?.write(vbd, path, readOnly, claim.uses);
       const close = device.close.bind(device);
       const end = (): Promise<void> => close().finally(() => this.#claims.delete(claim));
       return { claim, shared: options.shared ?? false, device, end, inUse: null, kept: true };
@@ -156,6 +169,12 @@ export class Stores {
       this.#claims.delete(claim);
       throw error;
     }
+  }
+
+  /** Throws when a path leads to another file by now than to the one that the vbd has. */
+  #checkSame(vbd: VbdId, { path, uses }: Claim): void {
+    const difference = this.#records?.difference(vbd, path, uses) ?? null;
+    if (difference) throw new DeviceError(constants.errno.ESTALE, path, describeDifference(difference));
   }
 
   /** True when the same machine has the store already. Throws EBUSY when another one is in the way. */

@@ -25,4 +25,6 @@ export interface VbdHost {
   readonly assumedProtocol?: AssumedProtocol;
   /** Where rings outlive this process. */
   readonly journals?: Journals;
+  /** What is known of vbds that are gone can be removed there. */
+  readonly records?: { sweep(exists: (name: string) => boolean): void };
 }

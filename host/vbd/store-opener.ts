@@ -78,6 +78,8 @@ export class StoreOpener {
     if (!attempt) return;
     this.#attempt = null;
     attempt.given = true;
+    // There is nothing to close, and to tell of it would lead to the next attempt at once.
+    if (attempt.outcome instanceof Error) return;
     const close = async (): Promise<void> => {
       await attempt.ended;
       const { outcome } = attempt;

@@ -66,6 +66,9 @@ export class Vbd {
   #frontendWrote = false;
   /** Why what the frontend published leads nowhere, until it writes its state again. */
   #refusal: Error | null = null;
+  /** Why the last takeover failed, and what was said of it: it is tried again each second. */
+  #takeoverFailure: string | null = null;
+  #saidTakeover: string | null = null;
   #connection: Connection | null = null;
   #announcement: Announcement | null = null;
   /** Of connections that have ended. */
@@ -97,7 +100,8 @@ export class Vbd {
     this.#looker = new Looker(
       () => this.#reconcile(),
       // xenstore would not let us read or say something. What is connected stays so.
-      (trouble, again) => again || this.#log.say("trouble", `${trouble}; trying again`),
+      (trouble, again) =>
+        again || trouble === this.#saidTakeover || this.#log.say("trouble", `${trouble}; trying again`),
       () => this.#idle(),
     );
   }
@@ -109,7 +113,7 @@ export class Vbd {
       state: this.#state,
       frontendState: this.#frontendState,
       online: this.#keys?.online ?? false,
-      error: this.#looker.trouble ?? this.#failure.message,
+      error: this.#looker.trouble ?? this.#takeoverFailure ?? this.#failure.message,
     };
     return {
       name: this.name,
@@ -349,8 +353,12 @@ export class Vbd {
     } catch (error) {
       this.#connector.giveUp();
       if (error instanceof RingError) return this.#refuse(error);
+      const { message } = error as Error;
+      this.#saidTakeover = message === this.#takeoverFailure ? message : null;
+      this.#takeoverFailure = message;
       throw error;
     }
+    this.#takeoverFailure = null;
     // What has changed meanwhile is to be told.
     this.look();
   }
@@ -421,6 +429,7 @@ export class Vbd {
     } catch (error) {
       this.#log.say("trouble", (error as Error).message);
     }
+    this.#takeoverFailure = null;
     if (!handOver) this.#connector.discardJournals();
     if (!connection) return;
     connection.addTo(this.#past);

@@ -1,0 +1,128 @@
+/**
+ * What each vbd has, on a tmpfs that outlives the daemon: a vbd has an open file, and the next daemon opens a path. Where
+ * another file is there by then (a backup that writes and renames, a link that was moved, a loop device bound anew), the
+ * guest must not get it.
+ */
+import { mkdirSync, readdirSync, readFileSync, renameSync, rmSync, writeFileSync } from "node:fs";
+import { join } from "node:path";
+import { type Use, usesOf } from "../storage/disk.js";
+import { major, minor } from "../storage/geometry.js";
+import { type VbdId, vbdName } from "../vbd/name.js";
+
+interface ImageRecord {
+  /** Changes with the meaning of the others. */
+  readonly format: 1;
+  readonly path: string;
+  readonly readOnly: boolean;
+  /** The files and devices of the disk, as {@link identitiesOf} has them. */
+  readonly identities: readonly string[];
+}
+
+/** "" or no identity where there is nothing to be looked at. */
+export interface Difference {
+  readonly path: string;
+  readonly before: readonly string[];
+  readonly now: readonly string[];
+}
+
+export class ImageRecords {
+  readonly #directory: string;
+  readonly #prefix: string;
+
+  /** Throws the error of mkdir(2) when they cannot be there. Daemons of other kinds may share the directory. */
+  constructor(directory: string, kind: string) {
+    mkdirSync(directory, { recursive: true, mode: 0o700 });
+    this.#directory = directory;
+    this.#prefix = `${kind}-`;
+  }
+
+  /** Notes what a vbd has open. */
+  write(vbd: VbdId, path: string, readOnly: boolean, uses: readonly Use[]): void {
+    const record: ImageRecord = { format: 1, path, readOnly, identities: identitiesOf(uses) };
+    const file = this.#file(vbd);
+    writeFileSync(`${file}.new`, JSON.stringify(record), { mode: 0o600 });
+    renameSync(`${file}.new`, file);
+  }
+
+  remove(vbd: VbdId): void {
+    rmSync(this.#file(vbd), { force: true });
+  }
+
+  /** Removes those of vbds that are not there any more. */
+  sweep(exists: (name: string) => boolean): void {
+    for (const name of this.#names()) if (!exists(name)) rmSync(join(this.#directory, this.#prefix + name));
+  }
+
+  /** How what a path leads to now differs from what the vbd has; null where it is the same, or nothing is known. */
+  difference(vbd: VbdId, path: string, uses: readonly Use[]): Difference | null {
+    const record = this.#read(vbdName(vbd));
+    if (record === null || record.path !== path) return null;
+    const now = identitiesOf(uses);
+    const same =
+      now.length === record.identities.length && now.every((one, i) => one === record.identities[i]);
+    return same ? null : { path, before: record.identities, now };
+  }
+
+  /** The differences of all vbds, by name. */
+  async differences(): Promise<Map<string, Difference>> {
+    const found = new Map<string, Difference>();
+    for (const name of this.#names()) {
+      const record = this.#read(name);
+      if (record === null) continue;
+      const now = identitiesOf(await usesOf(record.path, record.readOnly).catch(() => []));
+      if (now.join("\n") !== record.identities.join("\n"))
+        found.set(name, { path: record.path, before: record.identities, now });
+    }
+    return found;
+  }
+
+  #file(vbd: VbdId): string {
+    return join(this.#directory, this.#prefix + vbdName(vbd));
+  }
+
+  #names(): string[] {
+    return readdirSync(this.#directory)
+      .filter((file) => file.startsWith(`${this.#prefix}xbdback`) && !file.endsWith(".new"))
+      .map((file) => file.slice(this.#prefix.length));
+  }
+
+  /** Null where there is none that this release understands. */
+  #read(name: string): ImageRecord | null {
+    try {
+      const record = JSON.parse(readFileSync(join(this.#directory, this.#prefix + name), "utf8"));
+      return record.format === 1 ? record : null;
+    } catch {
+      return null;
+    }
+  }
+}
+
+/** For people: what was there, and what is. */
+export function describeDifference({ before, now }: Difference): string {
+  const is = now.filter((one) => one !== "").join(", ") || "nothing";
+  return (
+    `not the disk that the guest has: it was ${before.join(", ")}, and now there is ${is}; ` +
+    "put the former one back, or detach the disk"
+  );
+}
+
+/** A block device that was taken out and another one put in has the number of the first, but not its sequence number. */
+function identitiesOf(uses: readonly Use[]): string[] {
+  return uses.map(({ identity }) => {
+    const device = /^block (\d+)$/.exec(identity);
+    return device ? `${identity}${diskSequence(BigInt(device[1]))}` : identity;
+  });
+}
+
+/** BLKGETDISKSEQ, since Linux 5.15; a partition has its disk's. */
+function diskSequence(rdev: bigint): string {
+  const device = `/sys/dev/block/${major(rdev)}:${minor(rdev)}`;
+  for (const file of [`${device}/diskseq`, `${device}/../diskseq`]) {
+    try {
+      return `, disk ${readFileSync(file, "utf8").trim()}`;
+    } catch {
+      // The next one.
+    }
+  }
+  return "";
+}

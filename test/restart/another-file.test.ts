@@ -1,0 +1,96 @@
+/** A vbd has an open file, and the next daemon opens a path: where that leads to another file, the guest waits. */
+import assert from "node:assert/strict";
+import { existsSync, linkSync, readFileSync, renameSync, rmSync, writeFileSync } from "node:fs";
+import { test } from "node:test";
+import { LIMIT, MIB, pause, World } from "../cli/world.js";
+
+const OTHER = Buffer.alloc(16 * MIB, 0x99);
+
+/** An image with a guest at work; `replace` puts another file in its place, and `restore` the first one back. */
+async function withGuest(world: World) {
+  const image = world.image("disk.img");
+  const kept = world.scene.path("kept.img");
+  linkSync(image, kept);
+  (await world.run("attach", "1", `${image},raw,xvda,rw`)).expect(0);
+  const guest = await world.guest();
+  return {
+    guest,
+    image,
+    replace(): void {
+      const other = world.scene.path("other.img");
+      writeFileSync(other, OTHER);
+      renameSync(other, image);
+    },
+    restore: () => renameSync(kept, image),
+  };
+}
+
+async function shows(world: World, pattern: RegExp): Promise<void> {
+  while (!pattern.test((await world.run("show", "1/xvda")).stdout)) await pause(50);
+}
+
+for (const signal of ["SIGTERM", "SIGKILL"] as const) {
+  test(
+    `an image that was replaced is not the guest's: it waits, and goes on with its own, after ${signal}`,
+    LIMIT,
+    async (t) => {
+      const world = await World.start(t);
+      const { guest, image, replace, restore } = await withGuest(world);
+      replace();
+      world.daemon.process.kill(signal);
+      await world.daemon.ended;
+      await world.serveAgain();
+      await shows(world, /not the disk that the guest has: it was file \d+:\d+, and now there is file/);
+      (await world.run("show", "1/xvda")).expect(0).expectMatch(/^backend +Connected \(4\)/m);
+      // Tried again now and then, and said once.
+      await pause(2500);
+      assert.equal(world.daemon.stderr.match(/not the disk that the guest has/g)?.length, 1);
+      assert.ok(readFileSync(image).equals(OTHER), "the other file is left alone");
+      restore();
+      await shows(world, /^ring 0 /m);
+      guest.process.kill("SIGTERM");
+      (await guest.outcome()).expect(0);
+    },
+  );
+}
+
+test("an image that is gone is waited for, at rest", LIMIT, async (t) => {
+  const world = await World.start(t);
+  const { image } = await withGuest(world);
+  rmSync(image);
+  world.daemon.process.kill("SIGKILL");
+  await world.daemon.ended;
+  await world.serveAgain();
+  await shows(world, /now there is nothing; put the former one back/);
+  const seconds = (): number => {
+    const fields = readFileSync(`/proc/${world.daemon.process.pid}/stat`, "latin1").split(") ")[1].split(" ");
+    return (Number(fields[11]) + Number(fields[12])) / 100;
+  };
+  const before = seconds();
+  await pause(3000);
+  assert.ok(seconds() - before < 1, `${seconds() - before} s of CPU in 3 s`);
+});
+
+test("upgrade leaves a daemon alone whose guest would get another file", LIMIT, async (t) => {
+  const world = await World.start(t);
+  const { replace } = await withGuest(world);
+  replace();
+  const before = world.daemon.process.pid;
+  (await world.run("upgrade"))
+    .expect(1)
+    .expectMatch(/not the disk that the guest has|see its log|its log says why/, "stderr");
+  assert.equal(world.daemon.process.exitCode, null, `${before} goes on`);
+  (await world.run("show", "1/xvda")).expect(0).expectMatch(/^ring 0 /m);
+});
+
+test("an overlay that was deleted is not made anew", LIMIT, async (t) => {
+  const world = await World.start(t);
+  const overlay = world.scene.path("overlay.cow");
+  (await world.run("attach", "1", `vdev=xvda,target=cow:${overlay}:${world.image("base.img")}`)).expect(0);
+  rmSync(overlay);
+  world.daemon.process.kill("SIGKILL");
+  await world.daemon.ended;
+  await world.serveAgain();
+  while (!/not the disk that the guest has/.test(world.daemon.stderr)) await pause(50);
+  assert.equal(existsSync(overlay), false);
+});
