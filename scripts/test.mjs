@@ -81,7 +81,8 @@ function summarize() {
   const tap = readFileSync(record, "utf8");
   const count = (what) => Number(tap.match(new RegExp(`^# ${what} (\\d+)$`, "m"))?.[1] ?? 0);
   const seconds = Math.round((Date.now() - started) / 1000);
-  const failed = count("fail") + count("cancelled");
+  // A runner that was killed has counted nothing.
+  const failed = Math.max(count("fail") + count("cancelled"), status === 0 ? 0 : 1);
   const skipped = (tap.match(/# SKIP.*/g) ?? []).filter((line) => !/does not match pattern/.test(line));
   const forbidden = process.env.CI ? skipped : [];
   if (forbidden.length > 0) process.stdout.write(`skipped, and none may be here:\n${forbidden.join("\n")}\n`);
