@@ -1,13 +1,13 @@
-# The README's installation, line by line as it stands there, in a dom0 whose kernel has xen-blkback loaded.
+# The installation by hand of docs/dom0.md, line by line as it stands there, in a dom0 whose kernel has xen-blkback loaded.
 . /share/lib.sh
-readme=/tmp/README.md
-cp "$NODE_MODULES/xbdback/README.md" $readme
+document=/tmp/dom0.md
+cp "$NODE_MODULES/xbdback/docs/dom0.md" $document
 umount "$NODE_MODULES"
 cd /package || give_up "no package"
 modprobe xen-blkback
-awk '/^## In a Xen dom0/ { here = 1 } here && /^```sh$/ { in_block = 1; next } in_block && /^```$/ { exit } in_block' \
-  $readme > /tmp/lines
-check "the README has the lines" test "$(grep -c . /tmp/lines)" -ge 8
+awk '/^## By hand/ { here = 1 } here && /^```sh$/ { in_block = 1; next } in_block && /^```$/ { exit } in_block' \
+  $document > /tmp/lines
+check "the document has the lines" test "$(grep -c . /tmp/lines)" -ge 8
 # The daemon's line comes after the kernel's backend was put away: before that, it must refuse.
 grep -n 'xbdback serve' /tmp/lines
 while read -r line; do
@@ -24,8 +24,8 @@ while read -r line; do
   *truncate*)
     printf '%s\n' "name='small'" "type='pv'" "memory=160" "kernel='/xenlab/vmlinux'" "ramdisk='/tmp/rd'" \
       "extra='console=hvc0 quiet mitigations=off'" "on_poweroff='destroy'" "on_crash='destroy'" > /tmp/guest.cfg
-    # The configuration's disk line, as the README has it.
-    grep -m1 "^disk = " $readme >> /tmp/guest.cfg
+    # The configuration's disk line, as the document has it.
+    grep -m1 "^disk = " $document >> /tmp/guest.cfg
     mkdir -p /tmp/x; cp "$(guest_script hello)" /tmp/x/script
     { cat /xenlab/domu.cpio; (cd /tmp/x && echo script | busybox cpio -o -H newc 2>/dev/null); } > /tmp/rd
     ;;
