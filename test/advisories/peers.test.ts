@@ -66,7 +66,7 @@ test(
 {
   const { devices, open } = testDevices();
   test(
-    "tapdisk: a flush is answered after the store's flush, not before",
+    "tapdisk: a flush is answered after the disk's flush, not before",
     LIMIT,
     onMachine(
       async (machine) => {
