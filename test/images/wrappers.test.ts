@@ -41,11 +41,14 @@ test("a guest works on an overlay, while another one has the same base", LIMIT, 
   await busy(/in use by xbdback1i51712, a disk of domain 1/, `${base},raw,xvdb,rw`);
   (await world.run("attach", "2", `${base},raw,xvdb,ro`)).expect(0);
 
+  // So that it has not done before the command looks.
+  (await world.run("limit", "1/xvda", "--iops", "100")).expect(0);
   const guest = work(world, 3000);
   await progress(guest, 100);
   const shown = (await world.run("show", "1/xvda")).expect(0);
   shown.expectMatch(/^device +cow:\S+overlay\.cow:\S+base\.img, 32 MiB/m);
   shown.expectMatch(/^through +copy-on-write in \S+overlay\.cow, over raw image \S+base\.img$/m);
+  (await world.run("limit", "1/xvda", "--none")).expect(0);
   const sha256 = await verified(guest);
   assert.equal(await hashFile(base), before, "the base is as it was");
   assert.ok(statSync(overlay).blocks > 0);
