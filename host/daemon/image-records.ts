@@ -53,6 +53,11 @@ export class ImageRecords {
     for (const name of this.#names()) if (!exists(name)) rmSync(join(this.#directory, this.#prefix + name));
   }
 
+  /** Whether the vbd has had this disk already. */
+  knows(vbd: VbdId, path: string): boolean {
+    return this.#read(vbdName(vbd))?.path === path;
+  }
+
   /** How what a path leads to now differs from what the vbd has; null where it is the same, or nothing is known. */
   difference(vbd: VbdId, path: string, uses: readonly Use[]): Difference | null {
     const record = this.#read(vbdName(vbd));

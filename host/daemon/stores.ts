@@ -4,7 +4,7 @@
  * removed, whether a frontend is connected or not: from GRUB to Linux, or over a kexec, nobody else can take it.
  */
 import { constants } from "node:os";
-import type { Xenstore } from "../platform/ports.js";
+import { type Xenstore, XenstoreError } from "../platform/ports.js";
 import type { BlockDevice } from "../storage/device.js";
 import { type Use, usesOf } from "../storage/disk.js";
 import { DeviceError, type OpenOptions } from "../storage/open.js";
@@ -155,10 +155,11 @@ export class Stores {
     this.#claims.add(claim);
     try {
       // Before anything is opened or made.
-      this.#checkSame(vbd, claim);
+      const again = this.#checkSame(vbd, claim);
       const shared = options.shared || (await this.#sharedWith(claim));
       const user = vbd.domid * 2 ** 32 + vbd.devid;
-      const device = await this.#open(path, { ...options, shared, user }, vbd);
+      const deviceModel = await this.#hasDeviceModel(vbd.domid);
+      const device = await this.#open(path, { ...options, shared, user, deviceModel, again }, vbd);
       // Opening may have made a file.
       claim.uses = await usesOf(path, readOnly);
       this.#records?.write(vbd, path, readOnly, claim.uses);
@@ -171,10 +172,20 @@ export class Stores {
     }
   }
 
-  /** Throws when a path leads to another file by now than to the one that the vbd has. */
-  #checkSame(vbd: VbdId, { path, uses }: Claim): void {
+  /** libxl's word; in a driver domain, where it cannot be read, there is no QEMU either. */
+  async #hasDeviceModel(domid: number): Promise<boolean> {
+    const type = await this.#xenstore.read(`/libxl/${domid}/type`).catch((error: unknown) => {
+      if (error instanceof XenstoreError) return null;
+      throw error;
+    });
+    return type === "hvm";
+  }
+
+  /** Whether the vbd has had it before. Throws when a path leads to another file by now than to the one that it has. */
+  #checkSame(vbd: VbdId, { path, uses }: Claim): boolean {
     const difference = this.#records?.difference(vbd, path, uses) ?? null;
     if (difference) throw new DeviceError(constants.errno.ESTALE, path, describeDifference(difference));
+    return this.#records?.knows(vbd, path) ?? false;
   }
 
   /** True when the same machine has the store already. Throws EBUSY when another one is in the way. */

@@ -19,11 +19,19 @@ const WITHOUT_LOCKS: number[] = [errno.ENOLCK, errno.ENOSYS, errno.EOPNOTSUPP, e
  * open file. Where the file system keeps no locks there is nothing to set, and nothing to wait for.
  */
 export async function fence(fd: number, user: number): Promise<boolean> {
-  try {
+  return whereLocksAreKept(async () => {
     if (await isRangeLocked(fd, FIRST_BYTE + user, 1)) return false;
     await shareRange(fd, FIRST_BYTE + user, 1);
+    return true;
+  }, true);
+}
+
+/** What `locking` returns, or `otherwise` where the file system keeps no locks. */
+export async function whereLocksAreKept<T>(locking: () => Promise<T>, otherwise: T): Promise<T> {
+  try {
+    return await locking();
   } catch (error) {
-    if (!(error instanceof SystemError) || !WITHOUT_LOCKS.includes(error.errno)) throw error;
+    if (error instanceof SystemError && WITHOUT_LOCKS.includes(error.errno)) return otherwise;
+    throw error;
   }
-  return true;
 }

@@ -18,16 +18,9 @@ import {
   storeBytes,
 } from "./geometry.js";
 import { libuvEngine } from "./libuv.js";
+import { isLockedByQemu, lockAsQemu } from "./qemu-locks.js";
 import { RawDevice, type Store } from "./raw.js";
-import {
-  describeProcess,
-  deviceOn,
-  isLockedByQemu,
-  lockHolder,
-  loopDeviceOf,
-  mountPointOf,
-  openerOf,
-} from "./usage.js";
+import { describeProcess, deviceOn, lockHolder, loopDeviceOf, mountPointOf, openerOf } from "./usage.js";
 
 const { EACCES, EBUSY, EINVAL, EIO, EISDIR, EMFILE, ENFILE, ENOENT, EPERM, EROFS } = constants.errno;
 const openFile = promisify(open);
@@ -59,6 +52,10 @@ export interface OpenOptions {
   readonly shared?: boolean;
   /** Whose use it is: see {@link fence}. A number below 2^47. */
   readonly user?: number;
+  /** For an HVM guest, whose device model has the disk open, too: see {@link lockAsQemu}. */
+  readonly deviceModel?: boolean;
+  /** The guest has had it open before: its device model may be there already. */
+  readonly again?: boolean;
   /** Whether the page cache is used. Default: writeback. */
   readonly cache?: Cache;
   /** Gets one line about a store that is served, but not as one might think. Default: console.warn. */
@@ -78,8 +75,9 @@ export async function openDevice(path: string, options: DeviceOptions): Promise<
 /**
  * Opens a raw image or block device and sees to it that nobody else has it: one user may write, or many may read
  * (many readers of images only: a block device has one user). An image is locked with flock, a block device with
- * O_EXCL; the kernel drops either when the last operation on the descriptor has ended, even if the process died
- * before. Refused, too, is what a QEMU program has locked or a loop device serves. A refusal leaves nothing changed.
+ * O_EXCL, and both with QEMU's locks; the kernel drops them when the last operation on the descriptor has ended, even if
+ * the process died before. Refused, too, is what a QEMU program has locked or a loop device serves. A refusal leaves
+ * nothing changed.
  *
  * An image's last bytes that do not make a sector of 512 bytes are not served. An image whose server hangs makes this
  * wait, and nothing else.
@@ -95,7 +93,7 @@ export async function openStore(path: string, options: OpenOptions): Promise<Sto
     fd = await openFile(path, exclusive ? access | flags.O_EXCL : access);
     const stats = await statFile(fd, { bigint: true });
     const kind = kindOf(path, stats);
-    if (!shared) await claim(fd, path, kind, stats, readOnly);
+    if (!shared) await claim(fd, path, kind, stats, options);
     // What is not ours alone may still be read, or written, by a dead process for the same user.
     if ((shared || readOnly) && options.user !== undefined && !(await fence(fd, options.user))) {
       throw inUse(path, await openerOf(path, false));
@@ -148,7 +146,7 @@ async function claim(
   path: string,
   kind: StoreKind,
   stats: BigIntStats,
-  readOnly: boolean,
+  { readOnly, deviceModel = false, again = false }: OpenOptions,
 ): Promise<void> {
   if (kind === "image") {
     if (!(await tryLockAsync(fd, !readOnly))) {
@@ -157,6 +155,8 @@ async function claim(
     const loop = await loopDeviceOf(stats, !readOnly);
     if (loop) throw new DeviceError(EBUSY, path, `in use by ${loop}; detach it with \`losetup -d ${loop}\``);
   }
+  await lockAsQemu(fd, readOnly, deviceModel);
+  if (deviceModel && again) return;
   if (await isLockedByQemu(fd, readOnly)) throw inUse(path, await openerOf(path, false));
 }
 

@@ -1,7 +1,6 @@
 /** Who else uses a file or block device: for refusing to share it, and for saying with whom. */
 import { readdirSync, readFileSync, readlinkSync } from "node:fs";
 import { realpath, stat } from "node:fs/promises";
-import { isRangeLocked } from "../platform/libc.js";
 import { major, minor } from "./geometry.js";
 
 /** What fstat tells of an open file: device, inode, and the number of a device node. */
@@ -9,23 +8,6 @@ export interface FileIdentity {
   readonly dev: bigint;
   readonly ino: bigint;
   readonly rdev: bigint;
-}
-
-/**
- * True when a QEMU program uses the file in a way that excludes this use. QEMU does not flock: it locks single bytes
- * (its block/file-posix.c): 100 + n says "I use permission n", 200 + n "I
- * do not let others have permission n", where 0 is a consistent read, 1 write, 2 write unchanged data, 3 resize.
- * Programs that merely read share with readers.
- */
-export async function isLockedByQemu(fd: number, readOnly: boolean): Promise<boolean> {
-  const excluding: [start: number, length: number][] = [
-    [101, 1],
-    [103, 1],
-    [200, 1],
-  ];
-  if (!readOnly) excluding.push([102, 1], [201, 3]);
-  for (const [start, length] of excluding) if (await isRangeLocked(fd, start, length)) return true;
-  return false;
 }
 
 /** The loop device that is attached to a file, as "/dev/loop3"; those that cannot write count only if `readersToo`. */
