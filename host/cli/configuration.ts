@@ -15,6 +15,19 @@ export const DEFAULT_FILE = "/etc/xbdback/xbdback.toml";
 /** Options about this start of the program, which nobody wants in a file. */
 const NOT_IN_FILE = new Set(["config", "dumpConfig", "exitWithParent", "replace"]);
 
+const LIVE = new WeakSet<Option>();
+
+/** Marks an option whose new value a reload gives to the disks that connect, or are opened, from then on. */
+export function live(option: Option): Option {
+  LIVE.add(option);
+  return option;
+}
+
+/** Whether a reload takes the option's new value; others take effect when the daemon is restarted. */
+export function isLive(option: Option): boolean {
+  return LIVE.has(option);
+}
+
 /** The options that a file may set, by key. */
 export function configurable(command: Command): Map<string, Option> {
   const options = command.options.filter((option) => !NOT_IN_FILE.has(option.attributeName()));

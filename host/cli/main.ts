@@ -9,7 +9,7 @@ import { CACHES } from "../storage/direct.js";
 import { DEFAULT_PATIENCE } from "../storage/nbd/open.js";
 import { formatSize } from "../storage/size.js";
 import { operatorCommands } from "./commands/index.js";
-import { DEFAULT_FILE } from "./configuration.js";
+import { DEFAULT_FILE, live } from "./configuration.js";
 import { demo } from "./demo.js";
 import { CliError, Exit, exitCodeOf } from "./errors.js";
 import { type GuestOptions, guest } from "./guest.js";
@@ -42,9 +42,14 @@ function frontendOptions(command: Command): Command {
 function planeOptions(command: Command): Command {
   return command
     .addOption(
-      new Option("--cache <how>", "the host's page cache; auto: none for block devices, writeback for images")
-        .choices(CACHES)
-        .default("auto"),
+      live(
+        new Option(
+          "--cache <how>",
+          "the host's page cache; auto: none for block devices, writeback for images",
+        )
+          .choices(CACHES)
+          .default("auto"),
+      ),
     )
     .addOption(
       new Option("--engine <name>", "how I/O gets to the kernel; auto: io_uring where that is to be had")
@@ -121,6 +126,10 @@ function capOptions(command: Command): Command {
     );
 }
 
+function liveNumber(flags: string, what: string, low: number, high: number, normally: number): Option {
+  return live(new Option(flags, what).argParser(integer(low, high)).default(normally));
+}
+
 function serve(): Command {
   const command = new Command("serve")
     .summary("serve the disks of Xen's guests, or of a loopback machine's")
@@ -132,15 +141,20 @@ function serve(): Command {
       kind,
       "vbd",
     )
-    .option("--max-queues <n>", "rings offered to a frontend, 1 to 16", integer(1, 16), 4)
-    .option("--max-ring-page-order <n>", "rings of up to 2^n pages, 0 to 4", integer(0, 4), 4)
-    .option("--max-indirect-segments <n>", "segments of an indirect request, 0 to 256", integer(0, 256), 256)
-    .option("--no-persistent", "do not offer persistent grants")
-    .option(
-      "--nbd-reconnect <seconds>",
-      "how long I/O waits for an NBD server that went away before it fails",
-      integer(1, 86_400),
-      DEFAULT_PATIENCE.reconnectMs / 1000,
+    .addOption(liveNumber("--max-queues <n>", "rings offered to a frontend, 1 to 16", 1, 16, 4))
+    .addOption(liveNumber("--max-ring-page-order <n>", "rings of up to 2^n pages, 0 to 4", 0, 4, 4))
+    .addOption(
+      liveNumber("--max-indirect-segments <n>", "segments of an indirect request, 0 to 256", 0, 256, 256),
+    )
+    .addOption(live(new Option("--no-persistent", "do not offer persistent grants")))
+    .addOption(
+      liveNumber(
+        "--nbd-reconnect <seconds>",
+        "how long I/O waits for a lost NBD server before it fails",
+        1,
+        86_400,
+        DEFAULT_PATIENCE.reconnectMs / 1000,
+      ),
     )
     .addOption(deviceOption())
     .option("--http <address>", "serve a read-only page there: 127.0.0.1:PORT or [::1]:PORT", httpAddress)

@@ -1,6 +1,6 @@
 /** The sections of xbdback(8) about the commands, in mdoc(7), made of the command tree: they cannot say other things. */
 import type { Command, Option } from "commander";
-import { configurable } from "./configuration.js";
+import { configurable, isLive } from "./configuration.js";
 
 /** One `.Ss` for each command. */
 export function commandSections(program: Command): string {
@@ -15,11 +15,22 @@ export function commandSections(program: Command): string {
 export function keyList(command: Command): string {
   const items = [...configurable(command)].map(([key, option]) => {
     const [item, ...rest] = optionItem(option).split("\n");
-    const value = option.required || option.optional ? item.replace(/^.*? Ar /, " Ar ") : " Cm true | false";
+    const word = item.replace(/^.*? Ar /, "");
+    const several = Array.isArray(option.defaultValue) ? ` | [ Ns Ar ${word} , No ...]` : "";
+    const value = option.required || option.optional ? ` Ar ${word}${several}` : " Cm true | false";
     const meaning = option.negate ? ["Offer persistent grants.", "The default is true."] : rest;
     return [`.It Cm ${key} Li =${value}`, ...meaning].join("\n");
   });
   return `.Bl -tag -width Ds\n${items.join("\n")}\n.El`;
+}
+
+/** The keys that a reload takes up, in a sentence's order. */
+export function liveKeys(command: Command): string {
+  const keys = [...configurable(command)].filter(([, option]) => isLive(option)).map(([key]) => key);
+  const last = keys.pop();
+  return [...keys.map((key, i) => `.Cm ${key}${i < keys.length - 1 ? " ," : ""}`), "and", `.Cm ${last}`].join(
+    "\n",
+  );
 }
 
 /** Text that mdoc takes as it is, each sentence on a line of its own. */

@@ -65,7 +65,7 @@ export function directoryOption(what = "a loopback machine, in place of the Xen 
 
 /** Modules that disks may be of; each --device names one more. */
 export function deviceOption(): Option {
-  return new Option("--device <path>", "allow this module as a disk, target=device:PATH; may be given again")
+  return new Option("--device <path>", "allow this module as a disk, target=device:PATH; repeatable")
     .argParser((path: string, others: readonly string[]) => [...others, resolve(path)])
     .default([], "none");
 }

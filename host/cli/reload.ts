@@ -1,21 +1,11 @@
 /** Taking the configuration file up again while the daemon runs. */
 import { isDeepStrictEqual } from "node:util";
 import type { Command } from "commander";
-import { configurable, configure, written } from "./configuration.js";
-
-/** Options whose new values hold for disks that connect, or are opened, from then on. */
-export const LIVE = [
-  "maxQueues",
-  "maxRingPageOrder",
-  "maxIndirectSegments",
-  "persistent",
-  "cache",
-  "nbdReconnect",
-] as const;
+import { configurable, configure, isLive, written } from "./configuration.js";
 
 /**
- * Reads the file again and returns the lines that tell what has changed. Those options of {@link LIVE} that did are
- * assigned to `live`. With a file that is wrong nothing changes, and the line says what is.
+ * Reads the file again and returns the lines that tell what has changed. Those of the live options that did are
+ * assigned to `live`. With a wrong file nothing changes, and the line tells what is wrong.
  */
 export function reload(command: Command, live: object, named?: string): string[] {
   const before = { ...command.opts() };
@@ -29,11 +19,10 @@ export function reload(command: Command, live: object, named?: string): string[]
   const lines = [...configurable(command)].flatMap(([key, option]) => {
     const name = option.attributeName();
     if (isDeepStrictEqual(before[name], after[name])) return [];
-    const isLive = (LIVE as readonly string[]).includes(name);
-    if (isLive) Object.assign(live, { [name]: after[name] });
-    const when = isLive
+    if (isLive(option)) Object.assign(live, { [name]: after[name] });
+    const when = isLive(option)
       ? "for disks that connect from now on"
-      : "takes effect when the daemon is started anew";
+      : "takes effect when the daemon is restarted";
     return [`xbdback: ${key} = ${JSON.stringify(written(after[name]))}: ${when}`];
   });
   return [

@@ -14,7 +14,7 @@ import { kernelBackendOf } from "../platform/xen/find.js";
 import type { Cache } from "../storage/direct.js";
 import { openDisk } from "../storage/disk.js";
 import type { Log } from "../vbd/vbd-log.js";
-import { configure, dump } from "./configuration.js";
+import { configurable, configure, dump, isLive } from "./configuration.js";
 import { platformOf } from "./daemon.js";
 import { CliError, Exit, exitCodeOf } from "./errors.js";
 import { handleInstead, untilStopped } from "./lifetime.js";
@@ -57,7 +57,7 @@ export async function serveCommand(command: Command): Promise<void> {
     return;
   }
   const { directory, kind, exitWithParent, logFormat, http, metrics, drainTimeout } = options;
-  const live = liveOptions(options);
+  const live = liveOptions(command);
   const platform = await platformOf(directory);
   if (platform.kind === "xen") refuseBesideKernel(kind);
   const stopped = untilStopped(exitWithParent);
@@ -99,15 +99,20 @@ export async function serveCommand(command: Command): Promise<void> {
   process.exit();
 }
 
-/** What a reload may change. */
-function liveOptions(options: ServeCommandOptions) {
-  const { maxQueues, maxRingPageOrder, maxIndirectSegments, persistent, cache, nbdReconnect } = options;
-  return { maxQueues, maxRingPageOrder, maxIndirectSegments, persistent, cache, nbdReconnect };
+/** What a reload may change: the options that are marked so. */
+type LiveOptions = Pick<
+  ServeCommandOptions,
+  "maxQueues" | "maxRingPageOrder" | "maxIndirectSegments" | "persistent" | "cache" | "nbdReconnect"
+>;
+
+function liveOptions(command: Command): LiveOptions {
+  const names = [...configurable(command).values()].filter(isLive).map((option) => option.attributeName());
+  return Object.fromEntries(names.map((name) => [name, command.getOptionValue(name)])) as LiveOptions;
 }
 
 function daemonOptions(
   options: ServeCommandOptions,
-  live: ReturnType<typeof liveOptions>,
+  live: LiveOptions,
 ): Omit<ServeOptions, "platform" | "log"> {
   const { kind, reactors, engine, pollUs, maxVbds, maxRings, maxGrants, maxMemory, replace, http } = options;
   const { device: modules } = options;

@@ -116,7 +116,7 @@ test("a reload changes what can be changed, and says what cannot", () => {
     `xbdback: read ${file} again; connected disks stay as they are`,
     "xbdback: max-queues = 3: for disks that connect from now on",
     'xbdback: cache = "auto": for disks that connect from now on',
-    "xbdback: poll-us = 6: takes effect when the daemon is started anew",
+    "xbdback: poll-us = 6: takes effect when the daemon is restarted",
   ]);
   assert.deepEqual(live, { maxQueues: 3, cache: "auto", maxIndirectSegments: 7 });
   writeFileSync(file, "max-queues = ");

@@ -1,10 +1,15 @@
 /** The man pages: they are well-formed, and say the options that there are and no others. */
 import assert from "node:assert/strict";
 import { spawnSync } from "node:child_process";
-import { readdirSync, readFileSync, rmSync, writeFileSync } from "node:fs";
-import { join } from "node:path";
+import { mkdtempSync, readdirSync, readFileSync, rmSync, writeFileSync } from "node:fs";
+import { tmpdir } from "node:os";
+import { dirname, join } from "node:path";
 import { test } from "node:test";
+import type { Command } from "commander";
 import { program } from "../../host/cli/main.js";
+import { reload } from "../../host/cli/reload.js";
+import { IMAGE_FORMATS } from "../../host/storage/source.js";
+import { WRAPPERS } from "../../host/storage/wrapper/index.js";
 import { ROOT } from "../hosts/tools.js";
 import { absent } from "../support/programs.js";
 
@@ -55,6 +60,58 @@ for (const command of program().commands) {
     assert.deepEqual(documented.sort(), actual.sort());
   });
 }
+
+test("xbdback.toml(5) lists what a reload takes for disks that connect later, and nothing else", () => {
+  const serve = program().commands.find((command) => command.name() === "serve") as Command;
+  const file = join(mkdtempSync(join(tmpdir(), "xbdback-man-")), "xbdback.toml");
+  const changed = {
+    "max-queues": 2,
+    "max-ring-page-order": 1,
+    "max-indirect-segments": 7,
+    persistent: false,
+    "nbd-reconnect": 9,
+    cache: "none",
+    kind: "other",
+    "poll-us": 3,
+    reactors: 61,
+    engine: "libuv",
+    "max-vbds": 5,
+    "max-rings": 6,
+    "max-grants": 17,
+    "max-memory": "1G",
+    "drain-timeout": 8,
+    "log-format": "json",
+  };
+  const lines = Object.entries(changed).map(([key, value]) => `${key} = ${JSON.stringify(value)}\n`);
+  writeFileSync(file, lines.join(""));
+  const told = reload(serve, {}, file).flatMap((line) => /^xbdback: (\S+) = .*: (.*)$/.exec(line) ?? []);
+  rmSync(dirname(file), { recursive: true });
+  const taken = told.flatMap((text, i) => (text === "for disks that connect from now on" ? told[i - 1] : []));
+  assert.equal(told.length, 3 * lines.length, told.join("\n"));
+  const page = readFileSync(join(directory, "xbdback.toml.5"), "utf8");
+  const listed = [...section(page, "Sh", "RELOADING").matchAll(/^\.Cm (\S+)/gm)].map(([, key]) => key);
+  assert.deepEqual(listed.sort(), taken.sort());
+});
+
+test("xbdback(8) has every image format and wrapper", () => {
+  const [, disks = ""] = /\n\.Sh DISKS\n([\s\S]*?)\n\.Sh /.exec(manual) ?? [];
+  const named = new Set(
+    [...disks.matchAll(/^\.It .*/gm)].flatMap(([line]) => line.match(/[a-z0-9]+(?=\\?&?:)/g) ?? []),
+  );
+  const words = [
+    ...Object.keys(IMAGE_FORMATS),
+    ...Object.keys(WRAPPERS),
+    "rbd",
+    "unix",
+    "http",
+    "https",
+    "device",
+  ];
+  assert.deepEqual(
+    words.filter((word) => !named.has(word)),
+    [],
+  );
+});
 
 /** The code of a page's first example, as it is read. */
 function firstExample(page: string): string {

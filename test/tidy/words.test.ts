@@ -13,8 +13,6 @@ const EXEMPT = /xbd backend( 0x\S*)?[: ]/;
 
 /** Not yet gone through. */
 const TODO: ReadonlySet<string> = new Set([
-  "packaging/man/xbdback.8",
-  "packaging/man/xbdback.toml.5",
   "README.md",
   ...["cli", "daemon", "metrics", "nbd", "platform", "reactor", "storage", "toolstack", "vbd", "web"],
 ]);

@@ -7,7 +7,7 @@ import { limit } from "./limit.js";
 import { log } from "./log.js";
 import { readonly } from "./readonly.js";
 
-const WRAPPERS: Readonly<Record<string, WrapperKind>> = { readonly, cow, delay, error, limit, log };
+export const WRAPPERS: Readonly<Record<string, WrapperKind>> = { readonly, cow, delay, error, limit, log };
 
 /** The outermost wrapper of a target, and the target below. */
 export interface Wrapped {
