@@ -53,6 +53,22 @@ export function attach(wasm: Uint8Array, config: RingConfig): BlkifCore {
   assert.equal(node("--input-type=module", "-e", run), "0\n");
 });
 
+test("the memory has exactly MEMORY_BYTES", () => {
+  const run = `
+    import { readFileSync } from "node:fs";
+    import { abi, allocateMemory, BlkifCore, compileCore } from "xbdback/core";
+    const module = compileCore(readFileSync(new URL(import.meta.resolve("xbdback/core/blkif.wasm"))));
+    for (const more of [-65536, 0, 65536]) {
+      try {
+        new BlkifCore(module, allocateMemory(abi.MEMORY_BYTES + more));
+        console.log(more, "taken");
+      } catch (error) {
+        console.log(more, error.name);
+      }
+    }`;
+  assert.equal(node("--input-type=module", "-e", run), "-65536 LinkError\n0 taken\n65536 LinkError\n");
+});
+
 test("the example in TypeScript compiles, and its guest reads what it wrote", () => {
   cpSync(join(ROOT, "examples/typescript/host.ts"), join(project, "host.ts"));
   compile("host.ts", "node");

@@ -24,27 +24,32 @@ started() { systemctl is-active "$1" || { systemctl status --no-pager -l "$1"; r
 boot_is_over() { ! systemctl list-jobs --no-legend | grep -v lab.service | grep -q .; }
 written() { dd if=$IMAGE bs=1M skip=1 count=1 status=none | head -c 20 | grep -q "written by the guest"; }
 
+# Behind what systemd has sent to the terminal.
+echo
 check "the boot comes to its end" within 300 boot_is_over
 check "xen.service has started" started xen
 check "the daemon has been started by systemd" started xbdback
 check "it was started after xen.service" before xen xbdback
 check "xendomains.service was started after it" before xbdback xendomains
 check "xendomains has created its guest" xl domid guest
-check "the guest has read its disk" within 120 marked "read $(head -c 1M $IMAGE | sha256sum | cut -d' ' -f1)"
-check "the guest has written to its disk" within 120 marked written
+check "the guest has read its disk" within 300 marked "read $(head -c 1M $IMAGE | sha256sum | cut -d' ' -f1)"
+check "the guest has written to its disk" within 300 marked written
 check "what it wrote is in the image" written
 check "the disk is connected" sh -c "xbdback list | tee /dev/stderr | grep -q $IMAGE"
 check "no error in the daemon's log" not sh -c "journalctl -u xbdback -p err -q --no-pager | grep ."
 
 # An address that is not the machine's loopback, and at which nobody listens: it needs no network.
 ip address add 198.51.100.7/32 dev lo
-attach_remote() { xl block-attach guest 'script=block-xbdback,vdev=xvdb,access=r,target=nbd://198.51.100.7:10809/x' 2>&1; }
-refused_with() { local said; said=$(attach_remote); echo "$said"; echo "$said" | grep -q "$1"; }
+attach_remote() { xl block-attach guest "script=block-xbdback,vdev=$1,access=r,target=nbd://198.51.100.7:10809/x" 2>&1; }
+# refused_with VDEV WORDS - libxl keeps a vdev that it could not attach.
+refused_with() { local said; said=$(attach_remote "$1"); echo "$said"; echo "$said" | grep -q "$2"; }
+resumed() { journalctl -u xbdback -q --no-pager | grep 'taken over' | grep -q 'devid=51712'; }
 drop_in() { mkdir -p /etc/systemd/system/xbdback.service.d; cat > /etc/systemd/system/xbdback.service.d/storage.conf; }
-check "a remote disk that the unit keeps away is refused with the remedy" refused_with "IPAddressAllow"
+check "a remote disk that the unit keeps away is refused with the remedy" refused_with xvdb "IPAddressAllow"
 printf '[Service]\nIPAddressAllow=198.51.100.7\n' | drop_in
 systemctl daemon-reload; systemctl restart xbdback
-check "with the drop-in of xbdback(8) the server is asked" refused_with "nobody listens at"
+check "the daemon that was restarted has resumed the guest's disk" within 180 resumed
+check "with the drop-in of xbdback(8) the server is asked" refused_with xvdc "nobody listens at"
 journalctl -u xbdback -u xen -u xendomains -o short-monotonic --no-pager
 tail -n 20 $CONSOLE /var/log/xen/xl-guest.log
 echo "CHECKS DONE"
