@@ -7,7 +7,7 @@ import { constants } from "node:os";
 import { type Xenstore, XenstoreError } from "../platform/ports.js";
 import type { BlockDevice } from "../storage/device.js";
 import { type Use, usesOf } from "../storage/disk.js";
-import { DeviceError, type OpenOptions } from "../storage/open.js";
+import { DeviceError, errnoOf, type OpenOptions, refusal } from "../storage/open.js";
 import { type VbdId, vbdName } from "../vbd/name.js";
 import type { Open } from "../vbd/store-opener.js";
 import { describeDifference, type ImageRecords } from "./image-records.js";
@@ -160,9 +160,14 @@ export class Stores {
       const user = vbd.domid * 2 ** 32 + vbd.devid;
       const deviceModel = await this.#hasDeviceModel(vbd.domid);
       const device = await this.#open(path, { ...options, shared, user, deviceModel, again }, vbd);
-      // Opening may have made a file.
-      claim.uses = await usesOf(path, readOnly);
-      this.#records?.write(vbd, path, readOnly, claim.uses);
+      try {
+        // Opening may have made a file.
+        claim.uses = await usesOf(path, readOnly);
+        this.#records?.write(vbd, path, readOnly, claim.uses);
+      } catch (error) {
+        await device.close();
+        throw error instanceof DeviceError ? error : await refusal(path, errnoOf(error));
+      }
       const close = device.close.bind(device);
       const end = (): Promise<void> => close().finally(() => this.#claims.delete(claim));
       return { claim, shared: options.shared ?? false, device, end, inUse: null, kept: true };

@@ -197,12 +197,12 @@ function checkSectors(path: string, { sectorSize }: Geometry): void {
   throw new DeviceError(EINVAL, path, `has sectors of ${sectorSize} bytes; only 512 to 4096 can be served`);
 }
 
-function errnoOf(error: unknown): number {
+export function errnoOf(error: unknown): number {
   return Math.abs((error as NodeJS.ErrnoException).errno ?? EIO);
 }
 
 /** What a failed system call on a store means to its owner. */
-async function refusal(path: string, errno: number): Promise<DeviceError> {
+export async function refusal(path: string, errno: number): Promise<DeviceError> {
   switch (errno) {
     case ENOENT:
       return new DeviceError(errno, path, "no such file; create it or correct the disk's path");
