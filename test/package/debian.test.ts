@@ -179,7 +179,7 @@ test("under systemd a guest has its disk, and the daemon no more than it needs",
   await root.output("systemctl reload xbdback");
   const lines = [
     "max-queues = 1: for disks that connect from now on",
-    '"vbd3.?": takes effect when the daemon is started',
+    '"vbd3.?": takes effect when the daemon is restarted',
   ];
   const reloaded = async (): Promise<boolean> => {
     const text = await journal();
