@@ -95,6 +95,11 @@ export interface BlockDevice {
 
   /** Looks at the store's size again; true when it changed. Takes as long as the store does to tell. */
   refreshSize(): Promise<boolean>;
+  /**
+   * Whether operations may be delayed on purpose, as limit: and delay: do. With false, those that are delayed begin now,
+   * and later ones at once. Not there where nothing is delayed.
+   */
+  setDelays?(enabled: boolean): void;
   /** Waits for operations under way, then lets go of the store and its lock. */
   close(): Promise<void>;
 }

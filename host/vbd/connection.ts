@@ -76,6 +76,8 @@ export class Connection {
   /** Attaches every ring. Rejects with what is wrong with one of them; everything is let go then. */
   static async open(options: ConnectionOptions): Promise<Connection> {
     const connection = new Connection(options);
+    // The connection before may have ended without them.
+    options.device.setDelays?.(true);
     const attaching = options.config.queues.map((_, queue) => attach(options, queue));
     const outcomes = await Promise.allSettled(attaching);
     for (const outcome of outcomes) if (outcome.status === "fulfilled") connection.#rings.push(outcome.value);
@@ -148,6 +150,7 @@ export class Connection {
    */
   async close(): Promise<void> {
     this.#closing = true;
+    this.device.setDelays?.(false);
     const outcomes = await Promise.allSettled(this.#rings.map((ring) => ring.detach()));
     await this.device.close();
     for (const outcome of outcomes) if (outcome.status === "rejected") throw outcome.reason;

@@ -28,6 +28,7 @@ export class Throttling {
   #limits = NO_LIMITS;
   #paused = false;
   #known = false;
+  #closing = false;
 
   /** `directory` is the vbd's backend directory. */
   constructor(xenstore: Xenstore, directory: string) {
@@ -54,7 +55,7 @@ export class Throttling {
       burst: parseLimit(burst, NO_LIMITS.burst),
     };
     this.#paused = paused === "1";
-    this.#throttle.set(this.#limits, this.#paused);
+    this.#apply();
     this.#known = true;
   }
 
@@ -69,14 +70,28 @@ export class Throttling {
     await this.recall();
     this.#limits = { ...this.#limits, ...change.limits };
     this.#paused = change.paused ?? this.#paused;
-    this.#throttle.set(this.#limits, this.#paused);
+    this.#apply();
     await connection?.throttle(this.throttle);
     await this.#remember();
   }
 
+  /** A vbd that the toolstack closes has no limits, here or in its disk: its guest waits for its last requests. */
+  async setClosing(closing: boolean, connection: Connection | null): Promise<void> {
+    if (closing === this.#closing) return;
+    this.#closing = closing;
+    this.#apply();
+    connection?.device.setDelays?.(!closing);
+    await connection?.throttle(this.throttle);
+  }
+
+  #apply(): void {
+    this.#throttle.set(this.#closing ? NO_LIMITS : this.#limits, this.#paused);
+  }
+
   /** For a connection that begins; null: without a limit, rings do not even look. */
   get throttle(): Throttle | null {
-    return this.#paused || this.#limits.iops > 0 || this.#limits.bps > 0 ? this.#throttle : null;
+    const limited = !this.#closing && (this.#limits.iops > 0 || this.#limits.bps > 0);
+    return this.#paused || limited ? this.#throttle : null;
   }
 
   /** For a connection that has begun, and may have begun with other limits. */

@@ -223,6 +223,8 @@ export class Vbd {
     if (this.#frontendWrote) this.#refusal = null;
     this.#frontendWrote = false;
     await this.#throttling.recall();
+    const closing = !keys.online && keys.state >= State.Closing;
+    await this.#throttling.setClosing(closing, this.#connection);
     this.#frontendState = parseState(await xenstore.read(`${this.#frontend}/state`));
     const stranger = strangerIn(keys, this.id.domid, this.#frontend, this.directory);
     const objection = stranger ?? this.#unservable(keys);

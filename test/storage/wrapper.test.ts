@@ -284,3 +284,26 @@ test("what is refused is answered once, and the disk below is not asked", async 
   assert.ok(!answers.includes(Result.Success));
   assert.equal(asked, 0);
 });
+
+test(
+  "limit and delay begin what waits at once when delays are disabled, and delay again later",
+  LIMIT,
+  async (t) => {
+    for (const target of ["limit:iops=1", "delay:1000s", "readonly:limit:bps=512"]) {
+      const device = await open(t, `${target}:${image(t, BYTES)}`);
+      const queue = Promise.all(Array.from({ length: 16 }, () => read(device, 0, scatter(512))));
+      device.setDelays?.(false);
+      for (const { result } of await queue) assert.equal(result, Result.Success);
+      assert.equal((await read(device, 0, scatter(512))).result, Result.Success);
+      device.setDelays?.(true);
+      const waiting = Promise.all([read(device, 0, scatter(512)), read(device, 0, scatter(512))]);
+      const first = await Promise.race([
+        waiting,
+        new Promise((resolve) => setTimeout(resolve, 100, "it waits")),
+      ]);
+      assert.equal(first, "it waits", target);
+      device.setDelays?.(false);
+      await waiting;
+    }
+  },
+);

@@ -1,6 +1,7 @@
 /** delay:TIME[-TIME][+OPERATION…]:TARGET. Each operation begins later, by a time or one between two: a slow disk. */
 import type { BlockDevice, Done } from "../device.js";
 import { described, type WrapperKind, wordsOf } from "./kind.js";
+import { Timers } from "./timers.js";
 import { type Operation, type OperationName, Wrapper } from "./wrapper.js";
 
 /** Of delays in milliseconds. */
@@ -11,6 +12,7 @@ class Delay extends Wrapper {
   readonly #least: number;
   readonly #most: number;
   readonly #operations: ReadonlySet<OperationName>;
+  readonly #timers = new Timers();
 
   constructor(
     name: string,
@@ -25,19 +27,18 @@ class Delay extends Wrapper {
     this.#operations = operations;
   }
 
+  override setDelays(enabled: boolean): void {
+    super.setDelays(enabled);
+    this.#timers.enabled = enabled;
+  }
+
   protected override operate({ name }: Operation, start: (done: Done) => void, done: Done): void {
     if (!this.#operations.has(name)) {
       start(done);
       return;
     }
     const due = performance.now() + this.#least + Math.random() * (this.#most - this.#least);
-    // Timers count from when this thread last slept: where it has been busy since, they end early.
-    const wait = (): void => {
-      const left = due - performance.now();
-      if (left > 0) setTimeout(wait, left);
-      else start(done);
-    };
-    wait();
+    this.#timers.at(due, () => start(done));
   }
 }
 

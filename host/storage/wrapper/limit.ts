@@ -5,10 +5,8 @@
 import type { BlockDevice, Done } from "../device.js";
 import { formatSize, parseSize } from "../size.js";
 import type { WrapperKind } from "./kind.js";
+import { Timers } from "./timers.js";
 import { type Operation, Wrapper } from "./wrapper.js";
-
-/** Longer than this no timer runs. */
-const LONGEST_MS = 2 ** 31 - 1;
 
 interface Rates {
   /** A second; 0: as many as there are. */
@@ -21,6 +19,7 @@ class Limited extends Wrapper {
   readonly #msPerByte: number;
   /** When the next operation may begin, by performance.now(). */
   #free = 0;
+  readonly #timers = new Timers();
 
   constructor(name: string, inner: BlockDevice, { iops, bps }: Rates) {
     const words = [...(iops > 0 ? [`${iops} operations`] : []), ...(bps > 0 ? [formatSize(bps)] : [])];
@@ -29,14 +28,19 @@ class Limited extends Wrapper {
     this.#msPerByte = bps > 0 ? 1000 / bps : 0;
   }
 
+  override setDelays(enabled: boolean): void {
+    super.setDelays(enabled);
+    this.#timers.enabled = enabled;
+    this.#free = 0;
+  }
+
   protected override operate({ name, length }: Operation, start: (done: Done) => void, done: Done): void {
     const now = performance.now();
     const begins = Math.max(now, this.#free);
     // A discard moves no data.
     const bytes = name === "discard" ? 0 : length;
     this.#free = begins + Math.max(this.#msPerOperation, bytes * this.#msPerByte);
-    if (begins === now) start(done);
-    else setTimeout(start, Math.min(begins - now, LONGEST_MS), done);
+    this.#timers.at(begins, () => start(done));
   }
 }
 

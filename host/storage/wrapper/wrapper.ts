@@ -112,6 +112,10 @@ export class Wrapper implements BlockDevice {
     return this.inner.refreshSize();
   }
 
+  setDelays(enabled: boolean): void {
+    this.inner.setDelays?.(enabled);
+  }
+
   close(): Promise<void> {
     this.#closed ??= this.#close();
     return this.#closed;
