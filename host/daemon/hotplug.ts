@@ -7,7 +7,7 @@
 import { stat } from "node:fs/promises";
 import { constants } from "node:os";
 import type { Xenstore } from "../platform/ports.js";
-import { parseState, XenbusState } from "../platform/xenbus-state.js";
+import { parseState, scanNumber, XenbusState } from "../platform/xenbus-state.js";
 import { major, minor } from "../storage/geometry.js";
 import { DeviceError } from "../storage/open.js";
 import { modeFor, parseMode } from "../vbd/backend-keys.js";
@@ -72,7 +72,7 @@ export class Hotplug {
       read("state"),
       read("online"),
     ]);
-    const leaves = state === null || (online !== "1" && parseState(state) >= XenbusState.Closing);
+    const leaves = state === null || (scanNumber(online) !== 1 && parseState(state) >= XenbusState.Closing);
     if (leaves) await stores.release(id);
     if (leaves || status !== CHECKING) return;
     const [params, mode, type] = await Promise.all([read("params"), read("mode"), read("device-type")]);

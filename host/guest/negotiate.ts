@@ -4,6 +4,9 @@ import type { RingPages } from "./grants.js";
 import { SECTOR } from "./layout.js";
 import type { FrontRing } from "./ring.js";
 
+/** What a disk of a backend may have: powers of 2 up to a page, to which segments are limited. */
+const SECTOR_SIZES = [512, 1024, 2048, 4096];
+
 /** VDISK_READONLY in `info`. */
 const VDISK_READONLY = 4;
 
@@ -136,8 +139,8 @@ export async function readDisk(xenstore: Xenstore, backend: string): Promise<Dis
   const sectors = await readSectors(xenstore, backend);
   const info = await number("info");
   const sectorSize = await number("sector-size");
-  if (sectorSize !== 512 && sectorSize !== 4096) {
-    throw new Error(`${backend}/sector-size is ${sectorSize}: only 512 and 4096 are known`);
+  if (!SECTOR_SIZES.includes(sectorSize)) {
+    throw new Error(`${backend}/sector-size is ${sectorSize}: it can be ${SECTOR_SIZES.join(", ")}`);
   }
   if ((sectors * SECTOR) % sectorSize !== 0) {
     throw new Error(`${backend}/sectors is ${sectors}: not a whole number of ${sectorSize}-byte sectors`);

@@ -20,7 +20,17 @@ export function stateName(state: XenbusState): string {
   return `${NAMES.get(state) ?? "no state"} (${state})`;
 }
 
-/** A state node's value; anything that is not a single digit counts as Unknown. */
+/**
+ * A node's number as Linux and libxl read it, sscanf("%d"): white space, a sign and leading zeros may be in front, and what
+ * follows the digits does not count ("4\n" of a shell's echo is 4). Null where no number is.
+ */
+export function scanNumber(value: string | null): number | null {
+  const match = /^[ \t\n\v\f\r]*([-+]?[0-9]+)/.exec(value ?? "");
+  return match ? Number(match[1]) : null;
+}
+
+/** A state node's value; what is not one of XenBus's states counts as Unknown. */
 export function parseState(value: string | null): XenbusState {
-  return value !== null && /^[0-9]$/.test(value) ? Number(value) : XenbusState.Unknown;
+  const state = scanNumber(value);
+  return state !== null && state >= 0 && state <= 9 ? state : XenbusState.Unknown;
 }

@@ -1,7 +1,7 @@
 /** The keys of a backend's directory: what the toolstack wrote, and what we publish (blkif.h; facts of libxl). */
 import { MAX_SEGMENTS } from "../../assembly/abi.js";
 import type { Xenstore } from "../platform/ports.js";
-import { parseState, type XenbusState } from "../platform/xenbus-state.js";
+import { parseState, scanNumber, type XenbusState } from "../platform/xenbus-state.js";
 import type { BlockDevice } from "../storage/device.js";
 
 /** What we offer before the frontend chooses. */
@@ -72,7 +72,7 @@ async function readAll(read: (key: string) => Promise<string | null>): Promise<B
   const cdrom = value("device-type") === "cdrom";
   return {
     state: parseState(value("state")),
-    online: value("online") === "1",
+    online: scanNumber(value("online")) === 1,
     frontend: value("frontend"),
     frontendId: value("frontend-id"),
     params: value("params"),
@@ -82,8 +82,8 @@ async function readAll(read: (key: string) => Promise<string | null>): Promise<B
     physicalDevice: value("physical-device"),
     mode: modeFor(value("mode"), cdrom),
     cdrom,
-    removable: value("removable") === "1",
-    discardEnable: value("discard-enable") !== "0",
+    removable: scanNumber(value("removable")) === 1,
+    discardEnable: scanNumber(value("discard-enable")) !== 0,
     resizeDevice: value("resize-device") !== null,
   };
 }

@@ -4,6 +4,7 @@
  */
 import { ABI_X86_32, ABI_X86_64, MAX_RING_PAGES } from "../../assembly/abi.js";
 import type { Xenstore } from "../platform/ports.js";
+import { scanNumber } from "../platform/xenbus-state.js";
 import { quote } from "./diagnostics.js";
 
 /** How a frontend connects. */
@@ -46,11 +47,12 @@ function absent(value: string | null): value is null | "" {
 /** A decimal number from 0 to `max`. edk2 prints grant references with %d: a negative one is the u32 it came from. */
 function number(key: string, value: string | null, max: number): number {
   if (absent(value)) throw new FrontendError(`${key} is missing`);
-  if (!/^-?[0-9]{1,10}$/.test(value)) throw new FrontendError(`${key} is ${quote(value)}, not a number`);
+  // White space around it, and zeros in front, are a shell's or a sloppy frontend's; Linux reads such a number, too.
+  if (!/^\s*-?0*[0-9]{1,10}\s*$/.test(value))
+    throw new FrontendError(`${key} is ${quote(value)}, not a number`);
   const n = Number(value);
   const unsigned = n < 0 && max === MAX_U32 && n >= -0x80000000 ? n + 0x100000000 : n;
-  if (unsigned < 0 || unsigned > max)
-    throw new FrontendError(`${key} is ${value}, not in the range 0 to ${max}`);
+  if (unsigned < 0 || unsigned > max) throw new FrontendError(`${key} is ${n}, not in the range 0 to ${max}`);
   return unsigned;
 }
 
@@ -78,11 +80,9 @@ export async function readFrontend(
   }
   const protocolKey = await read("protocol");
   const { protocol, abi } = protocolOf(protocolKey, offer.assumedProtocol);
-  const persistent = (await read("feature-persistent")) === "1";
-  const orderKey = await read("ring-page-order");
-  const order = absent(orderKey) ? 0 : number("ring-page-order", orderKey, offer.maxRingPageOrder);
-  const ringPages = 1 << order;
-  if (ringPages > MAX_RING_PAGES) throw new FrontendError(`ring-page-order is ${order}`);
+  const persistent = scanNumber(await read("feature-persistent")) === 1;
+  const chosen = await readOrder(read, offer.maxRingPageOrder);
+  const order = chosen ?? 0;
   const queuesKey = await read("multi-queue-num-queues");
   const queueCount = absent(queuesKey) ? 1 : number("multi-queue-num-queues", queuesKey, offer.maxQueues);
   if (queueCount === 0) throw new FrontendError("multi-queue-num-queues is 0");
@@ -91,10 +91,30 @@ export async function readFrontend(
   // All at once: a guest may be waiting, and the keys of four queues of sixteen pages are many.
   const queues = await Promise.all(
     Array.from({ length: queueCount }, (_, q) =>
-      readQueue(read, below ? `queue-${q}/` : "", order, !absent(orderKey)),
+      readQueue(read, below ? `queue-${q}/` : "", order, chosen !== null),
     ),
   );
-  return { protocol, assumed: absent(protocolKey), abi, persistent, ringPages, queues };
+  return { protocol, assumed: absent(protocolKey), abi, persistent, ringPages: 1 << order, queues };
+}
+
+/**
+ * A ring's size, in either scheme of blkif.h (its notes 1 to 3): ring-page-order answers to our max-ring-page-order,
+ * num-ring-pages to our max-ring-pages, and FreeBSD and OpenBSD write both. Null where the frontend says neither.
+ */
+async function readOrder(
+  read: (key: string) => Promise<string | null>,
+  maxOrder: number,
+): Promise<number | null> {
+  const [orderKey, pagesKey] = [await read("ring-page-order"), await read("num-ring-pages")];
+  const order = absent(orderKey) ? null : number("ring-page-order", orderKey, maxOrder);
+  if (order !== null && 1 << order > MAX_RING_PAGES) throw new FrontendError(`ring-page-order is ${order}`);
+  if (absent(pagesKey)) return order;
+  const pages = number("num-ring-pages", pagesKey, Math.min(1 << maxOrder, MAX_RING_PAGES));
+  if (pages === 0 || (pages & (pages - 1)) !== 0)
+    throw new FrontendError(`num-ring-pages is ${pages}, not a power of 2`);
+  if (order !== null && pages !== 1 << order)
+    throw new FrontendError(`num-ring-pages is ${pages}, but ring-page-order ${order} means ${1 << order}`);
+  return Math.log2(pages);
 }
 
 async function readQueue(
@@ -106,7 +126,7 @@ async function readQueue(
   const ringRefs = new Uint32Array(1 << order);
   const single = order === 0 ? await read(`${prefix}ring-ref`) : null;
   if (order === 0 && !(hasOrder && absent(single))) {
-    // Without ring-page-order, a ring-ref0 is a leftover of an earlier frontend.
+    // Without a size, a ring-ref0 is a leftover of an earlier frontend.
     ringRefs[0] = number(`${prefix}ring-ref`, single, MAX_U32);
   } else {
     const keys = Array.from(ringRefs, (_, i) => `${prefix}ring-ref${i}`);

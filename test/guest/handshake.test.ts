@@ -154,7 +154,10 @@ test("bad and missing keys are named", limit, async () => {
   const cases: [Record<string, string | null>, RegExp][] = [
     [{ sectors: null }, /sectors does not exist/],
     [{ sectors: "many" }, /sectors is "many": a decimal number/],
-    [{ "sector-size": "520" }, /sector-size is 520/],
+    ...["256", "520", "1536", "8192"].map((size): [Record<string, string>, RegExp] => [
+      { "sector-size": size },
+      new RegExp(`sector-size is ${size}: it can be 512, 1024, 2048, 4096`),
+    ]),
     [{ sectors: "2049", "sector-size": "4096" }, /not a whole number of 4096-byte sectors/],
   ];
   for (const [keys, what] of cases) {

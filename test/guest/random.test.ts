@@ -24,7 +24,7 @@ const setting = fc.record({
   indirect: fc.constantFrom<boolean | number>(false, true, 12, 64),
   order: fc.nat(4),
   queues: fc.integer({ min: 1, max: 3 }),
-  sectorSize: fc.constantFrom(512, 4096),
+  sectorSize: fc.constantFrom(512, 1024, 2048, 4096),
   shuffle: fc.option(fc.nat(), { nil: undefined }),
   firstIndex: fc.constantFrom(0, 0xfffffff0, 0x7ffffffc),
   inFlightBytes: fc.constantFrom(65536, 8 * 1024 * 1024),

@@ -38,6 +38,21 @@ const CASES: Case[] = [
     keys: fixed({ "ring-page-order": "1e9" }),
     says: /^ring-page-order is "1e9", not a number$/,
   },
+  ...["32", "-1", "4294967295"].map((pages) => ({
+    name: `num-ring-pages ${pages}`,
+    keys: fixed({ "num-ring-pages": pages }),
+    says: new RegExp(`^num-ring-pages is ${pages}, not in the range 0 to 16$`),
+  })),
+  ...["0", "3"].map((pages) => ({
+    name: `num-ring-pages ${pages}`,
+    keys: fixed({ "num-ring-pages": pages }),
+    says: new RegExp(`^num-ring-pages is ${pages}, not a power of 2$`),
+  })),
+  {
+    name: "two sizes of one ring",
+    keys: fixed({ "num-ring-pages": "4", "ring-page-order": "1" }),
+    says: /^num-ring-pages is 4, but ring-page-order 1 means 2$/,
+  },
   {
     name: "num-queues 0",
     keys: fixed({ "multi-queue-num-queues": "0" }),
@@ -188,12 +203,55 @@ for (const { name, keys, says } of CASES) {
   );
 }
 
+/** Ring sizes in both schemes of blkif.h, and in both at once. */
+for (const [pages, size] of [
+  [1, { "num-ring-pages": "1" }],
+  [2, { "num-ring-pages": "2" }],
+  [16, { "num-ring-pages": "16" }],
+  [4, { "ring-page-order": "2" }],
+  [4, { "num-ring-pages": "4", "ring-page-order": "2" }],
+  [2, { "num-ring-pages": "02\n", "ring-page-order": "" }],
+] as const) {
+  test(
+    `a ring of ${pages} pages by ${JSON.stringify(size)}`,
+    LIMIT,
+    onMachine(async (machine) => {
+      const guest = await machine.guest();
+      await machine.plug({ path: machine.image() });
+      const front = machine.front(guest);
+      const first = await front.ring();
+      const keys: Keys = { ...first, ...size };
+      for (let page = 0; pages > 1 && page < pages; page++) {
+        const ref =
+          page === 0 ? first["ring-ref"] : String(guest.pages.grant(0, guest.pages.allocate(1), false));
+        keys[`ring-ref${page}`] = ref;
+      }
+      await front.write({ ...keys, ...(pages > 1 ? { "ring-ref": null } : {}) });
+      await front.state(3);
+      await machine.untilState(4);
+      assert.equal(machine.status()?.ringPages, pages);
+    }),
+  );
+}
+
 const ODD_BUT_FINE: { name: string; keys: (good: Keys) => Keys }[] = [
   { name: "ring-page-order blank", keys: () => ({ "ring-page-order": "" }) },
   { name: "ring-page-order 0 and ring-ref", keys: () => ({ "ring-page-order": "0" }) },
   {
     name: "ring-page-order 0 and ring-ref0",
     keys: (good) => ({ "ring-page-order": "0", "ring-ref0": good["ring-ref"], "ring-ref": null }),
+  },
+  {
+    name: "num-ring-pages 1 and ring-ref0",
+    keys: (good) => ({ "num-ring-pages": "1", "ring-ref0": good["ring-ref"], "ring-ref": null }),
+  },
+  {
+    name: "numbers with a newline, a space or a zero",
+    keys: (good) => ({
+      "ring-ref": `${good["ring-ref"]}\n`,
+      "event-channel": ` 00${good["event-channel"]}`,
+      "multi-queue-num-queues": "01",
+    }),
   },
   { name: "a stale ring-ref0 beside ring-ref", keys: () => ({ "ring-ref0": "4711" }) },
   { name: "no protocol", keys: () => ({ protocol: null }) },
@@ -222,6 +280,27 @@ for (const { name, keys } of ODD_BUT_FINE) {
       await front.write({ ...good, ...keys(good) });
       await front.state(3);
       await machine.untilState(4);
+    }),
+  );
+}
+
+for (const [name, three, four] of [
+  ["a newline", "3\n", "4\n"],
+  ["a leading zero", "03", "04"],
+  ["white space and a sign", " +3", "\t4 "],
+] as const) {
+  test(
+    `a frontend's state with ${name} is what Linux reads`,
+    LIMIT,
+    onMachine(async (machine) => {
+      const guest = await machine.guest();
+      await machine.plug({ path: machine.image() });
+      const front = machine.front(guest);
+      await front.write({ ...(await front.ring()), state: three });
+      await machine.untilState(4);
+      await front.write({ state: four });
+      await front.write({ state: "06\n" });
+      await machine.untilState(6);
     }),
   );
 }
