@@ -110,7 +110,7 @@ Examples:
 function capOptions(command: Command): Command {
   const { vbds, rings, grants, memory } = DEFAULT_CAPS;
   return command
-    .option("--max-vbds <n>", "disks that one guest may have connected", integer(1, 4096), vbds)
+    .option("--max-vbds <n>", "disks that one guest may have, connected or not", integer(1, 4096), vbds)
     .option("--max-rings <n>", "rings that one guest may have, all disks together", integer(1, 4096), rings)
     .option(
       "--max-grants <n>",

@@ -99,7 +99,7 @@ export async function serve(options: ServeOptions, lost: (error: Error) => void)
     const assumedProtocol = platform.kind === "loopback" ? "native" : "x86_32-abi";
     const { domid } = platform;
     const records = new ImageRecords(recordsDirectory(platform), kind);
-    const stores = new Stores(xenstore, host.open ?? openDisk, records);
+    const stores = new Stores(xenstore, host.open ?? openDisk, records, caps?.vbds);
     undo.push(() => stores.close());
     const open: Open = (path, options, vbd) => stores.open(path, options, vbd);
     const hotplug = new Hotplug({ xenstore, stores, domid, kind, log: host.log });

@@ -5,6 +5,7 @@
  */
 import { constants } from "node:os";
 import { type Xenstore, XenstoreError } from "../platform/ports.js";
+import { DEFAULT_CAPS } from "../reactor/capped.js";
 import type { BlockDevice } from "../storage/device.js";
 import { type Use, usesOf } from "../storage/disk.js";
 import { DeviceError, errnoOf, type OpenOptions, refusal } from "../storage/open.js";
@@ -43,13 +44,20 @@ export class Stores {
   /** What is under way for each vbd: one thing at a time, however long it takes. */
   readonly #tails = new Map<string, Promise<unknown>>();
   readonly #records: ImageRecords | null;
+  readonly #maxVbds: number;
   #keeping = true;
 
-  /** `records`: null where none are kept. */
-  constructor(xenstore: Xenstore, open: Open, records: ImageRecords | null = null) {
+  /** `records`: null where none are kept. `maxVbds`: of one domain. */
+  constructor(
+    xenstore: Xenstore,
+    open: Open,
+    records: ImageRecords | null = null,
+    maxVbds = DEFAULT_CAPS.vbds,
+  ) {
     this.#xenstore = xenstore;
     this.#open = open;
     this.#records = records;
+    this.#maxVbds = maxVbds;
   }
 
   /**
@@ -156,6 +164,8 @@ export class Stores {
     try {
       // Before anything is opened or made.
       const again = this.#checkSame(vbd, claim);
+      // What a guest had before this process began is its own in any case.
+      if (!again) this.#checkCount(claim);
       const shared = options.shared || (await this.#sharedWith(claim));
       const user = vbd.domid * 2 ** 32 + vbd.devid;
       const deviceModel = await this.#hasDeviceModel(vbd.domid);
@@ -191,6 +201,21 @@ export class Stores {
     const difference = this.#records?.difference(vbd, path, uses) ?? null;
     if (difference) throw new DeviceError(constants.errno.ESTALE, path, describeDifference(difference));
     return this.#records?.knows(vbd, path) ?? false;
+  }
+
+  /** Throws when the domain has as many disks as it may, before it is promised one that it would never get. */
+  #checkCount(claim: Claim): void {
+    const { vbd, path } = claim;
+    const ofDomain = [...this.#claims].filter((other) => other.vbd.domid === vbd.domid);
+    // Those behind it came later.
+    const before = ofDomain.indexOf(claim);
+    if (before < this.#maxVbds) return;
+    const why = `domain ${vbd.domid} has ${before} disks, as many as it may`;
+    throw new DeviceError(
+      constants.errno.EDQUOT,
+      path,
+      `${why}: detach a disk, or serve with a higher --max-vbds`,
+    );
   }
 
   /** True when the same machine has the store already. Throws EBUSY when another one is in the way. */

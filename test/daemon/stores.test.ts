@@ -110,3 +110,21 @@ test("a socket is the same, by any name, when its server is started again", asyn
   assert.equal(new Set(identities).size, 1, identities.join("\n"));
   assert.notEqual(await identityOf(`nbd+unix:///f?socket=${socket}`), identities[0]);
 });
+
+test("a domain gets so many disks, connected or not, and a disk that is released counts no longer", async () => {
+  const xenstore = { read: async () => null } as unknown as Xenstore;
+  const device = { close: async () => {}, refreshSize: async () => false } as unknown as BlockDevice;
+  const stores = new Stores(xenstore, async () => ({ ...device }), null, 2);
+  const hold = (devid: number, domid = 1) => stores.hold(`${URI}${domid}-${devid}`, WRITE, { domid, devid });
+  // At the same time: the third one is the one too many.
+  const outcomes = await Promise.allSettled([hold(1), hold(2), hold(3)]);
+  assert.deepEqual(
+    outcomes.map(({ status }) => status),
+    ["fulfilled", "fulfilled", "rejected"],
+  );
+  await assert.rejects(hold(3), /: domain 1 has 2 disks, as many as it may: detach a disk, .*--max-vbds$/);
+  await hold(2);
+  await hold(3, 2);
+  await stores.forget({ domid: 1, devid: 1 });
+  await hold(3);
+});
