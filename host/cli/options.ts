@@ -4,8 +4,8 @@ import { type Command, InvalidArgumentError, Option } from "commander";
 import { type HttpAddress, parseHttpAddress } from "../daemon/http.js";
 import { type MetricsAddress, parseMetricsAddress } from "../metrics/server.js";
 import { parseSize } from "../storage/size.js";
-import { parseVbdName } from "../toolstack/vbd-name.js";
 import type { VbdId } from "../vbd/name.js";
+import { parseVbdName } from "../vbd/vbd-name.js";
 
 export function integer(low: number, high: number): (text: string) => number {
   return (text) => {

@@ -5,7 +5,7 @@ import { formatHttpAddress, type HttpAddress } from "../daemon/http.js";
 import { type LogFormat, makeLog } from "../daemon/log.js";
 import { type Daemon, type PlaneOptions, type ServeOptions, serve } from "../daemon/serve.js";
 import { ServiceManager, summary } from "../daemon/service-manager.js";
-import { standing } from "../daemon/standing.js";
+import { statusLines } from "../daemon/status-lines.js";
 import { VERSION as version } from "../daemon/version.js";
 import { collect } from "../metrics/collect.js";
 import { expose } from "../metrics/exposition.js";
@@ -78,7 +78,7 @@ export async function serveCommand(command: Command): Promise<void> {
     manager.ready();
   });
   process.on("SIGUSR1", () => {
-    for (const { text, context } of standing(daemon)) log(text, context);
+    for (const { text, context } of statusLines(daemon)) log(text, context);
   });
   const tell = (): void => manager.status(summary(kind, backend.status()));
   const status = setInterval(tell, STATUS_INTERVAL_MS).unref();

@@ -1,5 +1,5 @@
 /** What `xbdback top` shows: lines of text from rates, for any size of terminal. */
-import { shownDevice } from "../toolstack/vbd-name.js";
+import { shownDevice } from "../vbd/vbd-name.js";
 import { columns } from "./output.js";
 import { type Rates, shortNumber, shortTime } from "./rates.js";
 
@@ -55,7 +55,7 @@ export function topScreen(rows: readonly TopRow[], order: Order, width: number, 
     if (room < 8) return line;
     if (i === 0) return `${line}  IOPS, THE LAST ${Math.min(room, MAX_SPARKLINE)}`.slice(0, width);
     const { waitsFor, history } = sorted(rows, order)[i - 1];
-    return `${line}  ${waitsFor === null ? sparkline(history, Math.min(room, MAX_SPARKLINE)) : `waits for ${waitsFor}`}`;
+    return `${line}  ${waitsFor === null ? sparkline(history, Math.min(room, MAX_SPARKLINE)) : `waiting for ${waitsFor}`}`;
   });
   const keys = "q quit   sort: i IOPS  b bytes  l latency  n name";
   const body = table.slice(0, Math.max(height - 3, 1));

@@ -6,6 +6,7 @@ import { openXenstore, type Platform } from "../platform/platform.js";
 import { CappedRingHost, type Caps } from "../reactor/capped.js";
 import { type PoolOptions, ReactorPool } from "../reactor/pool.js";
 import type { RingHost } from "../reactor/ring-host.js";
+import type { BlockDevice } from "../storage/device.js";
 import { openDisk } from "../storage/disk.js";
 import type { VbdHost } from "../vbd/host.js";
 import type { VbdId } from "../vbd/name.js";
@@ -106,7 +107,8 @@ export async function serve(options: ServeOptions, lost: (error: Error) => void)
     const changed = (id: VbdId): void => hotplug.look(id);
     const hold: NonNullable<VbdHost["hold"]> = (path, options, vbd) => stores.hold(path, options, vbd);
     const release = (vbd: VbdId): Promise<void> => stores.forget(vbd);
-    const rest = { open, hold, release, records, changed, xenstore, reactor, domid, kind, journals };
+    const held = (vbd: VbdId): BlockDevice | null => stores.deviceOf(vbd);
+    const rest = { open, hold, held, release, records, changed, xenstore, reactor, domid, kind, journals };
     const backend = new Backend({ ...host, ...rest, assumedProtocol });
     const socket = controlSocket(platform, kind);
     if (platform.kind === "xen") mkdirSync(dirname(socket), { recursive: true, mode: 0o755 });

@@ -91,6 +91,11 @@ export class Stores {
     await this.#inTurn(vbd, () => this.#hold(path, options, vbd));
   }
 
+  /** The disk that is open for a vbd; null where none is. */
+  deviceOf(vbd: VbdId): BlockDevice | null {
+    return this.#held.get(vbdName(vbd))?.device ?? null;
+  }
+
   /** The vbd is to be without its disk. Resolves when it is closed, or is to be closed by the connection that uses it. */
   release(vbd: VbdId): Promise<void> {
     return this.#inTurn(vbd, async () => {

@@ -20,6 +20,11 @@ export function stateName(state: XenbusState): string {
   return `${NAMES.get(state) ?? "no state"} (${state})`;
 }
 
+/** As a sentence has it: "state 4, Connected". */
+export function stateInWords(state: XenbusState): string {
+  return `state ${state}, ${NAMES.get(state) ?? "unknown"}`;
+}
+
 /**
  * A node's number as Linux and libxl read it, sscanf("%d"): white space, a sign and leading zeros may be in front, and what
  * follows the digits does not count ("4\n" of a shell's echo is 4). Null where no number is.

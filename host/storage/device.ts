@@ -31,6 +31,14 @@ export interface IoVector {
   readonly bytes: number;
 }
 
+/** The storage behind a disk cannot be reached, and what is asked of the disk waits. */
+export interface Outage {
+  /** For people. */
+  readonly reason: string;
+  /** Milliseconds since 1970. */
+  readonly since: number;
+}
+
 export const IOVEC_BYTES = 16;
 const TWO_TO_32 = 4294967296;
 
@@ -58,6 +66,8 @@ export interface BlockDevice {
   readonly name: string;
   /** For people: what carries out the I/O, and how it is; not there where that is this process. */
   readonly through?: string;
+  /** Null while its storage can be reached; not there where that is never known. */
+  readonly outage?: Outage | null;
   /** Bytes; grows when the store behind it is enlarged (see `refreshSize`). */
   readonly size: number;
   /** Logical sector size in bytes: 512 or 4096 (or between: a CD-ROM's is 2048); always a power of two. */

@@ -5,7 +5,7 @@
 import { IMAGE_FORMATS, parseSource } from "../storage/source.js";
 import { layerOf, parseWrapped } from "../storage/wrapper/index.js";
 import { quote } from "../vbd/diagnostics.js";
-import { parseVirtualDevice } from "./virtual-device.js";
+import { parseVirtualDevice } from "../vbd/virtual-device.js";
 
 /** "raw", "empty", or a key of {@link IMAGE_FORMATS}. */
 export type DiskFormat = string;

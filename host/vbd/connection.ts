@@ -58,6 +58,18 @@ export const NOT_CONNECTED: ConnectionStatus = {
   handoverMs: null,
 };
 
+/** Of a disk that is open. */
+export function diskStatus({
+  name,
+  size,
+  through = null,
+}: Pick<BlockDevice, "name" | "size"> & { readonly through?: string | null }): Pick<
+  ConnectionStatus,
+  "device" | "size" | "through"
+> {
+  return { device: name, size, through };
+}
+
 export class Connection {
   readonly device: BlockDevice;
   readonly config: FrontendConfig;
@@ -96,12 +108,9 @@ export class Connection {
 
   get status(): ConnectionStatus {
     const { protocol, ringPages, persistent } = this.config;
-    const { name, size, through = null } = this.device;
     const inflight = this.#rings.reduce((sum, ring) => sum + ring.inflight, 0);
     return {
-      device: name,
-      through,
-      size,
+      ...diskStatus(this.device),
       protocol,
       queues: this.#rings.length,
       ringPages,

@@ -1,6 +1,7 @@
 /** What a vbd needs of the daemon. */
 import type { Xenstore } from "../platform/ports.js";
 import type { RingHost } from "../reactor/ring-host.js";
+import type { BlockDevice } from "../storage/device.js";
 import type { OpenOptions } from "../storage/open.js";
 import type { Features } from "./backend-keys.js";
 import type { AssumedProtocol } from "./frontend.js";
@@ -21,6 +22,8 @@ export interface VbdHost {
   /** Opens a disk and keeps it open for a vbd, whether a frontend is connected or not, until `release`. */
   readonly hold?: (path: string, options: OpenOptions, vbd: VbdId) => Promise<void>;
   readonly release?: (vbd: VbdId) => Promise<void>;
+  /** The disk that is held for a vbd; null where none is. */
+  readonly held?: (vbd: VbdId) => BlockDevice | null;
   /** The layout of a frontend that does not say; where it is left out, x86_32-abi, as on every x86 Xen. */
   readonly assumedProtocol?: AssumedProtocol;
   /** Where rings outlive this process. */

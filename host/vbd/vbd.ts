@@ -7,7 +7,7 @@
  * for a store to open.
  */
 import { setTimeout as sleep } from "node:timers/promises";
-import { XenstoreError, type XenstoreWatch } from "../platform/ports.js";
+import { type Xenstore, XenstoreError, type XenstoreWatch } from "../platform/ports.js";
 import { parseState, XenbusState as State, type XenbusState } from "../platform/xenbus-state.js";
 import type { ObserverKind } from "../reactor/observer.js";
 import { RingError } from "../reactor/start.js";
@@ -15,7 +15,7 @@ import { DeviceError } from "../storage/open.js";
 import { adoptionMessage } from "./adoption.js";
 import { Announcement } from "./announcement.js";
 import { type BackendKeys, type Features, offerKeys, readBackendKeys } from "./backend-keys.js";
-import { type Connection, NOT_CONNECTED } from "./connection.js";
+import { type Connection, diskStatus, NOT_CONNECTED } from "./connection.js";
 import { Connector } from "./connector.js";
 import { attachMessage, connectMessage, detachMessage, openMessage, resizeMessage } from "./diagnostics.js";
 import { Failure } from "./failure.js";
@@ -28,9 +28,11 @@ import type { Observation } from "./observation.js";
 import { strangerIn } from "./ownership.js";
 import type { AgedRing } from "./request-ages.js";
 import { type VbdStatus, waitsFor } from "./status.js";
+import { oldestOf, storageStatus } from "./storage-status.js";
 import { type ThrottleChange, Throttling } from "./throttling.js";
 import { Totals } from "./totals.js";
 import { VbdLog } from "./vbd-log.js";
+import { shownDevice } from "./vbd-name.js";
 import { writeInState } from "./xenbus.js";
 
 /** How long stopping waits for a store that was given up while it opened. */
@@ -61,6 +63,8 @@ export class Vbd {
   #keys: BackendKeys | null = null;
   #state: XenbusState = State.Unknown;
   #frontendState: XenbusState = State.Unknown;
+  /** The toolstack's name of the guest. */
+  #domainName: string | null = null;
   #store: Verdict | null = null;
   /** The frontend's state was written since the last look. */
   #frontendWrote = false;
@@ -109,7 +113,9 @@ export class Vbd {
   status(): VbdStatus {
     const totals = this.#past.copy();
     this.#connection?.addTo(totals);
-    const standing = {
+    const oldestSeconds = oldestOf(this.rings());
+    const device = this.#connection?.device ?? this.#host.held?.(this.id) ?? null;
+    const facts = {
       state: this.#state,
       frontendState: this.#frontendState,
       online: this.#keys?.online ?? false,
@@ -119,10 +125,12 @@ export class Vbd {
       name: this.name,
       kind: this.#kind.name,
       ...this.id,
-      ...standing,
+      domainName: this.#domainName,
+      vdev: shownDevice(this.id.devid),
+      ...facts,
       hotplugStatus: this.#keys?.hotplugStatus ?? null,
       waitsFor: waitsFor({
-        ...standing,
+        ...facts,
         connected: this.connected,
         dead: this.#dead,
         paused: this.#throttling.status.paused,
@@ -130,7 +138,9 @@ export class Vbd {
         opening: this.#connector.opening,
       }),
       lastError: this.#log.lastError,
-      ...(this.#connection?.status ?? NOT_CONNECTED),
+      storage: storageStatus(device, this.#connector.opening, oldestSeconds),
+      oldestSeconds,
+      ...(this.#connection?.status ?? { ...NOT_CONNECTED, ...(device && diskStatus(device)) }),
       ...this.#throttling.status,
       counters: totals.counters,
       latency: totals.latency,
@@ -225,6 +235,7 @@ export class Vbd {
     await this.#throttling.recall();
     const closing = !keys.online && keys.state >= State.Closing;
     await this.#throttling.setClosing(closing, this.#connection);
+    this.#domainName = await readDomainName(xenstore, this.id.domid);
     this.#frontendState = parseState(await xenstore.read(`${this.#frontend}/state`));
     const stranger = strangerIn(keys, this.id.domid, this.#frontend, this.directory);
     const objection = stranger ?? this.#unservable(keys);
@@ -480,5 +491,15 @@ export class Vbd {
     if (switched) this.#state = state;
     this.look();
     return switched;
+  }
+}
+
+/** In a driver domain it may not be read. */
+async function readDomainName(xenstore: Xenstore, domid: number): Promise<string | null> {
+  try {
+    return await xenstore.read(`/local/domain/${domid}/name`);
+  } catch (error) {
+    if (error instanceof XenstoreError && error.code === "EACCES") return null;
+    throw error;
   }
 }

@@ -94,7 +94,7 @@ e2e("in a browser: the table, the charts, the rings", ["chromium"], async (scene
   await eventually(atWork, "the guest is at work", 60_000);
   assert.match(stdout, /<p id="summary" role="status">2 vbds, 1 not at work<\/p>/);
   assert.match(stdout, /aria-pressed="true"[^>]*>xbdback1i51712</);
-  assert.match(stdout, /waits for the frontend; it is at Initialising \(1\)/);
+  assert.match(stdout, /waits for the frontend \(state 1, Initialising\)/);
   assert.match(stdout, /id="iops" role="img" aria-label="[0-9.]+ ?[kM]? requests per second"/);
   assert.match(stdout, /id="heat" role="img" aria-label="[0-9.]+ \S{0,2}s on average, none over /);
   assert.equal(stdout.match(/class="slot[ "]/g)?.length, 64);

@@ -56,9 +56,9 @@ test("a paused vbd takes nothing and loses nothing", LIMIT, async (t) => {
   const [other] = (await world.json<Totals>("stats")).vbds;
   assert.deepEqual(other.counters, one.counters);
   (await world.run("show", "1/xvda")).expectMatch(
-    /^standing +waits for the operator: it is paused \(`xbdback unpause`\)$/m,
+    /^status +waiting for the operator: it is paused \(`xbdback unpause`\)$/m,
   );
-  (await world.run("unpause", "1/xvda")).expect(0).expectMatch(/at work again/);
+  (await world.run("unpause", "1/xvda")).expect(0).expectMatch(/resumed/);
   (await world.run("limit", "1/xvda", "--none")).expect(0);
   await guest.until(/"verified"/);
   (await guest.outcome()).expect(0);

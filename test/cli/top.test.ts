@@ -35,7 +35,7 @@ test("the busiest first, in 80 columns and in 40, in three lines", () => {
     row("xbdback3i51712", 3, 0, {
       latency: null,
       latency99: null,
-      waitsFor: "the frontend; it is at Initialising (1)",
+      waitsFor: "the frontend (state 1, Initialising)",
     }),
   ];
   for (const [width, height] of [
@@ -57,7 +57,7 @@ test("the busiest first, in 80 columns and in 40, in three lines", () => {
     lines.slice(3, 6).map((line) => line.split(" ")[0]),
     rows.map(({ name }) => name).toSpliced(0, 2, rows[1].name, rows[0].name),
   );
-  assert.match(lines[5], /waits for the/);
+  assert.match(lines[5], /waiting for the/);
   assert.match(topScreen(rows, "n", 80, 24)[3], /^xbdback1i/);
 });
 

@@ -219,7 +219,7 @@ test("a daemon's socket: why a disk waits, and a disk that grows", { timeout: 12
         state: 2,
         online: true,
         hotplugStatus: "connected",
-        waitsFor: "the frontend; it is at Initialising (1)",
+        waitsFor: "the frontend (state 1, Initialising)",
         error: null,
       },
     );

@@ -81,7 +81,7 @@ test(
     await peer.state(5);
     for (let i = 1; i < 5; i++) await peer.useDisk(i);
     assert.equal(await peer.back(), 5);
-    assert.match(machine.status()?.waitsFor ?? "", /^the frontend to close; it is at Closing \(5\)$/);
+    assert.match(machine.status()?.waitsFor ?? "", /^the frontend to close \(state 5, Closing\)$/);
     await peer.state(6);
     await peer.backIs(6);
     await peer.dropRing();

@@ -161,7 +161,7 @@ for (const [what, [evil, pattern_, structured = true]] of Object.entries(RUBBISH
     assert.equal(server.connections, 2);
     assert.match(lines[0], pattern_);
     assert.match(lines.at(-1) ?? "", /connected again; 2 requests are sent again/);
-    assert.equal(device.trouble, null);
+    assert.equal(device.outage, null);
   });
 }
 
@@ -183,7 +183,7 @@ test(
       connection === 0 ? {} : null,
     );
     assert.match((await write(device, 0, scatter(512))).error?.message ?? "", /no answer within 0\.3 s/);
-    assert.notEqual(device.trouble, null);
+    assert.notEqual(device.outage, null);
     const start = performance.now();
     for (let i = 0; i < 100; i++) assert.equal((await read(device, 0, scatter(512))).result, Result.Failure);
     assert.ok(performance.now() - start < 300 * 20, "each waited in vain");
@@ -200,7 +200,7 @@ test("a disk whose server comes back after errors reads again, and writes again"
   );
   assert.equal((await write(device, 0, scatter(512))).result, Result.Failure);
   there = true;
-  await until("another connection", () => device.trouble === null);
+  await until("another connection", () => device.outage === null);
   assert.equal((await write(device, 0, scatter(512))).result, Result.Success);
 });
 
@@ -389,7 +389,7 @@ test("writing again may take longer than a request waits, while the server answe
   );
   for (let i = 0; i < 8; i++) await write(device, i * 512, scatter(512));
   await read(device, 0, scatter(512));
-  await until("there is another connection", () => device.trouble === null);
+  await until("there is another connection", () => device.outage === null);
 });
 
 test(
@@ -443,7 +443,7 @@ test("a server that stalls while that is written again does not keep others wait
   await write(device, 0, scatter(512));
   assert.match((await read(device, 0, scatter(512))).error?.message ?? "", /no answer within 0\.5 s/);
   stalls = false;
-  await until("there is another connection", () => device.trouble === null);
+  await until("there is another connection", () => device.outage === null);
   assert.equal((await read(device, 0, scatter(512))).result, Result.Success);
 });
 

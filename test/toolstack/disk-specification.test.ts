@@ -6,7 +6,7 @@ import {
   DiskSyntaxError,
   parseDisk,
 } from "../../host/toolstack/disk-specification.js";
-import { parseVirtualDevice, virtualDeviceName } from "../../host/toolstack/virtual-device.js";
+import { parseVirtualDevice, virtualDeviceName } from "../../host/vbd/virtual-device.js";
 
 const PLAIN: DiskSpecification = {
   target: "/disk.img",

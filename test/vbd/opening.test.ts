@@ -124,7 +124,7 @@ const SPEC = { backendDomid: 0, domid: DOMID, devid: DEVID, path: "", mode: "w",
     onMachine(async (machine) => {
       const { path } = await opening(machine, slow);
       await machine.unplug();
-      await until("it is let go", () => machine.status()?.waitsFor === "a store to be let go");
+      await until("it is let go", () => machine.status()?.waitsFor === "the disk to be released");
       slow.release();
       await until("the vbd is gone", () => machine.status() === undefined);
       // Nobody has the image.

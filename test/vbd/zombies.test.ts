@@ -33,7 +33,7 @@ for (const [name, remove] of Object.entries(HALVES)) {
       await machine.untilState(2);
       await pause(30);
       assert.equal(await machine.state(), 2);
-      assert.equal(machine.status()?.waitsFor, "the frontend; it is not there");
+      assert.equal(machine.status()?.waitsFor, "the frontend (not there)");
       assert.equal(await removeVbd(machine.xenstore, { ...SPEC, path: "" }), "closed");
       await until("the vbd is gone", () => machine.status() === undefined);
     }),

@@ -1,8 +1,8 @@
 /** `xbdback list`. */
 import { Command } from "commander";
-import { stateName } from "../../platform/xenbus-state.js";
+import { stateName, type XenbusState } from "../../platform/xenbus-state.js";
 import { formatSize } from "../../storage/size.js";
-import { shownDevice } from "../../toolstack/vbd-name.js";
+import { printable } from "../../vbd/diagnostics.js";
 import type { VbdStatus } from "../../vbd/status.js";
 import { ask } from "../daemon.js";
 import { type CommonOptions, examples, placeOptions } from "../options.js";
@@ -12,7 +12,10 @@ export function listCommand(): Command {
   const command = placeOptions(
     new Command("list")
       .summary("list the vbds, a line each")
-      .description("Lists what the daemon serves. Without a terminal there is no line of headings."),
+      .description(
+        "Lists what the daemon serves. Without a terminal there is no line of headings, and no cell has a blank in it, so that\n" +
+          "awk can read it. STATUS is active, idle, waiting, paused, or storage, where the disk does not answer; show says more.",
+      ),
   );
   return examples(command, "xbdback list", "xbdback list --json | jq -r '.vbds[].name'").action(list);
 }
@@ -22,12 +25,34 @@ async function list(options: CommonOptions): Promise<void> {
   if (options.json) return printJson({ vbds });
   const rows = vbds.map((vbd) => [
     vbd.name,
-    shownDevice(vbd.devid),
-    stateName(vbd.state),
-    stateName(vbd.frontendState),
-    vbd.device === null ? "-" : formatSize(vbd.size),
+    word(vbd.domainName ?? String(vbd.domid)),
+    vbd.vdev,
+    stateWord(vbd.state),
+    stateWord(vbd.frontendState),
+    condition(vbd),
+    vbd.device === null ? "-" : formatSize(vbd.size).replace(" ", ""),
     String(vbd.inflight),
-    vbd.device ?? `waits for ${vbd.waitsFor}`,
+    vbd.device === null ? "-" : word(vbd.device),
   ]);
-  printTable(columns(["VBD", "VDEV", "BACKEND", "FRONTEND", ">SIZE", ">INFLIGHT", "DEVICE"], rows));
+  const headings = ["VBD", "DOMAIN", "VDEV", "BACKEND", "FRONTEND", "STATUS", ">SIZE", ">INFLIGHT", "DEVICE"];
+  printTable(columns(headings, rows));
+}
+
+/** No cell has a blank in it, so that awk finds the next one. */
+function word(text: string): string {
+  return printable(text).replaceAll(/\s/g, "\\040");
+}
+
+function stateWord(state: XenbusState): string {
+  return stateName(state)
+    .replace(/ \(\d+\)$/, "")
+    .replaceAll(" ", "-");
+}
+
+/** In one word; `xbdback show` has the sentence. */
+function condition({ storage, paused, waitsFor, inflight }: VbdStatus): string {
+  if (storage.state === "waiting") return "storage";
+  if (paused) return "paused";
+  if (waitsFor !== null) return "waiting";
+  return inflight > 0 ? "active" : "idle";
 }

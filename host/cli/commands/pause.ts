@@ -34,6 +34,6 @@ async function setPaused(id: VbdId, paused: boolean, options: CommonOptions): Pr
   const name = vbdName(id);
   const { inflight } = await ask<{ inflight: number }>(options, { command: "pause", vbd: name, paused });
   if (options.json) return printJson({ name, ...id, paused, inflight });
-  const standing = inflight === 0 ? "nothing is in flight" : `${inflight} requests are still in flight`;
-  process.stdout.write(`${name}: ${paused ? `paused; ${standing}` : "at work again"}\n`);
+  const flight = inflight === 0 ? "nothing is in flight" : `${inflight} requests are still in flight`;
+  process.stdout.write(`${name}: ${paused ? `paused; ${flight}` : "resumed"}\n`);
 }

@@ -2,10 +2,9 @@
 import { Command } from "commander";
 import { stateName } from "../../platform/xenbus-state.js";
 import { formatSize } from "../../storage/size.js";
-import { shownDevice } from "../../toolstack/vbd-name.js";
 import { type VbdId, vbdName } from "../../vbd/name.js";
 import type { AgedRing } from "../../vbd/request-ages.js";
-import type { VbdStatus } from "../../vbd/status.js";
+import { describeStatus, type VbdStatus } from "../../vbd/status.js";
 import { ask } from "../daemon.js";
 import { type CommonOptions, examples, ID_HELP, placeOptions, vbdId } from "../options.js";
 import { pairs, printJson } from "../output.js";
@@ -16,9 +15,6 @@ interface Shown {
   readonly vbd: VbdStatus;
   readonly rings: AgedRing[];
 }
-
-/** A request that takes longer than this is said to be stuck, and not just slow. */
-const STUCK_SECONDS = 5;
 
 export function showCommand(): Command {
   const command = placeOptions(
@@ -37,8 +33,11 @@ async function show(id: VbdId, options: CommonOptions): Promise<void> {
   const { vbd, rings } = await ask<Shown>(options, { command: "show", vbd: vbdName(id) });
   if (options.json) return printJson({ vbd, rings });
   const rows: [string, string][] = [
-    ["vbd", `${vbd.name}: ${shownDevice(vbd.devid)} of domain ${vbd.domid}`],
-    ["standing", standing(vbd, rings)],
+    [
+      "vbd",
+      `${vbd.name}: ${vbd.vdev} of domain ${vbd.domid}${vbd.domainName === null ? "" : ` (${vbd.domainName})`}`,
+    ],
+    ["status", describeStatus(vbd)],
     ["backend", `${stateName(vbd.state)}, ${vbd.online ? "online" : "to be removed"}`],
     ["frontend", stateName(vbd.frontendState)],
     ["hotplug-status", vbd.hotplugStatus ?? "none"],
@@ -48,22 +47,11 @@ async function show(id: VbdId, options: CommonOptions): Promise<void> {
   if (vbd.device !== null) {
     rows.push(["device", `${vbd.device}, ${formatSize(vbd.size)} (${vbd.size} bytes)`]);
     if (vbd.through !== null) rows.push(["through", vbd.through]);
-    rows.push(["protocol", protocol(vbd)]);
+    if (vbd.protocol !== null) rows.push(["protocol", protocol(vbd)]);
   }
   rows.push(["requests", requests(vbd)]);
   for (const [i, ring] of rings.entries()) rows.push([`ring ${i}`, ringLine(ring)]);
   process.stdout.write(`${pairs(rows)}\n`);
-}
-
-/** One sentence: at work, or what is in the way. */
-function standing(vbd: VbdStatus, rings: readonly AgedRing[]): string {
-  if (vbd.waitsFor !== null) return `waits for ${vbd.waitsFor}`;
-  const stuck = rings.filter(({ oldestSeconds }) => (oldestSeconds ?? 0) >= STUCK_SECONDS);
-  if (stuck.length > 0) {
-    const seconds = Math.max(...stuck.map(({ oldestSeconds }) => oldestSeconds as number));
-    return `stuck: the disk ${vbd.device}${vbd.through === null ? "" : ` (${vbd.through})`} has not answered for ${seconds.toFixed(0)} s; look at the storage below it`;
-  }
-  return vbd.inflight > 0 ? "at work" : "idle";
 }
 
 function lastError(vbd: VbdStatus): string {

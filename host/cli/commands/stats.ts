@@ -1,9 +1,9 @@
 /** `xbdback stats`. */
 import { setTimeout as sleep } from "node:timers/promises";
 import { Command } from "commander";
-import { shownDevice } from "../../toolstack/vbd-name.js";
 import { type VbdId, vbdName } from "../../vbd/name.js";
 import type { VbdStatus } from "../../vbd/status.js";
+import { shownDevice } from "../../vbd/vbd-name.js";
 import { ask } from "../daemon.js";
 import { noVbd } from "../errors.js";
 import { type CommonOptions, examples, ID_HELP, integer, placeOptions, vbdId } from "../options.js";

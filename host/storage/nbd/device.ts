@@ -2,7 +2,7 @@
 import { constants } from "node:os";
 import { Command, CommandFlag, NbdError, Transmission } from "../../nbd/protocol.js";
 import { SystemError } from "../../platform/libc.js";
-import { type BlockDevice, type Done, type IoVector, Result, views } from "../device.js";
+import { type BlockDevice, type Done, type IoVector, type Outage, Result, views } from "../device.js";
 import { SECTOR, wholeSectors } from "../geometry.js";
 import { later, lossBy, type Outcome, outOfReach } from "../refusal.js";
 import { Link, type LinkOptions } from "./link.js";
@@ -86,12 +86,14 @@ export class NbdDevice implements BlockDevice {
 
   get through(): string {
     const server = this.#options.server?.() ?? "an NBD server";
-    return this.trouble === null ? server : `${server}, not connected: ${this.trouble}`;
+    const { outage } = this.#link;
+    return outage === null ? server : `${server}, not connected: ${outage.reason}`;
   }
 
-  /** Why there is no connection; null while there is one. */
-  get trouble(): string | null {
-    return this.#link.trouble;
+  get outage(): Outage | null {
+    const { outage } = this.#link;
+    if (outage === null) return null;
+    return { ...outage, reason: `${this.#options.server?.() ?? "an NBD server"} is away: ${outage.reason}` };
   }
 
   /** The server was seen to be gone. */

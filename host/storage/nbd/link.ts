@@ -4,6 +4,7 @@
  * nobody takes data from its memory any more.
  */
 import { constants } from "node:os";
+import type { Outage } from "../device.js";
 import type { Export, Line } from "./negotiate.js";
 import type { Request } from "./request.js";
 import { Session } from "./session.js";
@@ -53,9 +54,11 @@ export class Link {
     this.#timer = setInterval(() => this.#look(), interval).unref();
   }
 
-  /** Why there is no connection; null while there is one. */
-  get trouble(): string | null {
-    return this.#lost?.why ?? null;
+  /** Why there is no connection, and since when; null while there is one. */
+  get outage(): Outage | null {
+    if (!this.#lost) return null;
+    const { why, at } = this.#lost;
+    return { reason: why, since: Math.round(Date.now() - (performance.now() - at)) };
   }
 
   submit(request: Request): void {

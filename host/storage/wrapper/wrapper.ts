@@ -2,7 +2,7 @@
  * What all wrappers have in common: a disk that stands before another one and does all as that does, but for what a
  * wrapper changes. Most change only {@link Wrapper.operate}; one that moves the data elsewhere changes `carryOut…`.
  */
-import type { BlockDevice, Done, IoVector } from "../device.js";
+import type { BlockDevice, Done, IoVector, Outage } from "../device.js";
 import { later, outOfReach } from "../refusal.js";
 
 export const OPERATIONS = ["read", "write", "flush", "discard"] as const;
@@ -39,6 +39,10 @@ export class Wrapper implements BlockDevice {
   get through(): string {
     const { through, store, name } = this.inner;
     return `${this.#what}, over ${through ?? `${store?.kind === "block" ? "block device" : "raw image"} ${name}`}`;
+  }
+
+  get outage(): Outage | null {
+    return this.inner.outage ?? null;
   }
 
   get size(): number {

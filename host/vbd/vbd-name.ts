@@ -1,5 +1,5 @@
 /** Names of vbds as people type them. */
-import type { VbdId } from "../vbd/name.js";
+import type { VbdId } from "./name.js";
 import { parseVirtualDevice, virtualDeviceName } from "./virtual-device.js";
 
 const INSTANCE = /^xbdback([0-9]{1,5})i([0-9]{1,10})$/;

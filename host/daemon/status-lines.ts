@@ -1,6 +1,6 @@
-/** The state of everything as lines for the log: what SIGUSR1 asks for. */
+/** The status of everything as lines for the log: what SIGUSR1 asks for. */
 import { stateName } from "../platform/xenbus-state.js";
-import type { VbdStatus } from "../vbd/status.js";
+import { describeStatus, type VbdStatus } from "../vbd/status.js";
 import type { LogContext } from "../vbd/vbd-log.js";
 import type { Daemon } from "./serve.js";
 
@@ -10,7 +10,7 @@ interface Line {
 }
 
 /** A line for the whole, one for each reactor thread, one for each vbd and one for each of its rings. */
-export function standing({ backend, reactor }: Pick<Daemon, "backend" | "reactor">): Line[] {
+export function statusLines({ backend, reactor }: Pick<Daemon, "backend" | "reactor">): Line[] {
   const vbds = backend.status();
   return [
     { text: `xbdback: ${vbds.length} vbds, ${reactor.mappedPages} pages of guests mapped` },
@@ -22,12 +22,14 @@ export function standing({ backend, reactor }: Pick<Daemon, "backend" | "reactor
 }
 
 function linesOf(status: VbdStatus, backend: Daemon["backend"]): Line[] {
-  const { name, domid, devid, state, frontendState, inflight, waitsFor, device } = status;
+  const { name, domid, devid, state, frontendState, inflight, device } = status;
   const context = { vbd: { domid, devid } };
-  const what = waitsFor === null ? "at work" : `waits for ${waitsFor}`;
   const states = `backend ${stateName(state)}, frontend ${stateName(frontendState)}`;
   return [
-    { text: `${name}: ${device ?? "no store"}, ${states}, ${inflight} in flight, ${what}`, context },
+    {
+      text: `${name}: ${device ?? "no disk"}, ${states}, ${inflight} in flight, ${describeStatus(status)}`,
+      context,
+    },
     ...backend
       .vbd(name)
       .rings()
