@@ -2,7 +2,7 @@
 import { type ChildProcess, spawn } from "node:child_process";
 import { createInterface } from "node:readline";
 import { fileURLToPath } from "node:url";
-import { CliError } from "./errors.js";
+import { CliError, signalled } from "./errors.js";
 import type { GuestEvent } from "./guest.js";
 
 /** The program itself. */
@@ -34,7 +34,7 @@ export class Child {
       else this.#errors.push(line);
     });
     this.#exited = new Promise((settle) =>
-      child.on("close", (code, signal) => settle(signal ? 128 : (code ?? 1))),
+      child.on("close", (code, signal) => settle(signal ? signalled(signal) : (code ?? 1))),
     );
     this.failed = this.#exited.then((code) => {
       this.#ended = true;

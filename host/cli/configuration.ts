@@ -15,17 +15,23 @@ export const DEFAULT_FILE = "/etc/xbdback/xbdback.toml";
 /** Options about this start of the program, which nobody wants in a file. */
 const NOT_IN_FILE = new Set(["config", "dumpConfig", "exitWithParent", "replace"]);
 
-const LIVE = new WeakSet<Option>();
+export const FOR_LATER_DISKS = "for disks that connect from now on";
+const LIVE = new WeakMap<Option, string>();
 
 /** Marks an option whose new value a reload gives to the disks that connect, or are opened, from then on. */
-export function live(option: Option): Option {
-  LIVE.add(option);
+export function live(option: Option, when = FOR_LATER_DISKS): Option {
+  LIVE.set(option, when);
   return option;
 }
 
 /** Whether a reload takes the option's new value; others take effect when the daemon is restarted. */
 export function isLive(option: Option): boolean {
   return LIVE.has(option);
+}
+
+/** What a reload changes with the option's new value. */
+export function whenTaken(option: Option): string {
+  return LIVE.get(option) ?? "takes effect when the daemon is restarted";
 }
 
 /** The options that a file may set, by key. */
@@ -41,7 +47,13 @@ export function configurable(command: Command): Map<string, Option> {
  */
 export function configure(command: Command, named?: string): string | null {
   const file = named ?? DEFAULT_FILE;
-  const text = read(file, named !== undefined);
+  const text = readConfiguration(file, named !== undefined);
+  apply(command, file, text);
+  return text === null ? null : file;
+}
+
+/** As {@link configure}, with the text of a file; null for none. */
+export function apply(command: Command, file: string, text: string | null): void {
   const values = text === null ? new Map<string, unknown>() : evaluate(command, file, text);
   for (const [key, option] of configurable(command)) {
     const name = option.attributeName();
@@ -50,10 +62,10 @@ export function configure(command: Command, named?: string): string | null {
     if (values.has(key)) command.setOptionValueWithSource(name, values.get(key), "config");
     else if (source === "config") command.setOptionValueWithSource(name, option.defaultValue, "default");
   }
-  return text === null ? null : file;
 }
 
-function read(file: string, mustExist: boolean): string | null {
+/** Null where there is none and none need be. */
+export function readConfiguration(file: string, mustExist: boolean): string | null {
   try {
     return readFileSync(file, "utf8");
   } catch (error) {

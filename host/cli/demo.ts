@@ -13,7 +13,7 @@ import { formatSize } from "../storage/size.js";
 import { addVbd, removeVbd, type VbdSpec } from "../toolstack/vbd.js";
 import type { VbdStatus } from "../vbd/status.js";
 import { Child, GuestChild } from "./child.js";
-import { CliError, Exit } from "./errors.js";
+import { CliError, signalled } from "./errors.js";
 import type { GuestEvent, GuestOptions } from "./guest.js";
 import { handleInstead, untilStopped } from "./lifetime.js";
 import { Progress, table } from "./output.js";
@@ -80,8 +80,8 @@ class Demo {
   readonly #spec: VbdSpec;
   readonly #stopped = untilStopped(false);
   /** Rejects when the user stops the demo. */
-  readonly #interrupted = this.#stopped.then(() => {
-    throw new CliError("interrupted", Exit.interrupted);
+  readonly #interrupted = this.#stopped.then((signal) => {
+    throw new CliError(`stopped by ${signal}`, signalled(signal));
   });
 
   constructor(options: DemoOptions, image: string, scratch: string, say: (line: string) => void) {
@@ -187,7 +187,7 @@ class Demo {
       ios: counters.ios,
       notifications: counters.notifications,
       iops: Math.round(result.operations / result.seconds),
-      megabytesPerSecond: Math.round((result.bytesRead + result.bytesWritten) / result.seconds / 1e6),
+      mebibytesPerSecond: Math.round((result.bytesRead + result.bytesWritten) / result.seconds / 2 ** 20),
     };
     if (this.#options.json) {
       const report = { verified: true, device: vbd.name, sha256, ...figures, workload: result, counters };
@@ -206,7 +206,7 @@ class Demo {
         ["I/Os after coalescing", figures.ios],
         ["notifications", figures.notifications],
         ["IOPS", figures.iops],
-        ["MB/s", figures.megabytesPerSecond],
+        ["MiB/s", figures.mebibytesPerSecond],
       ]),
     );
     this.#say(
@@ -235,7 +235,7 @@ class Demo {
     return new Promise((settle, reject) => {
       child.on("error", reject);
       child.on("close", (code, signal) => {
-        const status = signal ? 128 : (code ?? 1);
+        const status = signal ? signalled(signal) : (code ?? 1);
         const seconds = (performance.now() - start) / 1000;
         if (json) process.stdout.write(`${JSON.stringify({ uri, image: this.#image, status, seconds })}\n`);
         settle(status);

@@ -1,4 +1,5 @@
 /** Exit codes, and errors that are told in one line. */
+import { constants } from "node:os";
 
 export const Exit = {
   ok: 0,
@@ -7,9 +8,6 @@ export const Exit = {
   noXen: 3,
   notFound: 4,
   busy: 5,
-  abiMismatch: 6,
-  /** As a shell shows SIGINT. */
-  interrupted: 130,
 } as const;
 
 /** Something the user can do something about: printed as one line, without a stack. */
@@ -19,6 +17,11 @@ export class CliError extends Error {
     super(message);
     this.exitCode = exitCode;
   }
+}
+
+/** As a shell shows that a signal ended a command. */
+export function signalled(signal: NodeJS.Signals): number {
+  return 128 + constants.signals[signal];
 }
 
 const EBUSY = 16;

@@ -4,6 +4,7 @@ import type { Abi } from "../guest/blkfront.js";
 import { NbdServer } from "../guest/nbd/server.js";
 import { type GuestProcess, joinGuest } from "../guest/process.js";
 import { runWorkload, type WorkloadResult } from "../guest/workload.js";
+import { CliError, signalled } from "./errors.js";
 import { untilStopped } from "./lifetime.js";
 
 export interface GuestOptions {
@@ -66,13 +67,18 @@ export async function guest(options: GuestOptions): Promise<void> {
   const work =
     options.workload === undefined
       ? exportDisk(joined, options.nbd, stopped)
-      : Promise.race([verify(joined, options.workload, options), stopped]);
+      : Promise.race([verify(joined, options.workload, options), stopped.then(cutShort)]);
   try {
     await Promise.race([work, failed]);
   } finally {
     say({ event: "closed", ...(await joined.stop()) });
   }
   process.exit();
+}
+
+/** A workload that was stopped proves nothing. */
+function cutShort(signal: NodeJS.Signals): never {
+  throw new CliError(`stopped by ${signal} before the workload was done`, signalled(signal));
 }
 
 async function verify(
@@ -97,7 +103,7 @@ async function verify(
 async function exportDisk(
   joined: GuestProcess,
   path: string | undefined,
-  stopped: Promise<void>,
+  stopped: Promise<unknown>,
 ): Promise<void> {
   const server =
     path === undefined ? null : await NbdServer.listen(joined.disk, path, { description: "xbdback guest" });

@@ -1,22 +1,44 @@
 /** When a long-running command ends. */
+import { CliError, Exit, signalled } from "./errors.js";
+
+/** Set when standard output failed and a command is stopping, in order, because of that. */
+let outputFailure: Error | null = null;
 
 /**
- * Resolves at SIGTERM, SIGHUP or SIGINT, or, with `withParent`, when standard input ends: then SIGINT, which a terminal sends
+ * Ends the process when nobody reads what it prints, with 0, or when it cannot be written. A command that has to clean up
+ * behind itself is stopped as by SIGTERM. Returns what tells why, once it has happened.
+ */
+export function stopAtOutputError(): () => Error | null {
+  process.stdout.on("error", (error: NodeJS.ErrnoException) => {
+    if (outputFailure) return;
+    const told = new CliError(`can't write to standard output: ${error.code}`, Exit.failure);
+    outputFailure = error.code === "EPIPE" ? error : told;
+    process.exitCode = error.code === "EPIPE" ? Exit.ok : Exit.failure;
+    if (process.listenerCount("SIGTERM") > 0) process.emit("SIGTERM", "SIGTERM");
+    else if (error.code === "EPIPE") process.exit();
+    else throw told;
+  });
+  return () => outputFailure;
+}
+
+/**
+ * Resolves with the signal at SIGTERM, SIGHUP or SIGINT, or, with `withParent`, when standard input ends: then SIGINT, which a terminal sends
  * to the whole group, is the parent's to handle. A second signal ends the process at once.
  */
-export function untilStopped(withParent: boolean): Promise<void> {
+export function untilStopped(withParent: boolean): Promise<NodeJS.Signals> {
   return new Promise((resolve) => {
     let signals = 0;
-    const stop = (): void => {
-      if (++signals > 1) process.exit(1);
-      resolve();
+    const stop = (signal: NodeJS.Signals = "SIGTERM"): void => {
+      if (++signals > 1) process.exit(signalled(signal));
+      resolve(signal);
     };
     process.on("SIGTERM", stop);
     // The terminal is gone; what was started must not stay behind.
     process.on("SIGHUP", stop);
     process.on("SIGINT", withParent ? () => {} : stop);
     if (!withParent) return;
-    process.stdin.on("end", resolve).on("error", resolve).resume();
+    const ended = (): void => resolve("SIGTERM");
+    process.stdin.on("end", ended).on("error", ended).resume();
     process.stdin.unref?.();
   });
 }

@@ -1,6 +1,6 @@
 /** The command tree of `xbdback`. Each command's own file does the work; here are its words. */
 import { Command, CommanderError, Option } from "commander";
-import { LOG_FORMATS } from "../daemon/log.js";
+import { LOG_FORMATS, LOG_LEVELS } from "../daemon/log.js";
 import { DEFAULT_PLANE } from "../daemon/serve.js";
 import { DESCRIPTION, VERSION } from "../daemon/version.js";
 import { DEFAULT_CAPS } from "../reactor/capped.js";
@@ -13,6 +13,7 @@ import { DEFAULT_FILE, live } from "./configuration.js";
 import { demo } from "./demo.js";
 import { CliError, Exit, exitCodeOf } from "./errors.js";
 import { type GuestOptions, guest } from "./guest.js";
+import { stopAtOutputError } from "./lifetime.js";
 import {
   deviceOption,
   directoryOption,
@@ -162,6 +163,14 @@ function serve(): Command {
       new Option("--log-format <how>", "of the log on stderr; auto: pretty on a terminal, else logfmt")
         .choices(LOG_FORMATS)
         .default("auto"),
+    )
+    .addOption(
+      live(
+        new Option("--log-level <level>", "the least level that is logged")
+          .choices(LOG_LEVELS)
+          .default("info"),
+        "from now on",
+      ),
     );
   return planeOptions(capOptions(command))
     .option(
@@ -227,23 +236,33 @@ export function program(): Command {
   return root;
 }
 
+/** One line, and the exit code. XBDBACK_DEBUG adds the stack. */
+function tell(error: unknown): number {
+  const { message, code } = error as Partial<NodeJS.ErrnoException>;
+  const text = message || code || String(error);
+  process.stderr.write(`xbdback: ${text.replace(/\s*\n\s*/g, "; ")}\n`);
+  if (process.env["XBDBACK_DEBUG"] && !(error instanceof CliError)) console.error(error);
+  return exitCodeOf(error);
+}
+
 /** Runs the command line and sets the exit code; errors become one line on stderr. */
 export async function run(argv: readonly string[]): Promise<void> {
   // Whoever reads what we print has had enough.
-  process.stdout.on("error", (error: NodeJS.ErrnoException) => {
-    if (error.code !== "EPIPE") throw error;
-    process.exit();
-  });
+  const failed = stopAtOutputError();
+  // A log that nobody reads any more is no reason to leave guests without their disks.
+  process.stderr.on("error", () => {});
+  process.on("uncaughtException", (error) => process.exit(tell(error)));
   try {
     await program().parseAsync([...argv]);
-  } catch (error) {
+  } catch (thrown) {
+    // What stopped a command in order is told, and not that it was stopped.
+    const error = failed() ?? thrown;
+    if ((error as NodeJS.ErrnoException).code === "EPIPE") return;
     if (error instanceof CommanderError) {
       process.exitCode = error.exitCode === 0 ? Exit.ok : Exit.usage;
       return;
     }
-    process.stderr.write(`xbdback: ${(error as Error).message}\n`);
-    if (process.env["XBDBACK_DEBUG"] && !(error instanceof CliError)) console.error(error);
-    process.exitCode = exitCodeOf(error);
+    process.exitCode = tell(error);
   } finally {
     dismissThread();
   }

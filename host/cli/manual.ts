@@ -1,6 +1,6 @@
 /** The sections of xbdback(8) about the commands, in mdoc(7), made of the command tree: they cannot say other things. */
 import type { Command, Option } from "commander";
-import { configurable, isLive } from "./configuration.js";
+import { configurable, FOR_LATER_DISKS, whenTaken } from "./configuration.js";
 
 /** One `.Ss` for each command. */
 export function commandSections(program: Command): string {
@@ -26,7 +26,9 @@ export function keyList(command: Command): string {
 
 /** The keys that a reload takes up, in a sentence's order. */
 export function liveKeys(command: Command): string {
-  const keys = [...configurable(command)].filter(([, option]) => isLive(option)).map(([key]) => key);
+  const keys = [...configurable(command)]
+    .filter(([, option]) => whenTaken(option) === FOR_LATER_DISKS)
+    .map(([key]) => key);
   const last = keys.pop();
   return [...keys.map((key, i) => `.Cm ${key}${i < keys.length - 1 ? " ," : ""}`), "and", `.Cm ${last}`].join(
     "\n",

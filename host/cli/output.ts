@@ -1,6 +1,7 @@
 /** What people see: a progress bar on a terminal, plain lines elsewhere, tables, and JSON for programs. */
 import type { WriteStream } from "node:tty";
 
+/** Of the bar itself, where the terminal has room. */
 const BAR_WIDTH = 40;
 
 /** Progress towards `total`, on one line of a terminal or as a line for every tenth. */
@@ -19,10 +20,15 @@ export class Progress {
 
   show(done: number): void {
     const share = done / this.#total;
-    if ((this.#stream as WriteStream).isTTY) {
-      const full = Math.round(share * BAR_WIDTH);
-      const bar = "█".repeat(full) + "░".repeat(BAR_WIDTH - full);
-      this.#stream.write(`\r${bar} ${Math.floor(share * 100)} % of ${this.#total} ${this.#what}`);
+    if ((this.#stream as WriteStream).isTTY && process.env["TERM"] !== "dumb") {
+      const text = `${Math.floor(share * 100)} % of ${this.#total} ${this.#what}`;
+      // A line that the terminal wraps is not overwritten by the next one.
+      const room =
+        ((this.#stream as WriteStream).columns || 80) - 2 - `100 % of ${this.#total} ${this.#what}`.length;
+      const width = Math.max(0, Math.min(BAR_WIDTH, room));
+      const full = Math.round(share * width);
+      const bar = "█".repeat(full) + "░".repeat(width - full);
+      this.#stream.write(`\r${bar}${width > 0 ? " " : ""}${text}`);
       this.#open = true;
       return;
     }

@@ -2,7 +2,7 @@
 import { setTimeout as sleep } from "node:timers/promises";
 import type { Command } from "commander";
 import { formatHttpAddress, type HttpAddress } from "../daemon/http.js";
-import { type LogFormat, makeLog } from "../daemon/log.js";
+import { isJournal, type LogFormat, type LogLevel, makeLog } from "../daemon/log.js";
 import { type Daemon, type PlaneOptions, type ServeOptions, serve } from "../daemon/serve.js";
 import { ServiceManager, summary } from "../daemon/service-manager.js";
 import { statusLines } from "../daemon/status-lines.js";
@@ -10,6 +10,7 @@ import { VERSION as version } from "../daemon/version.js";
 import { collect } from "../metrics/collect.js";
 import { expose } from "../metrics/exposition.js";
 import { type MetricsAddress, serveMetrics } from "../metrics/server.js";
+import type { Platform } from "../platform/platform.js";
 import { kernelBackendOf } from "../platform/xen/find.js";
 import type { Cache } from "../storage/direct.js";
 import { openDisk } from "../storage/disk.js";
@@ -17,6 +18,7 @@ import type { Log } from "../vbd/vbd-log.js";
 import { configurable, configure, dump, isLive } from "./configuration.js";
 import { platformOf } from "./daemon.js";
 import { CliError, Exit, exitCodeOf } from "./errors.js";
+import { LastGood } from "./last-good.js";
 import { handleInstead, untilStopped } from "./lifetime.js";
 import { reload } from "./reload.js";
 
@@ -31,6 +33,7 @@ export interface ServeCommandOptions extends PlaneOptions {
   exitWithParent: boolean;
   drainTimeout: number;
   logFormat: LogFormat;
+  logLevel: LogLevel;
   maxVbds: number;
   maxRings: number;
   maxGrants: number;
@@ -49,10 +52,18 @@ const STATUS_INTERVAL_MS = 1000;
 
 /** `command` is the parsed `serve`. */
 export async function serveCommand(command: Command): Promise<void> {
-  const { config } = command.opts<ServeCommandOptions>();
-  configure(command, config);
+  const { config, dumpConfig } = command.opts<ServeCommandOptions>();
+  const lastGood = new LastGood(command, config);
+  let refused: string | null = null;
+  try {
+    configure(command, config);
+  } catch (error) {
+    // A service's guests wait for their disks; who is at a terminal mends the file.
+    if (dumpConfig || process.env["NOTIFY_SOCKET"] === undefined) throw error;
+    refused = lastGood.use(error);
+  }
   const options = command.opts<ServeCommandOptions>();
-  if (options.dumpConfig) {
+  if (dumpConfig) {
     process.stdout.write(dump(command));
     return;
   }
@@ -61,7 +72,8 @@ export async function serveCommand(command: Command): Promise<void> {
   const platform = await platformOf(directory);
   if (platform.kind === "xen") refuseBesideKernel(kind);
   const stopped = untilStopped(exitWithParent);
-  const log = makeLog(logFormat);
+  const log = makeLog(logFormat, process.stderr, { journal: isJournal(), lowest: () => live.logLevel });
+  if (refused !== null) log(`xbdback: ${refused}`, { level: "error" });
   let lose: (error: Error) => void = () => {};
   const lost = new Promise<never>((_, reject) => {
     lose = reject;
@@ -74,17 +86,22 @@ export async function serveCommand(command: Command): Promise<void> {
   const exporter = metrics && (await serveMetrics(metrics, () => measure(daemon)));
   handleInstead("SIGHUP", () => {
     manager.reloading();
-    for (const line of reload(command, live, config)) log(line);
+    const reloaded = reload(command, live, config);
+    refused = reloaded.refused;
+    for (const line of reloaded.lines) log(line, { level: refused === null ? "info" : "error" });
+    if (refused === null) lastGood.keep();
     manager.ready();
+    tell();
   });
   process.on("SIGUSR1", () => {
     for (const { text, context } of statusLines(daemon)) log(text, context);
   });
-  const tell = (): void => manager.status(summary(kind, backend.status()));
+  const tell = (): void => manager.status(summary(kind, backend.status(), refused));
   const status = setInterval(tell, STATUS_INTERVAL_MS).unref();
   manager.ready();
   tell();
-  if (platform.kind === "xen") log(`xbdback: serving backend/${kind} of domain ${platform.domid}`);
+  if (refused === null) lastGood.keep();
+  log(startLine(platform, kind, daemon));
   try {
     await Promise.race([stopped, lost]);
   } catch (error) {
@@ -99,10 +116,27 @@ export async function serveCommand(command: Command): Promise<void> {
   process.exit();
 }
 
+/** What a log is searched for first. */
+function startLine(platform: Platform, kind: string, { reactor }: Daemon): string {
+  const machine = platform.kind === "xen" ? `Xen, domain ${platform.domid}` : `machine ${platform.directory}`;
+  const engines = [...new Set(reactor.threads.map(({ engine }) => engine))].join(" and ");
+  const reactors = reactor.threads.length === 1 ? "1 reactor" : `${reactor.threads.length} reactors`;
+  return (
+    `xbdback: version ${version}, process ${process.pid}, Node ${process.version}: serving backend/${kind} of ${machine}; ` +
+    `${engines || "no engine yet"}, ${reactors}`
+  );
+}
+
 /** What a reload may change: the options that are marked so. */
 type LiveOptions = Pick<
   ServeCommandOptions,
-  "maxQueues" | "maxRingPageOrder" | "maxIndirectSegments" | "persistent" | "cache" | "nbdReconnect"
+  | "maxQueues"
+  | "maxRingPageOrder"
+  | "maxIndirectSegments"
+  | "persistent"
+  | "cache"
+  | "nbdReconnect"
+  | "logLevel"
 >;
 
 function liveOptions(command: Command): LiveOptions {

@@ -82,8 +82,13 @@ export class ServiceManager {
 }
 
 /** For {@link ServiceManager.status}. */
-export function summary(kind: string, vbds: readonly { waitsFor: string | null }[]): string {
+export function summary(
+  kind: string,
+  vbds: readonly { waitsFor: string | null }[],
+  refused: string | null = null,
+): string {
   const working = vbds.filter((vbd) => vbd.waitsFor === null).length;
   const disks = vbds.length === 1 ? "1 disk" : `${vbds.length} disks`;
-  return `serving backend/${kind}: ${disks}, ${working} connected`;
+  const state = `serving backend/${kind}: ${disks}, ${working} connected`;
+  return refused === null ? state : `${state}; configuration refused: ${refused}`;
 }

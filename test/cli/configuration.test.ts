@@ -1,15 +1,17 @@
 /** The configuration file: what it may say, who wins, and what is said of mistakes. */
 import assert from "node:assert/strict";
-import { spawnSync } from "node:child_process";
+import { spawn, spawnSync } from "node:child_process";
 import { mkdtempSync, rmSync, writeFileSync } from "node:fs";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
+import { createInterface } from "node:readline";
 import { test } from "node:test";
 import type { Command } from "commander";
 import { parse } from "smol-toml";
 import { configurable, configure, dump } from "../../host/cli/configuration.js";
 import { program } from "../../host/cli/main.js";
 import { reload } from "../../host/cli/reload.js";
+import { LoopbackHost } from "../../host/platform/loopback/host.js";
 import { ROOT } from "../hosts/tools.js";
 
 const directory = mkdtempSync(join(tmpdir(), "xbdback-toml-"));
@@ -112,7 +114,7 @@ test("a reload changes what can be changed, and says what cannot", () => {
   const command = withFile("max-queues = 2\npoll-us = 5\ncache = 'none'\n", "--max-indirect-segments", "7");
   const live = { maxQueues: 2, cache: "none", maxIndirectSegments: 7 };
   writeFileSync(file, "max-queues = 3\npoll-us = 6\nmax-indirect-segments = 9\n");
-  assert.deepEqual(reload(command, live, file), [
+  assert.deepEqual(reload(command, live, file).lines, [
     `xbdback: read ${file} again; connected disks stay as they are`,
     "xbdback: max-queues = 3: for disks that connect from now on",
     'xbdback: cache = "auto": for disks that connect from now on',
@@ -120,6 +122,43 @@ test("a reload changes what can be changed, and says what cannot", () => {
   ]);
   assert.deepEqual(live, { maxQueues: 3, cache: "auto", maxIndirectSegments: 7 });
   writeFileSync(file, "max-queues = ");
-  assert.match(reload(command, live, file).join(), /^xbdback: the configuration stays as it is: .*:1:/);
+  const refused = reload(command, live, file);
+  assert.match(refused.refused ?? "", /:1:/);
+  assert.match(refused.lines.join(), /^xbdback: the configuration stays as it is: .*:1:/);
   assert.deepEqual([live.maxQueues, command.opts()["maxQueues"]], [3, 3]);
+});
+
+/** Starts a daemon, stops it when it serves, and resolves with its exit code and what it has logged. */
+async function serveOnce(machine: string, environment: NodeJS.ProcessEnv): Promise<[number | null, string]> {
+  const args = [join(ROOT, "bin/xbdback.mjs"), "serve", "--directory", machine, "--config", file];
+  const options = ["--reactors", "1", "--log-format", "logfmt"];
+  const env = { ...process.env, ...environment };
+  const child = spawn(process.execPath, [...args, ...options], { stdio: ["ignore", "ignore", "pipe"], env });
+  const ended = new Promise<number | null>((resolve) => child.on("exit", resolve));
+  let log = "";
+  for await (const line of createInterface({ input: child.stderr })) {
+    log += `${line}\n`;
+    if (line.includes("serving backend/vbd of machine")) child.kill("SIGTERM");
+  }
+  return [await ended, log];
+}
+
+test("a service with a broken file starts with the last good configuration, a daemon by hand refuses", async (t) => {
+  const host = await LoopbackHost.start();
+  t.after(() => host.close());
+  // Nobody listens there, which the daemon survives.
+  const service = { NOTIFY_SOCKET: join(host.directory, "nobody") };
+  writeFileSync(file, "max-queues = 99\n");
+  assert.equal((await serveOnce(host.directory, service))[0], 2, "there is no good copy yet");
+  writeFileSync(file, "max-queues = 2\n");
+  assert.equal((await serveOnce(host.directory, service))[0], 0);
+  writeFileSync(file, "max-queues = 99\n");
+  const [status, log] = await serveOnce(host.directory, service);
+  assert.equal(status, 0, log);
+  assert.match(log, /level=error .*:1: max-queues: .* started with the last good configuration/);
+  const [byHand, said] = await serveOnce(host.directory, {});
+  assert.deepEqual(
+    [byHand, said],
+    [2, `xbdback: ${file}:1: max-queues: It is a whole number from 1 to 16.\n`],
+  );
 });

@@ -1,7 +1,8 @@
 /** The daemon's log in each of its formats. */
 import assert from "node:assert/strict";
+import { closeSync, fstatSync, openSync } from "node:fs";
 import { test } from "node:test";
-import { type LogFormat, makeLog } from "../../host/daemon/log.js";
+import { isJournal, type LogFormat, type LogLevel, makeLog } from "../../host/daemon/log.js";
 import { attachMessage } from "../../host/vbd/diagnostics.js";
 import type { LogContext } from "../../host/vbd/vbd-log.js";
 
@@ -49,4 +50,36 @@ test("what a guest wrote moves no terminal's cursor and makes no second line", (
     const harmful = [...text.slice(0, -1)].filter((one) => "\x1b\n\u202e".includes(one));
     assert.deepEqual(harmful, [], format);
   }
+});
+
+function levels(lowest: LogLevel, journal: boolean): string[] {
+  const lines: string[] = [];
+  const stream = { isTTY: false, write: (line: string) => lines.push(line) };
+  const options = { journal, lowest: () => lowest };
+  const log = makeLog("plain", stream as unknown as NodeJS.WriteStream, options);
+  log("a");
+  log("b", { level: "warning" });
+  log("c", { level: "error" });
+  return lines;
+}
+
+test("the journal gets a priority before each line, a file gets none", () => {
+  assert.deepEqual(levels("info", true), ["<6>a\n", "<4>b\n", "<3>c\n"]);
+  assert.deepEqual(levels("info", false), ["a\n", "b\n", "c\n"]);
+});
+
+test("lines below the lowest level are not written", () => {
+  assert.deepEqual(levels("warning", false), ["b\n", "c\n"]);
+  assert.deepEqual(levels("error", false), ["c\n"]);
+});
+
+test("the journal is where JOURNAL_STREAM says, unless the stream was redirected since", () => {
+  const fd = openSync("/dev/null", "w");
+  const { dev, ino } = fstatSync(fd, { bigint: true });
+  closeSync(fd);
+  const same = openSync("/dev/null", "w");
+  assert.equal(isJournal(same, { JOURNAL_STREAM: `${dev}:${ino}` }), true);
+  assert.equal(isJournal(same, { JOURNAL_STREAM: `${dev}:${ino + 1n}` }), false);
+  assert.equal(isJournal(same, {}), false);
+  closeSync(same);
 });

@@ -33,7 +33,7 @@ for (const [abi, protocol] of Object.entries(PROTOCOLS)) {
         "I/Os after coalescing",
         "notifications",
         "IOPS",
-        "MB/s",
+        "MiB/s",
       ]) {
         assert.ok(table.get(label)! > 0, `${label}: ${outcome.story}`);
       }

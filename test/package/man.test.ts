@@ -81,10 +81,13 @@ test("xbdback.toml(5) lists what a reload takes for disks that connect later, an
     "max-memory": "1G",
     "drain-timeout": 8,
     "log-format": "json",
+    "log-level": "error",
   };
   const lines = Object.entries(changed).map(([key, value]) => `${key} = ${JSON.stringify(value)}\n`);
   writeFileSync(file, lines.join(""));
-  const told = reload(serve, {}, file).flatMap((line) => /^xbdback: (\S+) = .*: (.*)$/.exec(line) ?? []);
+  const told = reload(serve, {}, file).lines.flatMap(
+    (line) => /^xbdback: (\S+) = .*: (.*)$/.exec(line) ?? [],
+  );
   rmSync(dirname(file), { recursive: true });
   const taken = told.flatMap((text, i) => (text === "for disks that connect from now on" ? told[i - 1] : []));
   assert.equal(told.length, 3 * lines.length, told.join("\n"));
