@@ -12,7 +12,7 @@ import { major, minor } from "../storage/geometry.js";
 import { DeviceError } from "../storage/open.js";
 import { modeFor, parseMode } from "../vbd/backend-keys.js";
 import { printable, quote } from "../vbd/diagnostics.js";
-import { imageOf, kindOf } from "../vbd/kind.js";
+import { imageOf, kindOf, NO_MEDIUM } from "../vbd/kind.js";
 import { Looker } from "../vbd/looker.js";
 import { type VbdId, vbdName } from "../vbd/name.js";
 import type { Log } from "../vbd/vbd-log.js";
@@ -76,20 +76,26 @@ export class Hotplug {
     if (leaves) await stores.release(id);
     if (leaves || status !== CHECKING) return;
     const [params, mode, type] = await Promise.all([read("params"), read("mode"), read("device-type")]);
-    const answer = await this.#verdict(id, params, modeFor(mode, type === "cdrom"));
+    const answer = await this.#verdict(id, params, mode, type === "cdrom");
     if (!(await this.#answer(directory, answer))) await stores.release(id);
   }
 
   /** The keys to answer with. */
-  async #verdict(id: VbdId, params: string | null, mode: string): Promise<Record<string, string>> {
+  async #verdict(
+    id: VbdId,
+    params: string | null,
+    mode: string | null,
+    cdrom: boolean,
+  ): Promise<Record<string, string>> {
     const { stores, log, kind } = this.#options;
     const warn = (line: string): void =>
       log(`${vbdName(id)}: ${printable(line)}`, { vbd: id, level: "warning" });
     try {
-      const path = imageOf(kindOf(kind), params);
+      const path = imageOf(kindOf(kind), params, cdrom);
       if (path === null)
         throw new Error(`target is ${quote(params ?? "")}: name an image or device by its absolute path`);
-      await stores.hold(path, { ...parseMode(mode), warn }, id);
+      await stores.hold(path, { ...parseMode(modeFor(mode, cdrom)), cdrom, warn }, id);
+      if (path === NO_MEDIUM) return { "hotplug-status": "connected" };
       return { ...(await physicalDevice(path)), "physical-device-path": path, "hotplug-status": "connected" };
     } catch (error) {
       const { message } = error as Error;

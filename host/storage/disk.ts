@@ -2,6 +2,7 @@
 import { realpath, stat } from "node:fs/promises";
 import { constants } from "node:os";
 import type { BlockDevice } from "./device.js";
+import { EmptyDrive } from "./empty-drive.js";
 import { openHelped } from "./helper/open.js";
 import { type ModuleOptions, openModule } from "./module/open.js";
 import { type NbdOptions, openNbd } from "./nbd/open.js";
@@ -18,6 +19,7 @@ export interface DiskOptions extends DeviceOptions, NbdOptions, ModuleOptions {
 
 /** Opens a source for one user alone. Rejects with a {@link DeviceError}. */
 export async function openDisk(target: string, options: DiskOptions): Promise<BlockDevice> {
+  if (target === "" && options.cdrom) return new EmptyDrive();
   const source = parseSource(target);
   if (source === null) {
     throw new DeviceError(

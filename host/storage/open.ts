@@ -50,6 +50,8 @@ export interface OpenOptions {
   readonly readOnly: boolean;
   /** Takes no lock and heeds nobody's: libxl's modes "w!" and "r!", where the administrator takes the blame. */
   readonly shared?: boolean;
+  /** A CD-ROM drive, which may be empty: an image without a byte is a drive without a medium. */
+  readonly cdrom?: boolean;
   /** Whose use it is: see {@link fence}. A number below 2^47. */
   readonly user?: number;
   /** For an HVM guest, whose device model has the disk open, too: see {@link lockAsQemu}. */
@@ -98,7 +100,7 @@ export async function openStore(path: string, options: OpenOptions): Promise<Sto
     if ((shared || readOnly) && options.user !== undefined && !(await fence(fd, options.user))) {
       throw inUse(path, await openerOf(path, false));
     }
-    const bytes = await usableBytes(fd, path, kind);
+    const bytes = await usableBytes(fd, path, kind, options.cdrom);
     if (kind === "block" && !readOnly && isWriteProtected(fd)) throw await refusal(path, EROFS);
     const geometry =
       kind === "image" ? await imageGeometry(fd, readOnly) : blockGeometry(fd, readOnly, stats.rdev);
@@ -178,9 +180,9 @@ async function claimedElsewhere(path: string): Promise<DeviceError> {
   return inUse(path, await openerOf(path, true));
 }
 
-async function usableBytes(fd: number, path: string, kind: StoreKind): Promise<number> {
+async function usableBytes(fd: number, path: string, kind: StoreKind, cdrom = false): Promise<number> {
   const bytes = await storeBytes(fd, kind);
-  if (bytes >= SECTOR) return bytes;
+  if (bytes >= SECTOR || (cdrom && bytes === 0)) return bytes;
   const size = bytes === 0 ? "empty" : `only ${bytes} bytes long`;
   const remedy = kind === "image" ? `give it a size, e.g. \`truncate -s 10G ${path}\`` : "insert a medium";
   throw new DeviceError(EINVAL, path, `${size}, less than a sector; ${remedy}`);

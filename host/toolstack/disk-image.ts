@@ -7,9 +7,10 @@ const OWN_SCRIPT = /(^|\/)block-xbdback$/;
 
 /** Throws an Error that names the part of a specification that xbdback cannot serve, and the remedy. */
 export function requireServable(disk: DiskSpecification): void {
-  const { format, target, backendType, script, specification } = disk;
-  if (format === "empty") throw new Error("an empty drive has nothing to serve: name an image as its target");
-  if (format !== "raw" && !target.startsWith("/")) {
+  const { cdrom, format, target, backendType, script, specification } = disk;
+  if (format === "empty" && !cdrom)
+    throw new Error("only a CD-ROM drive can be empty: name an image as the target, or say devtype=cdrom");
+  if (format !== "raw" && format !== "empty" && !target.startsWith("/")) {
     throw new Error(`format ${format} of ${target}: leave the format to the server, and name it raw`);
   }
   if (specification !== "xen") throw new Error("specification virtio is not xbdback's: leave it out");

@@ -90,7 +90,7 @@ export class Connector {
     this.#holds = what;
     const warn = (line: string): void => this.#listener.say("warning", line);
     checkWriters(xenstore, this.#directory, domid)
-      .then(() => hold(path, { ...parseMode(keys.mode), warn }, this.#id))
+      .then(() => hold(path, { ...parseMode(keys.mode), cdrom: keys.cdrom, warn }, this.#id))
       .then(
         () => {
           this.#holdFailure = null;
@@ -124,7 +124,7 @@ export class Connector {
     const { xenstore, domid, open = openDisk } = this.#host;
     await checkWriters(xenstore, this.#directory, domid);
     const warn = (line: string): void => this.#listener.say("warning", line);
-    const begin = () => open(path, { ...parseMode(keys.mode), warn }, this.#id);
+    const begin = () => open(path, { ...parseMode(keys.mode), cdrom: keys.cdrom, warn }, this.#id);
     // A process of ours had it open not long ago.
     const waits = keys.state !== State.InitWait && this.#journals !== null;
     this.#opener.begin(path, keys.mode, waits ? () => openWhenFree(begin, warn) : begin);

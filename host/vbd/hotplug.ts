@@ -18,7 +18,7 @@ export type Verdict =
 export function storeOf(kind: Kind, keys: BackendKeys): Verdict {
   try {
     // Also where the script names the store: an image of another format would be served as if it were raw.
-    const image = imageOf(kind, keys.params);
+    const image = imageOf(kind, keys.params, keys.cdrom);
     if (!kind.hotplug) {
       return image === null ? waits("the toolstack to write params, which is empty") : { path: image };
     }

@@ -29,15 +29,20 @@ export function kindOf(name: string): Kind {
 /** libxl calls a raw image "aio" at times. */
 const RAW = /^(raw|aio):/;
 
+/** The image of a CD-ROM drive without a medium, for which the toolstack writes no params. */
+export const NO_MEDIUM = "";
+
 /**
- * The source that `params` names; null when it names none. Throws an Error when it is of a format that is not served:
+ * The source that `params` names, or {@link NO_MEDIUM}; null when it names none. Throws an Error when it is of a format that is not served:
  * as a raw disk, it would show the guest the format's own data and let it write over them.
  */
-export function imageOf(kind: Kind, params: string | null): string | null {
-  if (params === null || params === "") return null;
+export function imageOf(kind: Kind, params: string | null, cdrom = false): string | null {
+  const none = cdrom ? NO_MEDIUM : null;
+  if (params === null || params === "") return none;
   const source = kind.formatted ? params.replace(RAW, "") : params;
   if (parseSource(source)) return source;
-  if (!kind.formatted || source === "") return null;
+  if (source === "") return none;
+  if (!kind.formatted) return null;
   throw new Error(
     `params is ${quote(params)}: that format is not served; convert it with \`qemu-img convert -O raw\``,
   );

@@ -84,7 +84,7 @@ async function attach(domain: string, text: string, options: CommonOptions): Pro
   if (options.json) printJson({ name, ...id, vdev: disk.vdev, target: disk.target, readOnly: disk.readOnly });
   else
     process.stdout.write(
-      `${name}: ${disk.target} is ${disk.vdev} of domain ${id.domid}${disk.readOnly ? ", read-only" : ""}\n`,
+      `${name}: ${disk.target || "an empty drive"} is ${disk.vdev} of domain ${id.domid}${disk.readOnly ? ", read-only" : ""}\n`,
     );
 }
 

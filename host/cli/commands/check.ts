@@ -33,11 +33,18 @@ async function check(text: string, { json, device: modules }: CheckOptions): Pro
   const disk = readDisk(text);
   const warnings: string[] = [];
   const warn = (line: string): void => void warnings.push(printable(line));
-  const device = await openDisk(sourceOf(disk), { ...parseMode(modeOf(disk)), warn, create: false, modules });
+  const device = await openDisk(sourceOf(disk), {
+    ...parseMode(modeOf(disk)),
+    cdrom: disk.cdrom,
+    warn,
+    create: false,
+    modules,
+  });
   const { size, sectorSize, physicalSectorSize, canDiscard, readOnly, store, through } = device;
   await device.close();
   const source = parseSource(sourceOf(disk));
-  const kind = store?.kind ?? (source?.kind === "wrapped" || source?.kind === "device" ? source.kind : "nbd");
+  const served = source?.kind === "wrapped" || source?.kind === "device" ? source.kind : "nbd";
+  const kind = store?.kind ?? (source === null ? "empty" : served);
   const discard = canDiscard && !readOnly && disk.discard !== false;
   const { target, vdev, devid } = disk;
   if (json) {
@@ -55,7 +62,10 @@ async function check(text: string, { json, device: modules }: CheckOptions): Pro
     });
   }
   const rows: [string, string][] = [
-    ["target", `${printable(target)} (${through ?? (kind === "block" ? "block device" : "raw image")})`],
+    [
+      "target",
+      `${printable(target) || "empty drive"} (${through ?? (kind === "block" ? "block device" : "raw image")})`,
+    ],
     ["size", `${formatSize(size)} (${size} bytes)`],
     ["sectors", `${sectorSize} bytes, physical ${physicalSectorSize}`],
     ["vdev", `${vdev} (${devid})`],
