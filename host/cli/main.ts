@@ -14,6 +14,7 @@ import { demo } from "./demo.js";
 import { CliError, Exit, exitCodeOf } from "./errors.js";
 import { type GuestOptions, guest } from "./guest.js";
 import { stopAtOutputError } from "./lifetime.js";
+import { resolveNames } from "./named-vbd.js";
 import {
   deviceOption,
   directoryOption,
@@ -232,6 +233,7 @@ export function program(): Command {
     .addCommand(guestCommand());
   for (const command of operatorCommands()) root.addCommand(command);
   root.showHelpAfterError("(--help shows the options)");
+  root.hook("preAction", (_, command) => resolveNames(command));
   for (const command of [root, ...root.commands]) command.exitOverride();
   return root;
 }

@@ -5,7 +5,8 @@ import { type HttpAddress, parseHttpAddress } from "../daemon/http.js";
 import { type MetricsAddress, parseMetricsAddress } from "../metrics/server.js";
 import { parseSize } from "../storage/size.js";
 import type { VbdId } from "../vbd/name.js";
-import { parseVbdName } from "../vbd/vbd-name.js";
+import { parseNamedVbd, parseVbdName } from "../vbd/vbd-name.js";
+import { NamedVbd } from "./named-vbd.js";
 
 export function integer(low: number, high: number): (text: string) => number {
   return (text) => {
@@ -41,12 +42,16 @@ export function httpAddress(text: string): HttpAddress {
 /** The argument ID. */
 export function vbdId(text: string): VbdId {
   const id = parseVbdName(text);
+  const named = id ? null : parseNamedVbd(text);
+  if (named) return new NamedVbd(named.domain, named.devid);
   if (!id)
-    throw new InvalidArgumentError("A vbd is named xbdback1i51712, 1/xvda or 1/51712: see `xbdback list`.");
+    throw new InvalidArgumentError(
+      "A vbd is named xbdback1i51712, 1/xvda, 1/51712 or, by its guest, web/xvda: see `xbdback list`.",
+    );
   return id;
 }
 
-export const ID_HELP = "the vbd: xbdback1i51712, 1/xvda or 1/51712";
+export const ID_HELP = "the vbd: xbdback1i51712, 1/xvda, 1/51712 or web/xvda";
 
 /** Which machine, and which of its daemons. */
 export interface Place {

@@ -1,5 +1,6 @@
 /** What people see: a progress bar on a terminal, plain lines elsewhere, tables, and JSON for programs. */
 import type { WriteStream } from "node:tty";
+import { printable } from "../vbd/diagnostics.js";
 
 /** Of the bar itself, where the terminal has room. */
 const BAR_WIDTH = 40;
@@ -41,6 +42,11 @@ export class Progress {
     if (this.#open) this.#stream.write("\n");
     this.#open = false;
   }
+}
+
+/** For a cell of a table: with no blank in it, so that awk finds the next cell. */
+export function word(text: string): string {
+  return printable(text).replaceAll(/\s/g, "\\040");
 }
 
 /** Two columns, numbers flush right with thousands apart. */

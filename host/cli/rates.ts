@@ -2,14 +2,20 @@
 import type { Counters } from "../core/blkif.js";
 import { LATENCY_BUCKETS, LATENCY_OPERATIONS, type Latency } from "../reactor/latency.js";
 import type { VbdStatus } from "../vbd/status.js";
+import { word } from "./output.js";
 
 /** What is needed of a VbdStatus. */
-export type Sample = Pick<VbdStatus, "name" | "domid" | "devid" | "inflight" | "counters" | "latency">;
+export type Sample = Pick<
+  VbdStatus,
+  "name" | "domid" | "devid" | "domainName" | "vdev" | "inflight" | "counters" | "latency"
+>;
 
 export interface Rates {
   readonly name: string;
   readonly domid: number;
   readonly devid: number;
+  readonly domainName: string | null;
+  readonly vdev: string;
   /** Requests a second, all and by what they are. */
   readonly iops: number;
   readonly reads: number;
@@ -45,7 +51,12 @@ export function ratesOf(now: Sample, before: Sample | undefined, seconds: number
     names.reduce((sum, name) => sum + now.counters[name] - (restarted ? 0 : before.counters[name]), 0) /
     seconds;
   return {
-    ...{ name: now.name, domid: now.domid, devid: now.devid, inflight: now.inflight },
+    name: now.name,
+    domid: now.domid,
+    devid: now.devid,
+    domainName: now.domainName,
+    vdev: now.vdev,
+    inflight: now.inflight,
     iops: per("responses"),
     reads: per("read"),
     writes: per("write"),
@@ -87,4 +98,9 @@ export function shortTime(seconds: number | null): string {
   if (seconds < 1e-3) return `${(seconds * 1e6).toFixed(0)}us`;
   if (seconds < 1) return `${(seconds * 1e3).toFixed(1)}ms`;
   return `${seconds.toFixed(1)}s`;
+}
+
+/** The guest's name, or its number where the name is not known; without blanks, for a cell of a table. */
+export function shownDomain({ domainName, domid }: { domainName: string | null; domid: number }): string {
+  return word(domainName ?? String(domid));
 }

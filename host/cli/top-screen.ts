@@ -1,7 +1,6 @@
 /** What `xbdback top` shows: lines of text from rates, for any size of terminal. */
-import { shownDevice } from "../vbd/vbd-name.js";
 import { columns } from "./output.js";
-import { type Rates, shortNumber, shortTime } from "./rates.js";
+import { type Rates, shortNumber, shortTime, shownDomain } from "./rates.js";
 
 export const ORDERS = { i: "IOPS", b: "bytes", l: "latency", n: "name" } as const;
 export type Order = keyof typeof ORDERS;
@@ -9,8 +8,8 @@ export type Order = keyof typeof ORDERS;
 /** A vbd's rates, and its IOPS over the last samples, the newest last. */
 export interface TopRow extends Rates {
   readonly history: readonly number[];
-  /** Why it is not at work; null when it is. */
-  readonly waitsFor: string | null;
+  /** Why it does nothing: what it waits for, its storage, a pause; null while it is connected and served. */
+  readonly status: string | null;
 }
 
 const BARS = "▁▂▃▄▅▆▇█";
@@ -34,32 +33,57 @@ function sorted(rows: readonly TopRow[], order: Order): TopRow[] {
   return [...rows].sort((a, b) => (order === "n" ? 0 : measure(b) - measure(a)) || byName(a, b));
 }
 
+/** What a screen shows, and from which row on. */
+export interface View {
+  readonly order: Order;
+  /** Of the sorted rows, the first that is shown, as far as there are so many. */
+  readonly first: number;
+}
+
+/** Rows of the table that a screen has room for, below summary and headings and above the keys. */
+export function rowsOn(height: number): number {
+  return Math.max(height - 4, 1);
+}
+
+const HEADINGS = ["DOMAIN", "VDEV", ">IOPS", ">READ/S", ">WRITE/S", ">LAT", ">99%", ">QD"];
+const MAX_DOMAIN = 16;
+
+function cellsOf(row: TopRow): string[] {
+  const name = shownDomain(row);
+  return [
+    name.length > MAX_DOMAIN ? `${name.slice(0, MAX_DOMAIN - 1)}…` : name,
+    row.vdev,
+    shortNumber(row.iops),
+    ...[row.readBytes, row.writtenBytes].map((value) => `${shortNumber(value)}B`),
+    ...[shortTime(row.latency), shortTime(row.latency99), String(row.inflight)],
+  ];
+}
+
 /** At most `height` lines, none wider than `width`: a summary, the headings, a line for each vbd, the keys. */
-export function topScreen(rows: readonly TopRow[], order: Order, width: number, height: number): string[] {
+export function topScreen(rows: readonly TopRow[], view: View, width: number, height: number): string[] {
+  const { order } = view;
   const total = (of: (row: TopRow) => number): number => rows.reduce((sum, row) => sum + of(row), 0);
   const bytes = total((row) => row.readBytes + row.writtenBytes);
   const summary =
     `xbdback: ${rows.length} ${rows.length === 1 ? "vbd" : "vbds"}, ${shortNumber(total((row) => row.iops))} IOPS, ` +
     `${shortNumber(bytes)}B/s, ${total((row) => row.inflight)} in flight; by ${ORDERS[order]}`;
-  const headings = ["VBD", "VDEV", ">IOPS", ">READ/S", ">WRITE/S", ">LAT", ">99%", ">QD"];
-  const cells = sorted(rows, order).map((row) => [
-    row.name,
-    shownDevice(row.devid),
-    shortNumber(row.iops),
-    ...[row.readBytes, row.writtenBytes].map((value) => `${shortNumber(value)}B`),
-    ...[shortTime(row.latency), shortTime(row.latency99), String(row.inflight)],
-  ]);
-  const lines = columns(headings, cells);
+  const most = rowsOn(height);
+  const first = Math.max(0, Math.min(view.first, rows.length - most));
+  const shown = sorted(rows, order).slice(first, first + most);
+  const lines = columns(HEADINGS, shown.map(cellsOf));
   const room = width - lines[0].length - 2;
   const table = lines.map((line, i) => {
     if (room < 8) return line;
     if (i === 0) return `${line}  IOPS, THE LAST ${Math.min(room, MAX_SPARKLINE)}`.slice(0, width);
-    const { waitsFor, history } = sorted(rows, order)[i - 1];
-    return `${line}  ${waitsFor === null ? sparkline(history, Math.min(room, MAX_SPARKLINE)) : `waiting for ${waitsFor}`}`;
+    const { status, history } = shown[i - 1];
+    return `${line}  ${status ?? sparkline(history, Math.min(room, MAX_SPARKLINE))}`;
   });
-  const keys = "q quit   sort: i IOPS  b bytes  l latency  n name";
-  const body = table.slice(0, Math.max(height - 3, 1));
-  return [summary, "", ...body, ...(height > body.length + 2 ? [keys] : [])].map((line) =>
-    [...line].slice(0, width).join(""),
-  );
+  const hidden =
+    shown.length < rows.length
+      ? `${first + 1}-${first + shown.length} of ${rows.length}, ↑↓ PgUp PgDn scroll   `
+      : "";
+  const keys = `${hidden}q quit   sort: i IOPS  b bytes  l latency  n name`;
+  return [summary, "", ...table, keys]
+    .slice(0, Math.max(height, 3))
+    .map((line) => [...line].slice(0, width).join(""));
 }

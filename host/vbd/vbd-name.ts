@@ -4,6 +4,7 @@ import { parseVirtualDevice, virtualDeviceName } from "./virtual-device.js";
 
 const INSTANCE = /^xbdback([0-9]{1,5})i([0-9]{1,10})$/;
 const PAIR = /^([0-9]{1,5})\/(.+)$/;
+const BY_NAME = /^(.+)\/([^/]+)$/s;
 
 /** The vbd of "xbdback1i51712", "1/xvda" or "1/51712"; null when it is none of these. */
 export function parseVbdName(text: string): VbdId | null {
@@ -11,6 +12,13 @@ export function parseVbdName(text: string): VbdId | null {
   if (!match) return null;
   const devid = parseVirtualDevice(match[2]);
   return devid === null ? null : { domid: Number(match[1]), devid };
+}
+
+/** The guest's name and the virtual-device number of "web/xvda"; null when it is not of that form. */
+export function parseNamedVbd(text: string): { domain: string; devid: number } | null {
+  const match = BY_NAME.exec(text);
+  const devid = match ? parseVirtualDevice(match[2]) : null;
+  return match && devid !== null ? { domain: match[1], devid } : null;
 }
 
 /** "xvda", or the number where no name stands for it. */

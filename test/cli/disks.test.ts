@@ -158,3 +158,30 @@ test("a disk that xl has made, or that is another domain's, is for xl to take aw
     .expectMatch(/made by xl: take it away with `xl block-detach 1 51712`/, "stderr");
   (await world.run("show", "1/xvda")).expect(0);
 });
+
+test("guests by their names", LIMIT, async (t) => {
+  const world = await World.start(t);
+  const xenstore = await connectXenstore(xenstoreSocket(world.directory, 0));
+  t.after(() => xenstore.close());
+  await xenstore.write("/local/domain/1/name", "web server");
+  await xenstore.write("/local/domain/2/name", "1");
+  (await world.run("attach", "web server", `${world.image("disk.img")},raw,xvda,rw`)).expect(0);
+  (await world.run("show", "web server/xvda"))
+    .expect(0)
+    .expectMatch(/^vbd +xbdback1i51712: xvda of domain 1 \(web server\)$/m);
+  (await world.run("list")).expect(0).expectMatch(/^xbdback1i51712 +web\\040server +xvda /m);
+  (await world.run("pause", "web server/51712")).expect(0);
+  // A number is a number, whatever guests are called.
+  (await world.run("show", "1/xvda")).expect(0).expectMatch(/domain 1 \(web server\)/);
+  (await world.run("stats", "web server/xvda"))
+    .expect(0)
+    .expectMatch(/^xbdback1i51712 +web\\040server +xvda/m);
+  for (const command of ["show", "detach", "pause", "trace"]) {
+    (await world.run(command, "mail/xvda"))
+      .expect(4)
+      .expectMatch(/there is no domain "mail": `xl list`/, "stderr");
+  }
+  (await world.run("show", "web server/xvdb")).expect(4);
+  (await world.run("show", "nonsense")).expect(2).expectMatch(/or, by its guest, web\/xvda/, "stderr");
+  (await world.run("detach", "web server/xvda")).expect(0);
+});

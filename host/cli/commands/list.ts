@@ -2,11 +2,11 @@
 import { Command } from "commander";
 import { stateName, type XenbusState } from "../../platform/xenbus-state.js";
 import { formatSize } from "../../storage/size.js";
-import { printable } from "../../vbd/diagnostics.js";
 import type { VbdStatus } from "../../vbd/status.js";
 import { ask } from "../daemon.js";
 import { type CommonOptions, examples, placeOptions } from "../options.js";
-import { columns, printJson, printTable } from "../output.js";
+import { columns, printJson, printTable, word } from "../output.js";
+import { shownDomain } from "../rates.js";
 
 export function listCommand(): Command {
   const command = placeOptions(
@@ -25,7 +25,7 @@ async function list(options: CommonOptions): Promise<void> {
   if (options.json) return printJson({ vbds });
   const rows = vbds.map((vbd) => [
     vbd.name,
-    word(vbd.domainName ?? String(vbd.domid)),
+    shownDomain(vbd),
     vbd.vdev,
     stateWord(vbd.state),
     stateWord(vbd.frontendState),
@@ -36,11 +36,6 @@ async function list(options: CommonOptions): Promise<void> {
   ]);
   const headings = ["VBD", "DOMAIN", "VDEV", "BACKEND", "FRONTEND", "STATUS", ">SIZE", ">INFLIGHT", "DEVICE"];
   printTable(columns(headings, rows));
-}
-
-/** No cell has a blank in it, so that awk finds the next one. */
-function word(text: string): string {
-  return printable(text).replaceAll(/\s/g, "\\040");
 }
 
 function stateWord(state: XenbusState): string {

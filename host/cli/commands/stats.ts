@@ -3,12 +3,11 @@ import { setTimeout as sleep } from "node:timers/promises";
 import { Command } from "commander";
 import { type VbdId, vbdName } from "../../vbd/name.js";
 import type { VbdStatus } from "../../vbd/status.js";
-import { shownDevice } from "../../vbd/vbd-name.js";
 import { ask } from "../daemon.js";
 import { noVbd } from "../errors.js";
 import { type CommonOptions, examples, ID_HELP, integer, placeOptions, vbdId } from "../options.js";
 import { columns, printJson, printTable } from "../output.js";
-import { type Rates, ratesOfAll, refusedRequests, shortNumber, shortTime } from "../rates.js";
+import { type Rates, ratesOfAll, refusedRequests, shortNumber, shortTime, shownDomain } from "../rates.js";
 
 interface StatsOptions extends CommonOptions {
   readonly watch?: true | number;
@@ -40,16 +39,19 @@ async function stats(id: VbdId | undefined, options: StatsOptions): Promise<void
   const vbds = await sample(id, options);
   if (options.json)
     return printJson({
-      vbds: vbds.map(({ name, domid, devid, counters, latency }) => ({
+      vbds: vbds.map(({ name, domid, devid, domainName, vdev, counters, latency }) => ({
         name,
         domid,
         devid,
+        domainName,
+        vdev,
         counters,
         latency,
       })),
     });
   const headings = [
     "VBD",
+    "DOMAIN",
     "VDEV",
     ">READS",
     ">WRITES",
@@ -61,12 +63,14 @@ async function stats(id: VbdId | undefined, options: StatsOptions): Promise<void
     ">FAILED",
     ">REFUSED",
   ];
-  const rows = vbds.map(({ name, devid, counters: c }) => {
+  const rows = vbds.map((vbd) => {
+    const { name, vdev, counters: c } = vbd;
     const numbers = [c.read, c.write, c.flush + c.barrier, c.discard];
     const bytes = [c.sectorsRead, c.sectorsWritten].map((sectors) => `${shortNumber(sectors * 512)}B`);
     return [
       name,
-      shownDevice(devid),
+      shownDomain(vbd),
+      vdev,
       ...numbers.map(String),
       ...bytes,
       ...[c.ios, c.ioErrors, refusedRequests(c)].map(String),
@@ -93,7 +97,18 @@ async function watch(id: VbdId | undefined, options: StatsOptions): Promise<void
 
 /** One line for each vbd, behind the headings. */
 export function rateTable(rates: readonly Rates[]): string[] {
-  const headings = ["VBD", "VDEV", ">IOPS", ">READ/S", ">WRITE/S", ">LATENCY", ">99%", ">INFLIGHT", ">ERR/S"];
+  const headings = [
+    "VBD",
+    "DOMAIN",
+    "VDEV",
+    ">IOPS",
+    ">READ/S",
+    ">WRITE/S",
+    ">LATENCY",
+    ">99%",
+    ">INFLIGHT",
+    ">ERR/S",
+  ];
   return columns(headings, rates.map(rateRow));
 }
 
@@ -102,7 +117,8 @@ function rateRow(rate: Rates): string[] {
   const times = [shortTime(rate.latency), shortTime(rate.latency99)];
   return [
     rate.name,
-    shownDevice(rate.devid),
+    shownDomain(rate),
+    rate.vdev,
     shortNumber(rate.iops),
     ...bytes,
     ...times,

@@ -1,10 +1,10 @@
 /** `xbdback top`. */
 import { Command } from "commander";
-import type { VbdStatus } from "../../vbd/status.js";
+import { describeStatus, type VbdStatus } from "../../vbd/status.js";
 import { type CommonOptions, examples, integer, placeOptions } from "../options.js";
 import { printJson } from "../output.js";
 import { type Rates, ratesOfAll } from "../rates.js";
-import { ORDERS, type Order, type TopRow, topScreen } from "../top-screen.js";
+import { ORDERS, type Order, rowsOn, type TopRow, topScreen, type View } from "../top-screen.js";
 import { rateTable, sample } from "./stats.js";
 
 interface TopOptions extends CommonOptions {
@@ -19,14 +19,35 @@ const FALLBACK = { columns: 80, rows: 24 };
 const ENTER = "\x1b[?1049h\x1b[?25l";
 const LEAVE = "\x1b[?25h\x1b[?1049l";
 const CONTROL_C = "\x03";
+const CONTROL_Z = "\x1a";
+/** A key that sends several characters, or one character. */
+// biome-ignore lint/suspicious/noControlCharactersInRegex: what terminals send.
+const KEYS = /\x1b(?:\[[0-9;]*[A-Za-z~]|O[A-Z])|./gs;
+
+/** Rows to scroll by, for a page of so many. */
+const SCROLL: Readonly<Record<string, (page: number) => number>> = {
+  "\x1b[A": () => -1,
+  "\x1bOA": () => -1,
+  k: () => -1,
+  "\x1b[B": () => 1,
+  "\x1bOB": () => 1,
+  j: () => 1,
+  "\x1b[5~": (page) => -page,
+  "\x1b[6~": (page) => page,
+  "\x1b[H": () => Number.NEGATIVE_INFINITY,
+  "\x1b[1~": () => Number.NEGATIVE_INFINITY,
+  "\x1b[F": () => Number.POSITIVE_INFINITY,
+  "\x1b[4~": () => Number.POSITIVE_INFINITY,
+};
 
 export function topCommand(): Command {
   const command = placeOptions(
     new Command("top")
       .summary("watch all vbds live, the busiest first")
       .description(
-        "IOPS, bytes, latency and queue depth of every vbd, and how its IOPS went. q quits; i, b, l and n sort. Without a\n" +
-          "terminal it prints a table every interval, as `stats --watch` does.",
+        "IOPS, bytes, latency and queue depth of every vbd, and how its IOPS went. q quits; i, b, l and n sort; arrows, Page\n" +
+          "Up and Page Down scroll; Ctrl-Z stops it until fg. Without a terminal it prints a table every interval, as\n" +
+          "`stats --watch` does.",
       ),
   )
     .option("--interval <seconds>", "between two looks", integer(1, 3600), 1)
@@ -46,7 +67,7 @@ class TopSession {
   #before: VbdStatus[] = [];
   #then = 0;
   #rows: TopRow[] = [];
-  #order: Order = "i";
+  #view: View = { order: "i", first: 0 };
   #stop: () => void = () => {};
 
   constructor(options: TopOptions) {
@@ -73,20 +94,15 @@ class TopSession {
     });
     const resized = (): void => this.#draw();
     const ended = (): void => this.#stop();
-    stdout.write(ENTER);
-    stdin
-      .setRawMode(true)
-      .setEncoding("utf8")
-      .on("data", (keys: string) => this.#keys(keys))
-      .resume();
+    stdin.setEncoding("utf8").on("data", (keys: string) => this.#keys(keys));
+    this.#enter();
     stdout.on("resize", resized);
     for (const signal of ["SIGTERM", "SIGHUP"] as const) process.on(signal, ended);
     try {
       await Promise.race([stopped, this.#follow()]);
     } finally {
       stdout.off("resize", resized);
-      stdin.setRawMode(false).pause();
-      stdout.write(LEAVE);
+      this.#leave();
       this.#stop();
     }
     // A look that is under way is of no more use.
@@ -103,16 +119,44 @@ class TopSession {
   }
 
   #keys(keys: string): void {
-    for (const key of keys) {
+    for (const [key] of keys.matchAll(KEYS)) {
+      const scroll = SCROLL[key];
       if (key === "q" || key === CONTROL_C) this.#stop();
-      else if (Object.hasOwn(ORDERS, key)) this.#order = key as Order;
+      else if (key === CONTROL_Z) this.#suspend();
+      else if (scroll) this.#scroll(scroll(rowsOn(process.stdout.rows ?? FALLBACK.rows)));
+      else if (Object.hasOwn(ORDERS, key)) this.#view = { order: key as Order, first: 0 };
     }
     this.#draw();
   }
 
+  #scroll(by: number): void {
+    const last = Math.max(0, this.#rows.length - rowsOn(process.stdout.rows ?? FALLBACK.rows));
+    this.#view = { ...this.#view, first: Math.max(0, Math.min(this.#view.first + by, last)) };
+  }
+
+  /** As programs do that leave the terminal alone: the shell gets it as it was, until `fg`. */
+  #suspend(): void {
+    this.#leave();
+    process.once("SIGCONT", () => {
+      this.#enter();
+      this.#draw();
+    });
+    process.kill(process.pid, "SIGTSTP");
+  }
+
+  #enter(): void {
+    process.stdin.setRawMode(true).resume();
+    process.stdout.write(ENTER);
+  }
+
+  #leave(): void {
+    process.stdin.setRawMode(false).pause();
+    process.stdout.write(LEAVE);
+  }
+
   #draw(): void {
     const { columns = FALLBACK.columns, rows = FALLBACK.rows } = process.stdout;
-    const lines = topScreen(this.#rows, this.#order, columns, rows);
+    const lines = topScreen(this.#rows, this.#view, columns, rows);
     process.stdout.write(`\x1b[H${lines.map((line) => `${line}\x1b[K`).join("\r\n")}\x1b[J`);
   }
 
@@ -127,8 +171,14 @@ class TopSession {
     this.#rows = rates.map((rate, i) => {
       const history = [...(this.#histories.get(rate.name) ?? []), rate.iops].slice(-HISTORY);
       this.#histories.set(rate.name, history);
-      return { ...rate, history, waitsFor: now[i].waitsFor };
+      return { ...rate, history, status: statusOf(now[i]) };
     });
     return rates;
   }
+}
+
+/** Why a vbd does nothing; null while its guest is served. */
+function statusOf(vbd: VbdStatus): string | null {
+  const well = vbd.waitsFor === null && vbd.storage.state !== "waiting";
+  return well ? null : describeStatus(vbd);
 }
