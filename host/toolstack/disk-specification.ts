@@ -1,11 +1,13 @@
 /**
  * Disk specifications as xl-disk-configuration(5) has them: `target,format,vdev,access`, with `key=value` and flags
- * anywhere between them. Each is given once, an empty one is the default, and `target=` takes all the rest.
+ * anywhere between them. Each is given once, an empty one is the default, and `target=` takes all the rest. What is
+ * accepted means what it means to libxlutil (test/toolstack/libxlutil.test.ts compares the two).
  */
 import { IMAGE_FORMATS, parseSource } from "../storage/source.js";
-import { layerOf, parseWrapped } from "../storage/wrapper/index.js";
+import { layerOf, parseWrapped, WRAPPERS } from "../storage/wrapper/index.js";
 import { quote } from "../vbd/diagnostics.js";
 import { parseVirtualDevice } from "../vbd/virtual-device.js";
+import { OWN_SCRIPT } from "./own-script.js";
 
 /** "raw", "empty", or a key of {@link IMAGE_FORMATS}. */
 export type DiskFormat = string;
@@ -30,6 +32,8 @@ export interface DiskSpecification {
   readonly discard: boolean | null;
   readonly trusted: boolean;
   readonly specification: "xen" | "virtio";
+  /** Replication between two hosts, which is QEMU's. */
+  readonly colo: boolean;
 }
 
 /** What is wrong with a specification, and where. */
@@ -49,7 +53,24 @@ const KEYS: Readonly<Record<string, readonly string[] | null>> = {
   backendtype: BACKEND_TYPES,
   script: null,
   specification: ["xen", "virtio"],
+  "colo-host": null,
+  "colo-port": null,
+  "colo-export": null,
+  "active-disk": null,
+  "hidden-disk": null,
+  // Of Xen 4.19, for virtio disks.
+  grant_usage: ["0", "1"],
 };
+/** Those for which libxlutil takes no empty value. */
+const NEVER_EMPTY: readonly string[] = [
+  "backendtype",
+  "devtype",
+  "specification",
+  "grant_usage",
+  "colo-port",
+];
+/** An empty one is a value still to come: ",raw,xvda,target=/disk.img". */
+const MAY_COME_LATER: readonly string[] = ["target", "vdev"];
 const FLAGS: Readonly<Record<string, readonly [string, string]>> = {
   cdrom: ["devtype", "cdrom"],
   "direct-io-safe": ["direct-io-safe", "yes"],
@@ -57,14 +78,32 @@ const FLAGS: Readonly<Record<string, readonly [string, string]>> = {
   "no-discard": ["discard", "no"],
   trusted: ["trusted", "yes"],
   untrusted: ["trusted", "no"],
+  colo: ["colo", "yes"],
+  "no-colo": ["colo", "no"],
 };
+const TARGET_TYPES = [
+  ...Object.keys(IMAGE_FORMATS),
+  ...["nbd", "nbds", "nbd+unix", "http", "https", "rbd", "device"],
+  ...Object.keys(WRAPPERS),
+];
 const POSITIONS = ["target", "format", "vdev", "access"];
 /** Old spellings of the format before the target; with one there is no format between target and vdev. */
 const OLD_FORMAT = /^(raw|qcow2?|vhdx?|vmdk|qed):(.*)$/s;
 const OLD_PREFIX = /^(?:tapdisk|tap2?|aio|ioemu|file|phy):(.*)$/s;
+/** Old spellings of a hotplug script: "drbd:resource" is script=block-drbd. */
+const OLD_SCRIPT = /^(drbd|iscsi|enbd):(.*)$/s;
+/** What stands in front of a colon, where no path begins before it. */
+const TYPE_OF_TARGET = /^([a-z][-+.a-z0-9_]*):/i;
+/** What Node makes of bytes that are not UTF-8. */
+const NOT_UTF8 = "\ufffd";
 
 /** Throws a {@link DiskSyntaxError} that names the part which is wrong. */
 export function parseDisk(text: string): DiskSpecification {
+  if (text.includes(NOT_UTF8)) {
+    throw new DiskSyntaxError(
+      `${quote(text)} is not UTF-8: give the file another name, or make a symbolic link to it`,
+    );
+  }
   const values = new Parser(text).parse();
   const vdev = values.get("vdev") ?? "";
   if (vdev === "")
@@ -92,6 +131,7 @@ export function parseDisk(text: string): DiskSpecification {
     discard: discard === undefined ? null : discard === "yes",
     trusted: values.get("trusted") !== "no",
     specification: (values.get("specification") || "xen") as "xen" | "virtio",
+    colo: values.get("colo") === "yes",
   };
 }
 
@@ -102,12 +142,21 @@ function targetOf(
 ): { target: string; format: DiskFormat } {
   const target = values.get("target") ?? "";
   const format = values.get("format") || (target === "" && cdrom ? "empty" : "raw");
+  // A script of others' makes of it what it likes.
+  const script = values.get("script");
+  if (script && !OWN_SCRIPT.test(script)) return { target, format };
   if (parseWrapped(target)) return { target: wrappedTarget(target, format), format: "raw" };
   return plainTarget(target, format);
 }
 
 function plainTarget(target: string, format: DiskFormat): { target: string; format: DiskFormat } {
   const source = parseSource(target);
+  const type = TYPE_OF_TARGET.exec(target)?.[1];
+  if (source === null && type !== undefined) {
+    throw new DiskSyntaxError(
+      `unknown target type ${quote(type)}: there are ${TARGET_TYPES.join(", ")}; a device of that name is /dev/${target}`,
+    );
+  }
   if (source?.kind !== "image")
     return { target: target === "" || source ? target : `/dev/${target}`, format };
   if (format !== "raw" && format !== source.format) {
@@ -157,7 +206,7 @@ class Parser {
       rest = rest.replace(/^[ \t\n]+/, "");
       if (rest === "") return this.#values;
       if (rest.startsWith("target=")) {
-        this.#set("target", rest.slice("target=".length));
+        this.#set("target", rest.slice("target=".length).replace(/,$/, ""));
         return this.#values;
       }
       rest = this.#dropPrefix(rest);
@@ -171,11 +220,14 @@ class Parser {
   #dropPrefix(rest: string): string {
     if (this.#values.has("target")) return rest;
     const format = OLD_FORMAT.exec(rest);
-    const other = OLD_PREFIX.exec(rest);
-    if (!format && !other) return rest;
+    const script = OLD_SCRIPT.exec(rest);
+    const match = format ?? script ?? OLD_PREFIX.exec(rest);
+    if (!match) return rest;
     this.#oldPrefix = true;
     if (format) this.#set("format", format[1]);
-    return format ? format[2] : (other as RegExpExecArray)[1];
+    if (script) this.#set("script", `block-${script[1]}`);
+    // There may be several: "tap2:aio:/disk.img".
+    return this.#dropPrefix(match[match.length - 1].replace(/^[ \t\n]+/, ""));
   }
 
   #part(part: string): void {
@@ -197,7 +249,8 @@ class Parser {
         `unknown parameter ${quote(key)}: there are target, ${Object.keys(KEYS).join(", ")} and the flags ${Object.keys(FLAGS).join(", ")}`,
       );
     }
-    this.#set(key, value);
+    // Nothing said: one in its position may follow.
+    if (key !== "access" || value !== "" || this.#values.has(key)) this.#set(key, value);
   }
 
   #positional(part: string): void {
@@ -219,7 +272,12 @@ class Parser {
   }
 
   #set(key: string, value: string): void {
-    if (this.#values.has(key)) throw new DiskSyntaxError(`${key} is given twice`);
+    const before = this.#values.get(key);
+    if (before !== undefined && !(before === "" && MAY_COME_LATER.includes(key)))
+      throw new DiskSyntaxError(`${key} is given twice`);
+    if (value === "" && NEVER_EMPTY.includes(key)) throw new DiskSyntaxError(`${key} has no value`);
+    if (key === "colo-port" && !/^[0-9]{1,5}$/.test(value))
+      throw new DiskSyntaxError(`colo-port is ${quote(value)}, not a number`);
     const choices = KEYS[key];
     if (choices && value !== "" && !choices.includes(value))
       throw new DiskSyntaxError(

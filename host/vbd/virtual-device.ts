@@ -3,7 +3,10 @@
 /** Bus, letters or numbers of the disk, partition; "d0p1" is the form that knows no bus. */
 const NAME = /^(xvd|hd|sd)([a-z]{1,6})([0-9]{0,3})$/;
 const PLAIN = /^d([0-9]{1,7})(?:p([0-9]{1,3}))?$/;
-const NUMBER = /^(?:0x[0-9a-f]{1,8}|[0-9]{1,10})$/i;
+/** As strtoul reads it: hexadecimal, octal, decimal. */
+const NUMBER = /^(?:0x([0-9a-f]+)|0([0-7]*)|([1-9][0-9]*))$/i;
+/** libxl takes no larger number: INT_MAX. */
+const MAX_NUMBER = 0x7fffffff;
 
 const EXTENDED = 1 << 28;
 const MAX_EXTENDED_DISK = (1 << 20) - 1;
@@ -12,11 +15,15 @@ const SD = 8 << 8;
 /** The majors of the first and the second IDE channel. */
 const IDE = [3 << 8, 22 << 8];
 
-/** The number of "xvda1", "hda", "sdb2", "d5p1", "51712" or "0xca00"; null when it is none of these. */
+/** The number of "xvda1", "hda", "sdb2", "d5p1", "51712", "0xca00" or "0145000"; null when it is none of these. */
 export function parseVirtualDevice(text: string): number | null {
-  if (NUMBER.test(text)) {
-    const number = Number(text);
-    return number < 2 ** 32 ? number : null;
+  const digits = NUMBER.exec(text);
+  if (digits) {
+    const [, hexadecimal, octal, decimal] = digits;
+    const number = decimal
+      ? Number(decimal)
+      : Number.parseInt(hexadecimal ?? (octal || "0"), hexadecimal ? 16 : 8);
+    return number <= MAX_NUMBER ? number : null;
   }
   const plain = PLAIN.exec(text);
   if (plain) return paravirtual(Number(plain[1]), Number(plain[2] ?? 0));

@@ -53,6 +53,7 @@ const PACKAGES = {
   xz: "xz-utils",
   zsh: "zsh",
   zstd: "zstd",
+  "/usr/include/libxlutil.h": "libxen-dev",
   "/usr/include/stdlib.h": "libc6-dev",
   "/usr/lib/grub/i386-pc/boot.img": "grub-pc-bin",
   "/usr/lib/x86_64-linux-gnu/qemu/block-rbd.so": "qemu-block-extra",

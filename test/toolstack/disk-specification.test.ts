@@ -22,6 +22,7 @@ const PLAIN: DiskSpecification = {
   discard: null,
   trusted: true,
   specification: "xen",
+  colo: false,
 };
 
 /** The manual's examples among them. */
@@ -59,6 +60,13 @@ const GOOD: readonly (readonly [string, Partial<DiskSpecification>])[] = [
       trusted: false,
     },
   ],
+  [",raw,xvda,target=/disk.img", {}],
+  ["/disk.img,raw,0145000", { vdev: "0145000" }],
+  ["tap2:aio:/disk.img,xvda", {}],
+  ["drbd:resource,xvda,w", { target: "resource", script: "block-drbd" }],
+  ["phy:iscsi:target,xvda,w", { target: "target", script: "block-iscsi" }],
+  ["no-colo,/disk.img,raw,xvda,grant_usage=1", {}],
+  ["/disk.img,raw,xvda,rw,colo,colo-host=h,colo-port=7,active-disk=/a,hidden-disk=/b", { colo: true }],
   ["/disk.img,,xvda,discard,specification=virtio", { discard: true, specification: "virtio" }],
 ];
 
@@ -88,6 +96,17 @@ const BAD: readonly (readonly [string, RegExp])[] = [
   ["/disk.img,constructor,xvda", /^unknown value "constructor" for format/],
   ["/disk.img,raw,xvda,toString=1", /^"toString=1" cannot stand there|^unknown parameter/],
   ["/a=b,raw,xvda", /^"\/a=b" cannot stand there: .*target=PATH/],
+  ["/disk.img,raw,2147483648", /^vdev "2147483648" is no virtual device/],
+  ["/disk.img,raw,08", /^vdev "08" is no virtual device/],
+  ["/disk.img,raw,xvda,backendtype=", /^backendtype has no value$/],
+  ["/disk.img,raw,xvda,colo-port=x", /^colo-port is "x", not a number$/],
+  [
+    "read-only:/disk.img,raw,xvda",
+    /^unknown target type "read-only": there are .*readonly, .*is \/dev\/read-only:/,
+  ],
+  ["vdev=xvda,target=dealy:ms=10:/disk.img", /^unknown target type "dealy"/],
+  ["vdev=xvda,target=readonly:lmit:/disk.img", /^unknown target type "lmit"/],
+  ["/disk\ufffd.img,raw,xvda", /is not UTF-8: give the file another name/],
   ["/disk.img,\u001b[2J,xvda", /^unknown value "\\u001b\[2J" for format/],
 ];
 
@@ -127,6 +146,9 @@ test("virtual-device numbers are those of xen-vbd-interface(7)", () => {
   assert.equal(parseVirtualDevice("d536p37"), 0x10021825);
   assert.equal(parseVirtualDevice("51712"), 51712);
   assert.equal(parseVirtualDevice("0xca00"), 51712);
+  assert.equal(parseVirtualDevice("0145000"), 51712);
+  assert.equal(parseVirtualDevice("0"), 0);
+  assert.equal(parseVirtualDevice("2147483647"), 2147483647);
   for (const none of [
     "",
     "xvd",
@@ -137,6 +159,8 @@ test("virtual-device numbers are those of xen-vbd-interface(7)", () => {
     "sdq",
     "xvda256",
     "xvdzzzzzz",
+    "08",
+    "2147483648",
     "4294967296",
     "vda",
   ]) {
