@@ -7,7 +7,7 @@ import { type Daemon, type PlaneOptions, type ServeOptions, serve } from "../dae
 import { ServiceManager, summary } from "../daemon/service-manager.js";
 import { statusLines } from "../daemon/status-lines.js";
 import { VERSION as version } from "../daemon/version.js";
-import { collect } from "../metrics/collect.js";
+import { collect, type ReloadStatus } from "../metrics/collect.js";
 import { expose } from "../metrics/exposition.js";
 import { type MetricsAddress, serveMetrics } from "../metrics/server.js";
 import type { Platform } from "../platform/platform.js";
@@ -55,6 +55,7 @@ export async function serveCommand(command: Command): Promise<void> {
   const { config, dumpConfig } = command.opts<ServeCommandOptions>();
   const lastGood = new LastGood(command, config);
   let refused: string | null = null;
+  let succeededAt = Date.now() / 1000;
   try {
     configure(command, config);
   } catch (error) {
@@ -83,13 +84,18 @@ export async function serveCommand(command: Command): Promise<void> {
   if (http) log(`xbdback: the page is at http://${formatHttpAddress(http)}/`);
   const { backend, reactor } = daemon;
   manager.alive = () => reactor.answers();
-  const exporter = metrics && (await serveMetrics(metrics, () => measure(daemon)));
+  const exporter =
+    metrics &&
+    (await serveMetrics(metrics, () => measure(daemon, { successful: refused === null, succeededAt })));
   handleInstead("SIGHUP", () => {
     manager.reloading();
     const reloaded = reload(command, live, config);
     refused = reloaded.refused;
     for (const line of reloaded.lines) log(line, { level: refused === null ? "info" : "error" });
-    if (refused === null) lastGood.keep();
+    if (refused === null) {
+      lastGood.keep();
+      succeededAt = Date.now() / 1000;
+    }
     manager.ready();
     tell();
   });
@@ -164,9 +170,9 @@ function daemonOptions(
   };
 }
 
-function measure({ backend, reactor }: Daemon): string {
+function measure({ backend, reactor }: Daemon, reload: ReloadStatus): string {
   const { mappedPages, threads: reactors } = reactor;
-  return expose(collect({ version, vbds: backend.status(), mappedPages, reactors }));
+  return expose(collect({ version, vbds: backend.status(), mappedPages, reactors, reload }));
 }
 
 /** Lets the daemon stop in its own time, or else leaves what is in flight to the next one and ends the process. */

@@ -38,9 +38,37 @@ export function formatHttpAddress({ host, port }: HttpAddress): string {
   return `${host.includes(":") ? `[${host}]` : host}:${port}`;
 }
 
+/** How many may be connected at once, and for how long one may keep a connection without asking for something. */
+const MAX_CONNECTIONS = 32;
+const REQUEST_MS = 5000;
+const IDLE_MS = 10_000;
+
+/**
+ * A server for few readers: whoever opens connections and sends nothing, or slowly, is disconnected. Whoever asks for
+ * another name than a loopback one is refused: a name that somebody's page has pointed at this machine must not let that
+ * page read.
+ */
+export function createBoundedServer(
+  answer: (request: IncomingMessage, response: ServerResponse) => void,
+  { anyHost = false } = {},
+): Server {
+  const options = {
+    headersTimeout: REQUEST_MS,
+    requestTimeout: REQUEST_MS,
+    keepAliveTimeout: IDLE_MS,
+    connectionsCheckingInterval: 1000,
+  };
+  const server = createServer(options, (request, response) => {
+    if (anyHost || LOOPBACK.test(request.headers.host ?? "")) answer(request, response);
+    else refuse(response, 403, "ask for it by a loopback address");
+  });
+  server.maxConnections = MAX_CONNECTIONS;
+  return server.setTimeout(IDLE_MS);
+}
+
 /** Serves the page until the server that this resolves with is closed. Rejects when it cannot listen there. */
 export async function servePage({ host, port }: HttpAddress, backend: Backend): Promise<Server> {
-  const server = createServer((request, response) => answer(backend, request, response));
+  const server = createBoundedServer((request, response) => answer(backend, request, response));
   server.listen(port, host);
   await once(server, "listening");
   return server;
@@ -48,9 +76,7 @@ export async function servePage({ host, port }: HttpAddress, backend: Backend): 
 
 function answer(backend: Backend, request: IncomingMessage, response: ServerResponse): void {
   const [path] = (request.url ?? "/").split("?");
-  // A name that somebody's page has pointed at this machine must not let that page read.
-  if (!LOOPBACK.test(request.headers.host ?? "")) refuse(response, 403, "ask for it by a loopback address");
-  else if (request.method !== "GET" && request.method !== "HEAD") refuse(response, 405, "it is read-only");
+  if (request.method !== "GET" && request.method !== "HEAD") refuse(response, 405, "it is read-only");
   else if (path === "/vbds.json") send(response, "application/json", JSON.stringify({ vbds: vbds(backend) }));
   else if (Object.hasOwn(FILES, path)) {
     const [name, type] = FILES[path];

@@ -1,9 +1,18 @@
-/** The daemon's metrics. Labels are numbers and words of ours: nothing that a guest has chosen. */
+/** The daemon's metrics. Labels are numbers, names that the toolstack has given, and words of ours: nothing that a guest has chosen. */
 import type { Counters } from "../core/blkif.js";
-import { LATENCY_BUCKETS, LATENCY_OPERATIONS } from "../reactor/latency.js";
+import { LATENCY_OPERATIONS } from "../reactor/latency.js";
 import type { ReactorStatus } from "../reactor/ring-host.js";
 import type { VbdStatus } from "../vbd/status.js";
+import type { StorageStatus } from "../vbd/storage-status.js";
 import type { Family, HistogramSample, Labels, Sample } from "./exposition.js";
+import { processFamilies } from "./process.js";
+
+/** How the configuration file was read last. */
+export interface ReloadStatus {
+  readonly successful: boolean;
+  /** Of the last that succeeded, the start included; seconds since the epoch. */
+  readonly succeededAt: number;
+}
 
 /** What there is to be told of at one moment. */
 export interface Observed {
@@ -11,14 +20,19 @@ export interface Observed {
   readonly vbds: readonly VbdStatus[];
   readonly mappedPages: number;
   readonly reactors: readonly ReactorStatus[];
+  readonly reload: ReloadStatus;
 }
 
 /** Values of one vbd by a label more, or by none. */
 type Values = readonly (readonly [labels: Labels, value: number])[];
 
 const SECTOR = 512;
-/** Seconds: bucket i of a latency table holds what took less than 2^i microseconds, its last one all the rest. */
-const BOUNDS = Array.from({ length: LATENCY_BUCKETS - 1 }, (_, i) => 2 ** i / 1e6);
+/**
+ * Bucket i of a latency table holds what took less than 2^i microseconds, its last one all the rest. Prometheus is told
+ * every second bound from 16 µs to 4 s: its quantiles need no finer ones, and each bound is a series of every disk.
+ */
+const BOUND_BITS = [4, 6, 8, 10, 12, 14, 16, 18, 20, 22];
+const BOUNDS = BOUND_BITS.map((bits) => 2 ** bits / 1e6);
 
 function by(label: string, values: Readonly<Record<string, number>>): Values {
   return Object.entries(values).map(([name, value]) => [{ [label]: name }, value]);
@@ -27,6 +41,8 @@ function by(label: string, values: Readonly<Record<string, number>>): Values {
 function one(value: number): Values {
   return [[{}, value]];
 }
+
+const STORAGE_STATES: readonly StorageStatus["state"][] = ["none", "opening", "ok", "waiting"];
 
 const COUNTERS: [name: string, help: string, (counters: Counters) => Values][] = [
   [
@@ -79,15 +95,21 @@ const GAUGES: [name: string, help: string, (vbd: VbdStatus) => number][] = [
   ["inflight_requests", "Requests taken and not yet answered.", ({ inflight }) => inflight],
   [
     "vbd_connected",
-    "1 while the disk is at work for its guest, else 0.",
+    "1 while the disk is connected and not paused, else 0.",
     ({ waitsFor }) => (waitsFor === null ? 1 : 0),
   ],
-  ["vbd_size_bytes", "Size of the disk; 0 while it is not connected.", ({ size }) => size],
+  ["vbd_paused", "1 while the operator has paused the disk, else 0.", ({ paused }) => (paused ? 1 : 0)],
+  [
+    "vbd_oldest_request_seconds",
+    "Age of the oldest request in flight; 0 when there is none.",
+    ({ oldestSeconds }) => oldestSeconds ?? 0,
+  ],
+  ["vbd_size_bytes", "Size of the disk; 0 while it is not known.", ({ size }) => size],
   ["vbd_rings", "Rings of the disk.", ({ queues }) => queues],
 ];
 
 /** Every metric of the daemon. */
-export function collect({ version, vbds, mappedPages, reactors }: Observed): Family[] {
+export function collect({ version, vbds, mappedPages, reactors, reload }: Observed): Family[] {
   const label = ({ domid, devid }: VbdStatus): Labels => ({ domid, devid });
   const counters = COUNTERS.map(([name, help, values]): Family => {
     const samples = vbds.flatMap((vbd) =>
@@ -106,7 +128,37 @@ export function collect({ version, vbds, mappedPages, reactors }: Observed): Fam
     samples: [{ labels, value }],
   });
   return [
-    single("build_info", "1; the version is the label.", 1, { version }),
+    single("build_info", "1; the versions are the labels.", 1, { version, node: process.version }),
+    single(
+      "config_last_reload_successful",
+      "1 when the configuration file was read without error the last time, else 0.",
+      reload.successful ? 1 : 0,
+    ),
+    single(
+      "config_last_reload_success_timestamp_seconds",
+      "When the configuration was read without error, in seconds since the epoch.",
+      reload.succeededAt,
+    ),
+    ...processFamilies(),
+    {
+      name: "xbdback_vbd_info",
+      help: "1; the labels say what the disk is called, by the daemon and the guest, what is served, and for whom.",
+      type: "gauge",
+      samples: vbds.map((vbd): Sample => ({ labels: { ...label(vbd), ...names(vbd) }, value: 1 })),
+    },
+    {
+      name: "xbdback_vbd_storage_state",
+      help: "1 for the state that the disk's storage is in, 0 for the others.",
+      type: "gauge",
+      samples: vbds.flatMap((vbd) =>
+        STORAGE_STATES.map(
+          (state): Sample => ({
+            labels: { ...label(vbd), state },
+            value: vbd.storage.state === state ? 1 : 0,
+          }),
+        ),
+      ),
+    },
     ...counters,
     ...gauges,
     {
@@ -120,11 +172,27 @@ export function collect({ version, vbds, mappedPages, reactors }: Observed): Fam
   ];
 }
 
+function names({ name, vdev, device, domainName }: VbdStatus): Labels {
+  return { name, vdev, device: device ?? "", domain: domainName ?? "" };
+}
+
+/** An operation that never happened has no series. */
 function durations({ latency }: VbdStatus, labels: Labels): HistogramSample[] {
-  return LATENCY_OPERATIONS.map((op) => {
+  return LATENCY_OPERATIONS.flatMap((op) => {
     const { buckets, seconds } = latency[op];
-    return { labels: { ...labels, op }, bounds: BOUNDS, counts: buckets, sum: seconds };
+    if (buckets.every((count) => count === 0)) return [];
+    return [{ labels: { ...labels, op }, bounds: BOUNDS, counts: coarse(buckets), sum: seconds }];
   });
+}
+
+/** The buckets of a latency table, added up to those of {@link BOUNDS}. */
+function coarse(buckets: readonly number[]): number[] {
+  const counts = new Array<number>(BOUNDS.length + 1).fill(0);
+  buckets.forEach((count, i) => {
+    const at = BOUND_BITS.findIndex((bits) => i <= bits);
+    counts[at < 0 ? BOUNDS.length : at] += count;
+  });
+  return counts;
 }
 
 function reactorFamilies(reactors: readonly ReactorStatus[]): Family[] {

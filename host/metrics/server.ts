@@ -1,7 +1,6 @@
 /** Where Prometheus asks: GET /metrics, on a loopback address or a Unix socket. */
 import { once } from "node:events";
-import { createServer } from "node:http";
-import { type HttpAddress, parseHttpAddress } from "../daemon/http.js";
+import { createBoundedServer, type HttpAddress, parseHttpAddress } from "../daemon/http.js";
 import { listenPrivately } from "../daemon/private-socket.js";
 import { CONTENT_TYPE } from "./exposition.js";
 
@@ -22,13 +21,17 @@ export interface MetricsServer {
 
 /** Answers with `text()` until closed. Rejects when it cannot listen there. */
 export async function serveMetrics(address: MetricsAddress, text: () => string): Promise<MetricsServer> {
-  const server = createServer((request, response) => {
-    const plain = { "content-type": "text/plain; charset=utf-8" };
-    if (request.url?.split("?")[0] !== "/metrics") response.writeHead(404, plain).end("it is at /metrics\n");
-    else if (request.method !== "GET" && request.method !== "HEAD") {
-      response.writeHead(405, { ...plain, allow: "GET, HEAD" }).end("GET is all there is\n");
-    } else response.writeHead(200, { "content-type": CONTENT_TYPE }).end(text());
-  });
+  const server = createBoundedServer(
+    (request, response) => {
+      const plain = { "content-type": "text/plain; charset=utf-8" };
+      if (request.url?.split("?")[0] !== "/metrics")
+        response.writeHead(404, plain).end("it is at /metrics\n");
+      else if (request.method !== "GET" && request.method !== "HEAD") {
+        response.writeHead(405, { ...plain, allow: "GET, HEAD" }).end("GET is all there is\n");
+      } else response.writeHead(200, { "content-type": CONTENT_TYPE }).end(text());
+    },
+    { anyHost: "path" in address },
+  );
   if ("path" in address) await listenPrivately(server, address.path);
   else {
     server.listen(address.port, address.host);
