@@ -13,7 +13,6 @@ const EXEMPT = /xbd backend( 0x\S*)?[: ]/;
 
 /** Not yet gone through. */
 const TODO: ReadonlySet<string> = new Set([
-  "README.md",
   ...["cli", "daemon", "metrics", "nbd", "platform", "reactor", "storage", "toolstack", "vbd", "web"],
 ]);
 
