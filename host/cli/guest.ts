@@ -66,7 +66,7 @@ export async function guest(options: GuestOptions): Promise<void> {
   });
   const work =
     options.workload === undefined
-      ? exportDisk(joined, options.nbd, stopped)
+      ? exportDisk(joined, options.nbd, Promise.race([stopped, failed]))
       : Promise.race([verify(joined, options.workload, options), stopped.then(cutShort)]);
   try {
     await Promise.race([work, failed]);
@@ -108,6 +108,10 @@ async function exportDisk(
   const server =
     path === undefined ? null : await NbdServer.listen(joined.disk, path, { description: "xbdback guest" });
   if (server) say({ event: "listening", uri: server.uri });
-  await stopped;
-  await server?.close();
+  try {
+    await stopped;
+  } finally {
+    // A server that still listens keeps the process after its disk was detached.
+    await server?.close();
+  }
 }

@@ -234,7 +234,10 @@ export function program(): Command {
   for (const command of operatorCommands()) root.addCommand(command);
   root.showHelpAfterError("(--help shows the options)");
   root.hook("preAction", (_, command) => resolveNames(command));
-  for (const command of [root, ...root.commands]) command.exitOverride();
+  for (const command of [root, ...root.commands]) {
+    // The help wraps it to the terminal; here it is wrapped for who reads the source.
+    command.description(command.description().replace(/(?<!\n)\n(?!\n)/g, " ")).exitOverride();
+  }
   return root;
 }
 
@@ -251,6 +254,8 @@ function tell(error: unknown): number {
 export async function run(argv: readonly string[]): Promise<void> {
   // Whoever reads what we print has had enough.
   const failed = stopAtOutputError();
+  // Empty is how a shell's user unsets it.
+  if (process.env["XBDBACK_DIRECTORY"] === "") delete process.env["XBDBACK_DIRECTORY"];
   // A log that nobody reads any more is no reason to leave guests without their disks.
   process.stderr.on("error", () => {});
   process.on("uncaughtException", (error) => process.exit(tell(error)));

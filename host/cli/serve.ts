@@ -1,6 +1,7 @@
 /** `xbdback serve`. */
 import { setTimeout as sleep } from "node:timers/promises";
 import type { Command } from "commander";
+import { Endpoint } from "../daemon/endpoint.js";
 import { formatHttpAddress, type HttpAddress } from "../daemon/http.js";
 import { isJournal, type LogFormat, type LogLevel, makeLog } from "../daemon/log.js";
 import { type Daemon, type PlaneOptions, type ServeOptions, serve } from "../daemon/serve.js";
@@ -15,7 +16,7 @@ import { kernelBackendOf } from "../platform/xen/find.js";
 import type { Cache } from "../storage/direct.js";
 import { openDisk } from "../storage/disk.js";
 import type { Log } from "../vbd/vbd-log.js";
-import { configurable, configure, dump, isLive } from "./configuration.js";
+import { configurable, configure, dump, isLive, written } from "./configuration.js";
 import { platformOf } from "./daemon.js";
 import { CliError, Exit, exitCodeOf } from "./errors.js";
 import { LastGood } from "./last-good.js";
@@ -68,7 +69,7 @@ export async function serveCommand(command: Command): Promise<void> {
     process.stdout.write(dump(command));
     return;
   }
-  const { directory, kind, exitWithParent, logFormat, http, metrics, drainTimeout } = options;
+  const { directory, kind, exitWithParent, logFormat, metrics, drainTimeout } = options;
   const live = liveOptions(command);
   const platform = await platformOf(directory);
   if (platform.kind === "xen") refuseBesideKernel(kind);
@@ -80,13 +81,23 @@ export async function serveCommand(command: Command): Promise<void> {
     lose = reject;
   });
   const manager = new ServiceManager(log);
-  const daemon = await serve({ ...daemonOptions(options, live), platform, log }, lose);
-  if (http) log(`xbdback: the page is at http://${formatHttpAddress(http)}/`);
+  // Who asks at the control socket may do so before all is ready.
+  let exporter: Endpoint | undefined;
+  let pageProblems: () => string[] = () => [];
+  const problems = (): string[] => [
+    ...(refused === null ? [] : [`configuration refused: ${refused}`]),
+    ...pageProblems(),
+    ...(exporter?.problem ? [exporter.problem] : []),
+  ];
+  const machine = platform.kind === "xen" ? "Xen" : platform.directory;
+  const about = (): object => ({ machine, kind, options: optionsOf(command), problems: problems() });
+  const daemon = await serve({ ...daemonOptions(options, live), platform, log, about }, lose);
+  pageProblems = () => daemon.problems();
   const { backend, reactor } = daemon;
   manager.alive = () => reactor.answers();
-  const exporter =
-    metrics &&
-    (await serveMetrics(metrics, () => measure(daemon, { successful: refused === null, succeededAt })));
+  const reloads = () => ({ successful: refused === null, succeededAt });
+  exporter = metrics && metricsEndpoint(metrics, () => measure(daemon, reloads()), log);
+  await exporter?.start();
   handleInstead("SIGHUP", () => {
     manager.reloading();
     const reloaded = reload(command, live, config);
@@ -102,7 +113,7 @@ export async function serveCommand(command: Command): Promise<void> {
   process.on("SIGUSR1", () => {
     for (const { text, context } of statusLines(daemon)) log(text, context);
   });
-  const tell = (): void => manager.status(summary(kind, backend.status(), refused));
+  const tell = (): void => manager.status(summary(kind, backend.status(), problems()));
   const status = setInterval(tell, STATUS_INTERVAL_MS).unref();
   manager.ready();
   tell();
@@ -120,6 +131,20 @@ export async function serveCommand(command: Command): Promise<void> {
   await exporter?.close();
   await drain(daemon, drainTimeout, log);
   process.exit();
+}
+
+function metricsEndpoint(address: MetricsAddress, text: () => string, log: Log): Endpoint {
+  const where = "path" in address ? address.path : `http://${formatHttpAddress(address)}/metrics`;
+  return new Endpoint(`metrics at ${where}`, () => serveMetrics(address, text), log);
+}
+
+/** Each key of the configuration that is set, with its value. */
+function optionsOf(command: Command): Record<string, unknown> {
+  const set = [...configurable(command)].map(([key, option]) => [
+    key,
+    written(command.getOptionValue(option.attributeName())),
+  ]);
+  return Object.fromEntries(set.filter(([, value]) => value !== undefined));
 }
 
 /** What a log is searched for first. */

@@ -10,7 +10,8 @@ import { VERSION } from "./version.js";
 type Command = ControlHandler;
 
 /**
- * - `version`: the package's `version`.
+ * - `version`: the package's `version`, `pid`, `started`, `node`, `reactors`, the number of `vbds`, and what `serve` tells
+ *   of itself: a DaemonStatus of host/cli/commands/status.ts.
  * - `list`: `vbds`, each a VbdStatus, `mappedPages`, and `reactors`, each a ReactorStatus.
  * - `show`, `vbd` a name as in the list: `vbd`, its VbdStatus, and `rings`, each a RingState.
  * - `resize`, `vbd`: `size` in bytes, once the guest was told of it.
@@ -19,10 +20,22 @@ type Command = ControlHandler;
  * - `trace`, `vbd`, perhaps `ring`, a number: TraceLines without end.
  * - `record`, `vbd`, `ring`: RecordLines.
  */
-export function commands(backend: Backend, reactor: RingHost): ControlHandler {
+export function commands(
+  backend: Backend,
+  reactor: RingHost,
+  about: () => object = () => ({}),
+): ControlHandler {
   const vbd = (request: ControlRequest) => backend.vbd(String(request["vbd"] ?? ""));
   const table: Record<string, Command> = {
-    version: () => ({ version: VERSION }),
+    version: () => ({
+      version: VERSION,
+      pid: process.pid,
+      started: new Date(Date.now() - process.uptime() * 1000).toISOString(),
+      node: process.version,
+      reactors: reactor.threads,
+      vbds: backend.status().length,
+      ...about(),
+    }),
     list: () => ({ vbds: backend.status(), mappedPages: reactor.mappedPages, reactors: reactor.threads }),
     show: (request) => ({ vbd: vbd(request).status(), rings: vbd(request).rings() }),
     pause: async (request) => {

@@ -34,10 +34,18 @@ export interface HotplugOptions {
 export class Hotplug {
   readonly #options: HotplugOptions;
   readonly #lookers = new Map<string, Looker>();
+  /** By name, why a vbd's disk was refused last, which was logged. */
+  readonly #refused = new Map<string, string>();
   #stopped = false;
 
   constructor(options: HotplugOptions) {
     this.#options = options;
+  }
+
+  /** Whether the refusal of the vbd's disk is this check's, and logged. */
+  told(id: VbdId, why: string): boolean {
+    const said = this.#refused.get(vbdName(id));
+    return said !== undefined && why.endsWith(said);
   }
 
   /** Something may have changed in a vbd's directory. Returns at once. */
@@ -90,6 +98,7 @@ export class Hotplug {
     const { stores, log, kind } = this.#options;
     const warn = (line: string): void =>
       log(`${vbdName(id)}: ${printable(line)}`, { vbd: id, level: "warning" });
+    this.#refused.delete(vbdName(id));
     try {
       const path = imageOf(kindOf(kind), params, cdrom);
       if (path === null)
@@ -99,6 +108,7 @@ export class Hotplug {
       return { ...(await physicalDevice(path)), "physical-device-path": path, "hotplug-status": "connected" };
     } catch (error) {
       const { message } = error as Error;
+      this.#refused.set(vbdName(id), printable(message));
       log(`${vbdName(id)}: refused: ${printable(message)}`, { vbd: id, level: "error" });
       const busy = error instanceof DeviceError && error.errno === constants.errno.EBUSY;
       return { "hotplug-error": printable(message), "hotplug-status": busy ? "busy" : "error" };

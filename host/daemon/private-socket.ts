@@ -1,7 +1,9 @@
 /** Unix sockets at which this user alone may connect. */
+
 import { once } from "node:events";
 import { chmodSync, lstatSync, rmSync } from "node:fs";
 import { createConnection, type Server } from "node:net";
+import { constants } from "node:os";
 
 /** Listens at `path`, in the place of a socket at which nobody answers. Rejects when somebody does, and leaves whatever is no socket. */
 export async function listenPrivately(server: Server, path: string): Promise<void> {
@@ -26,6 +28,9 @@ async function removeStale(path: string): Promise<void> {
     socket.once("error", () => resolve(false));
   });
   socket.destroy();
-  if (answers) throw new Error(`another daemon answers at ${path}: stop it first`);
+  if (answers)
+    throw Object.assign(new Error(`another daemon answers at ${path}: stop it first`), {
+      errno: constants.errno.EBUSY,
+    });
   rmSync(path, { force: true });
 }

@@ -14,8 +14,9 @@ import type { Open } from "../vbd/store-opener.js";
 import { Backend } from "./backend.js";
 import { commands } from "./commands.js";
 import { ControlServer } from "./control.js";
+import { Endpoint } from "./endpoint.js";
 import { Hotplug } from "./hotplug.js";
-import { type HttpAddress, servePage } from "./http.js";
+import { formatHttpAddress, type HttpAddress, servePage } from "./http.js";
 import { describeDifference, ImageRecords } from "./image-records.js";
 import { openJournals, recordsDirectory } from "./journals.js";
 import { takePlace } from "./replace.js";
@@ -31,6 +32,8 @@ export interface ServeOptions extends Pick<VbdHost, "features" | "log" | "open">
   readonly caps?: Partial<Caps>;
   /** Where the read-only page is served; nowhere when it is left out. */
   readonly http?: HttpAddress;
+  /** What `xbdback status` is told beside version, process and reactors. */
+  readonly about?: () => object;
   /** Takes the place of the daemon that serves this kind, if there is one. Default: rejects then. */
   readonly replace?: boolean;
 }
@@ -41,6 +44,8 @@ export const DEFAULT_PLANE: PlaneOptions = { reactors: availableParallelism(), e
 export interface Daemon {
   readonly backend: Pick<Backend, "status" | "vbd">;
   readonly reactor: Pick<RingHost, "mappedPages" | "threads" | "answers">;
+  /** What does not work although the daemon serves, a line each. */
+  problems(): string[];
   /** Lets go of everything and leaves xenstore and the journals as they are: guests wait for the next daemon. */
   stop(): Promise<void>;
 }
@@ -53,6 +58,17 @@ async function refuseOtherDisks(records: ImageRecords): Promise<void> {
   throw new Error(
     `${name}: ${difference.path}: ${describeDifference(difference)}; the running daemon has not been stopped`,
   );
+}
+
+/** The page, with the connections of browsers that keep theirs open. */
+async function openPage(address: HttpAddress, backend: Backend): Promise<{ close(): void }> {
+  const server = await servePage(address, backend);
+  return {
+    close() {
+      server.close();
+      server.closeAllConnections();
+    },
+  };
 }
 
 /** Where the daemon for one kind of vbd is talked to. */
@@ -108,7 +124,21 @@ export async function serve(options: ServeOptions, lost: (error: Error) => void)
     const hold: NonNullable<VbdHost["hold"]> = (path, options, vbd) => stores.hold(path, options, vbd);
     const release = (vbd: VbdId): Promise<void> => stores.forget(vbd);
     const held = (vbd: VbdId): BlockDevice | null => stores.deviceOf(vbd);
-    const rest = { open, hold, held, release, records, changed, xenstore, reactor, domid, kind, journals };
+    const told = (id: VbdId, why: string): boolean => hotplug.told(id, why);
+    const rest = {
+      told,
+      open,
+      hold,
+      held,
+      release,
+      records,
+      changed,
+      xenstore,
+      reactor,
+      domid,
+      kind,
+      journals,
+    };
     const backend = new Backend({ ...host, ...rest, assumedProtocol });
     const socket = controlSocket(platform, kind);
     if (platform.kind === "xen") mkdirSync(dirname(socket), { recursive: true, mode: 0o755 });
@@ -117,7 +147,8 @@ export async function serve(options: ServeOptions, lost: (error: Error) => void)
       await refuseOtherDisks(records);
       await takePlace(socket, host.log);
     }
-    const control = await ControlServer.listen(socket, commands(backend, reactor));
+    let page: Endpoint | null = null;
+    const control = await ControlServer.listen(socket, commands(backend, reactor, options.about));
     undo.push(
       () => backend.stop(),
       () => hotplug.stop(),
@@ -125,18 +156,20 @@ export async function serve(options: ServeOptions, lost: (error: Error) => void)
       () => control.close(),
     );
     if (http) {
-      const page = await servePage(http, backend);
-      undo.push(
-        () => page.close(),
-        () => page.closeAllConnections(),
+      page = new Endpoint(
+        `the page at http://${formatHttpAddress(http)}/`,
+        () => openPage(http, backend),
+        options.log,
       );
+      undo.push(() => page?.close());
+      await page.start();
     }
     xenstore.onClose = lost;
     undo.push(() => {
       xenstore.onClose = null;
     });
     await backend.start();
-    return { stop, backend, reactor };
+    return { stop, backend, reactor, problems: () => (page?.problem ? [page.problem] : []) };
   } catch (error) {
     await stop().catch(() => {});
     throw error;

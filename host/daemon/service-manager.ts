@@ -85,10 +85,10 @@ export class ServiceManager {
 export function summary(
   kind: string,
   vbds: readonly { waitsFor: string | null }[],
-  refused: string | null = null,
+  problems: readonly string[] = [],
 ): string {
   const working = vbds.filter((vbd) => vbd.waitsFor === null).length;
   const disks = vbds.length === 1 ? "1 disk" : `${vbds.length} disks`;
   const state = `serving backend/${kind}: ${disks}, ${working} connected`;
-  return refused === null ? state : `${state}; configuration refused: ${refused}`;
+  return [state, ...problems].join("; ");
 }

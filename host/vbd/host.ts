@@ -22,6 +22,8 @@ export interface VbdHost {
   /** Opens a disk and keeps it open for a vbd, whether a frontend is connected or not, until `release`. */
   readonly hold?: (path: string, options: OpenOptions, vbd: VbdId) => Promise<void>;
   readonly release?: (vbd: VbdId) => Promise<void>;
+  /** Whether the log tells already that our own check refused the vbd's disk. */
+  readonly told?: (vbd: VbdId, why: string) => boolean;
   /** The disk that is held for a vbd; null where none is. */
   readonly held?: (vbd: VbdId) => BlockDevice | null;
   /** The layout of a frontend that does not say; where it is left out, x86_32-abi, as on every x86 Xen. */

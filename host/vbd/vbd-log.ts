@@ -28,6 +28,7 @@ const LEVELS: Readonly<Record<string, "warning" | "error">> = {
   refusal: "error",
   open: "error",
   hold: "error",
+  hotplug: "error",
   trouble: "warning",
   warning: "warning",
 };

@@ -285,7 +285,8 @@ export class Vbd {
     this.#store = store;
     if ("error" in store) return this.#connection ? null : store.error;
     const same = before !== null && "waits" in before && "waits" in store && before.waits === store.waits;
-    if ("waits" in store && store.refused && !same) this.#log.say("hotplug", `waits for ${store.waits}`);
+    if ("waits" in store && store.refused && !same && !this.#host.told?.(this.id, store.waits))
+      this.#log.say("hotplug", `waits for ${store.waits}`);
     return null;
   }
 

@@ -14,6 +14,7 @@ import { replayCommand } from "./replay.js";
 import { resizeCommand } from "./resize.js";
 import { showCommand } from "./show.js";
 import { statsCommand } from "./stats.js";
+import { statusCommand } from "./status.js";
 import { topCommand } from "./top.js";
 import { traceCommand } from "./trace.js";
 import { upgradeCommand } from "./upgrade.js";
@@ -25,6 +26,7 @@ export function operatorCommands(): Command[] {
     listCommand(),
     showCommand(),
     statsCommand(),
+    statusCommand(),
     topCommand(),
     traceCommand(),
     resizeCommand(),
