@@ -13,7 +13,7 @@ import { expose } from "../metrics/exposition.js";
 import { type MetricsAddress, serveMetrics } from "../metrics/server.js";
 import type { Platform } from "../platform/platform.js";
 import { kernelBackendOf } from "../platform/xen/find.js";
-import type { Cache } from "../storage/direct.js";
+import { type Cache, cacheFor } from "../storage/direct.js";
 import { openDisk } from "../storage/disk.js";
 import type { Log } from "../vbd/vbd-log.js";
 import { configurable, configure, dump, isLive, written } from "./configuration.js";
@@ -186,7 +186,12 @@ function daemonOptions(
     features: live,
     open(path, how) {
       const patience = { reconnectMs: live.nbdReconnect * 1000 };
-      return openDisk(path, { ...how, cache: live.cache, patience, modules });
+      return openDisk(path, {
+        ...how,
+        cache: cacheFor(live.cache, how.directIoSafe ?? false),
+        patience,
+        modules,
+      });
     },
     plane: { reactors, engine, pollUs },
     caps: { vbds: maxVbds, rings: maxRings, grants: maxGrants, memory: maxMemory },

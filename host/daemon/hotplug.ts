@@ -9,7 +9,7 @@ import { constants } from "node:os";
 import type { Xenstore } from "../platform/ports.js";
 import { parseState, scanNumber, XenbusState } from "../platform/xenbus-state.js";
 import { major, minor } from "../storage/geometry.js";
-import { DeviceError } from "../storage/open.js";
+import { DeviceError, type OpenOptions } from "../storage/open.js";
 import { modeFor, parseMode } from "../vbd/backend-keys.js";
 import { printable, quote } from "../vbd/diagnostics.js";
 import { imageOf, kindOf, NO_MEDIUM } from "../vbd/kind.js";
@@ -83,8 +83,16 @@ export class Hotplug {
     const leaves = state === null || (scanNumber(online) !== 1 && parseState(state) >= XenbusState.Closing);
     if (leaves) await stores.release(id);
     if (leaves || status !== CHECKING) return;
-    const [params, mode, type] = await Promise.all([read("params"), read("mode"), read("device-type")]);
-    const answer = await this.#verdict(id, params, mode, type === "cdrom");
+    const [params, mode, type, direct] = await Promise.all([
+      read("params"),
+      read("mode"),
+      read("device-type"),
+      read("direct-io-safe"),
+    ]);
+    const cdrom = type === "cdrom";
+    const directIoSafe = scanNumber(direct) === 1;
+    const how = { ...parseMode(modeFor(mode, cdrom)), cdrom, directIoSafe };
+    const answer = await this.#verdict(id, params, how);
     if (!(await this.#answer(directory, answer))) await stores.release(id);
   }
 
@@ -92,18 +100,17 @@ export class Hotplug {
   async #verdict(
     id: VbdId,
     params: string | null,
-    mode: string | null,
-    cdrom: boolean,
+    how: OpenOptions & { readonly cdrom: boolean },
   ): Promise<Record<string, string>> {
     const { stores, log, kind } = this.#options;
     const warn = (line: string): void =>
       log(`${vbdName(id)}: ${printable(line)}`, { vbd: id, level: "warning" });
     this.#refused.delete(vbdName(id));
     try {
-      const path = imageOf(kindOf(kind), params, cdrom);
+      const path = imageOf(kindOf(kind), params, how.cdrom);
       if (path === null)
         throw new Error(`target is ${quote(params ?? "")}: name an image or device by its absolute path`);
-      await stores.hold(path, { ...parseMode(modeFor(mode, cdrom)), cdrom, warn }, id);
+      await stores.hold(path, { ...how, warn }, id);
       if (path === NO_MEDIUM) return { "hotplug-status": "connected" };
       return { ...(await physicalDevice(path)), "physical-device-path": path, "hotplug-status": "connected" };
     } catch (error) {

@@ -11,6 +11,14 @@ export const CACHES = ["auto", "none", "writeback"] as const;
 export type Cache = (typeof CACHES)[number];
 
 /**
+ * What counts for one disk: as QEMU does, a disk that is direct-io-safe is opened with O_DIRECT, image or not, where the
+ * daemon's own option leaves the choice.
+ */
+export function cacheFor(cache: Cache, directIoSafe: boolean): Cache {
+  return cache === "auto" && directIoSafe ? "none" : cache;
+}
+
+/**
  * Switches an open store to direct I/O, if it can read one sector to where a guest may want it: into memory that is
  * aligned to 512 bytes and no more. Resolves with null, or with the name of the errno, and then nothing is changed.
  */

@@ -58,6 +58,8 @@ export interface OpenOptions {
   readonly deviceModel?: boolean;
   /** The guest has had it open before: its device model may be there already. */
   readonly again?: boolean;
+  /** The toolstack allows direct I/O to an image, too: see {@link cacheFor}. */
+  readonly directIoSafe?: boolean;
   /** Whether the page cache is used. Default: writeback. */
   readonly cache?: Cache;
   /** Gets one line about a store that is served, but not as one might think. Default: console.warn. */

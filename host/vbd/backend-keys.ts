@@ -40,6 +40,8 @@ export interface BackendKeys {
   readonly cdrom: boolean;
   readonly removable: boolean;
   readonly discardEnable: boolean;
+  /** libxl lets QEMU open such an image with O_DIRECT. */
+  readonly directIoSafe: boolean;
   /** xapi asks us to look at the store's size again. */
   readonly resizeDevice: boolean;
 }
@@ -63,6 +65,7 @@ const TOOLSTACK_KEYS = [
   "device-type",
   "removable",
   "discard-enable",
+  "direct-io-safe",
   "resize-device",
 ] as const;
 
@@ -83,6 +86,7 @@ async function readAll(read: (key: string) => Promise<string | null>): Promise<B
     mode: modeFor(value("mode"), cdrom),
     cdrom,
     removable: scanNumber(value("removable")) === 1,
+    directIoSafe: scanNumber(value("direct-io-safe")) === 1,
     discardEnable: scanNumber(value("discard-enable")) !== 0,
     resizeDevice: value("resize-device") !== null,
   };

@@ -4,6 +4,7 @@ import { XenbusState as State } from "../platform/xenbus-state.js";
 import type { Throttle } from "../reactor/throttle.js";
 import { Result } from "../storage/device.js";
 import { openDisk } from "../storage/disk.js";
+import type { OpenOptions } from "../storage/open.js";
 import { Adoption, inheritFlushErrno, type Orphan, objectionTo, openWhenFree } from "./adoption.js";
 import { type BackendKeys, type Features, parseMode } from "./backend-keys.js";
 import { Connection } from "./connection.js";
@@ -24,6 +25,11 @@ export interface Listener {
   throttle(): Throttle | null;
   /** The store does not know how to discard after all. */
   lostDiscard(): void;
+}
+
+/** What the toolstack's keys say of how a disk is opened. */
+function howToOpen({ mode, cdrom, directIoSafe }: BackendKeys): Omit<OpenOptions, "warn"> {
+  return { ...parseMode(mode), cdrom, directIoSafe };
 }
 
 export class Connector {
@@ -90,7 +96,7 @@ export class Connector {
     this.#holds = what;
     const warn = (line: string): void => this.#listener.say("warning", line);
     checkWriters(xenstore, this.#directory, domid)
-      .then(() => hold(path, { ...parseMode(keys.mode), cdrom: keys.cdrom, warn }, this.#id))
+      .then(() => hold(path, { ...howToOpen(keys), warn }, this.#id))
       .then(
         () => {
           this.#holdFailure = null;
@@ -124,7 +130,7 @@ export class Connector {
     const { xenstore, domid, open = openDisk } = this.#host;
     await checkWriters(xenstore, this.#directory, domid);
     const warn = (line: string): void => this.#listener.say("warning", line);
-    const begin = () => open(path, { ...parseMode(keys.mode), cdrom: keys.cdrom, warn }, this.#id);
+    const begin = () => open(path, { ...howToOpen(keys), warn }, this.#id);
     // A process of ours had it open not long ago.
     const waits = keys.state !== State.InitWait && this.#journals !== null;
     this.#opener.begin(path, keys.mode, waits ? () => openWhenFree(begin, warn) : begin);
