@@ -81,7 +81,7 @@ function layOut(root) {
   mkdirSync(join(root, "usr/bin"), { recursive: true });
   symlinkSync("../lib/xbdback/bin/xbdback.mjs", join(root, "usr/bin/xbdback"));
   install(join(packaging, "xbdback.service"), join(root, "usr/lib/systemd/system/xbdback.service"));
-  for (const file of ["grafana-dashboard.json", "logrotate"]) {
+  for (const file of ["grafana-dashboard.json", "logrotate", "prometheus-alerts.yaml"]) {
     install(join(packaging, file), join(root, "usr/share/xbdback", file));
   }
   install(join(packaging, "xbdback.toml"), join(root, "etc/xbdback/xbdback.toml"));

@@ -38,6 +38,7 @@ const PACKAGES = {
   nbdfuse: "libnbd-bin",
   nbdinfo: "libnbd-bin",
   nbdkit: "nbdkit",
+  nginx: "nginx-light",
   pgrep: "procps",
   promtool: "prometheus",
   python3: "python3",
