@@ -92,6 +92,14 @@ export function shortNumber(value: number): string {
   return `${scaled.toFixed(scaled < 100 ? 1 : 0)}${unit}`;
 }
 
+/** "12B", "1.2KiB", "3.4MiB": in the units of sizes, at most four characters before the unit. */
+export function shortBytes(value: number): string {
+  const units = ["B", "KiB", "MiB", "GiB", "TiB"];
+  const power = value < 1024 ? 0 : Math.min(Math.floor(Math.log2(value) / 10), units.length - 1);
+  const scaled = value / 1024 ** power;
+  return `${scaled.toFixed(power === 0 || scaled >= 100 ? 0 : 1)}${units[power]}`;
+}
+
 /** Seconds as people read them: "85us", "1.2ms", "3.0s"; "-" for null. */
 export function shortTime(seconds: number | null): string {
   if (seconds === null) return "-";

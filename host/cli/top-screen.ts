@@ -1,6 +1,6 @@
 /** What `xbdback top` shows: lines of text from rates, for any size of terminal. */
 import { columns } from "./output.js";
-import { type Rates, shortNumber, shortTime, shownDomain } from "./rates.js";
+import { type Rates, shortBytes, shortNumber, shortTime, shownDomain } from "./rates.js";
 
 export const ORDERS = { i: "IOPS", b: "bytes", l: "latency", n: "name" } as const;
 export type Order = keyof typeof ORDERS;
@@ -54,7 +54,7 @@ function cellsOf(row: TopRow): string[] {
     name.length > MAX_DOMAIN ? `${name.slice(0, MAX_DOMAIN - 1)}…` : name,
     row.vdev,
     shortNumber(row.iops),
-    ...[row.readBytes, row.writtenBytes].map((value) => `${shortNumber(value)}B`),
+    ...[row.readBytes, row.writtenBytes].map(shortBytes),
     ...[shortTime(row.latency), shortTime(row.latency99), String(row.inflight)],
   ];
 }
@@ -66,7 +66,7 @@ export function topScreen(rows: readonly TopRow[], view: View, width: number, he
   const bytes = total((row) => row.readBytes + row.writtenBytes);
   const summary =
     `xbdback: ${rows.length} ${rows.length === 1 ? "vbd" : "vbds"}, ${shortNumber(total((row) => row.iops))} IOPS, ` +
-    `${shortNumber(bytes)}B/s, ${total((row) => row.inflight)} in flight; by ${ORDERS[order]}`;
+    `${shortBytes(bytes)}/s, ${total((row) => row.inflight)} in flight; by ${ORDERS[order]}`;
   const most = rowsOn(height);
   const first = Math.max(0, Math.min(view.first, rows.length - most));
   const shown = sorted(rows, order).slice(first, first + most);

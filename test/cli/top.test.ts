@@ -70,7 +70,7 @@ test("the busiest first, in 80 columns and in 40, in three lines", () => {
     assert.ok(lines.length <= Math.max(height, 3));
   }
   const lines = topScreen(rows, view("i"), 80, 24);
-  assert.match(lines[0], /^xbdback: 3 vbds, 123k IOPS, 506MB\/s, 9 in flight; by IOPS$/);
+  assert.match(lines[0], /^xbdback: 3 vbds, 123k IOPS, 482MiB\/s, 9 in flight; by IOPS$/);
   assert.deepEqual(
     lines.slice(3, 6).map((line) => line.split(" ")[0]),
     ["200", "1", "3"],

@@ -7,7 +7,15 @@ import { ask } from "../daemon.js";
 import { noVbd } from "../errors.js";
 import { type CommonOptions, examples, ID_HELP, integer, placeOptions, vbdId } from "../options.js";
 import { columns, printJson, printTable } from "../output.js";
-import { type Rates, ratesOfAll, refusedRequests, shortNumber, shortTime, shownDomain } from "../rates.js";
+import {
+  type Rates,
+  ratesOfAll,
+  refusedRequests,
+  shortBytes,
+  shortNumber,
+  shortTime,
+  shownDomain,
+} from "../rates.js";
 
 interface StatsOptions extends CommonOptions {
   readonly watch?: true | number;
@@ -66,7 +74,7 @@ async function stats(id: VbdId | undefined, options: StatsOptions): Promise<void
   const rows = vbds.map((vbd) => {
     const { name, vdev, counters: c } = vbd;
     const numbers = [c.read, c.write, c.flush + c.barrier, c.discard];
-    const bytes = [c.sectorsRead, c.sectorsWritten].map((sectors) => `${shortNumber(sectors * 512)}B`);
+    const bytes = [c.sectorsRead, c.sectorsWritten].map((sectors) => shortBytes(sectors * 512));
     return [
       name,
       shownDomain(vbd),
@@ -113,7 +121,7 @@ export function rateTable(rates: readonly Rates[]): string[] {
 }
 
 function rateRow(rate: Rates): string[] {
-  const bytes = [rate.readBytes, rate.writtenBytes].map((value) => `${shortNumber(value)}B`);
+  const bytes = [rate.readBytes, rate.writtenBytes].map(shortBytes);
   const times = [shortTime(rate.latency), shortTime(rate.latency99)];
   return [
     rate.name,
