@@ -75,7 +75,9 @@ function makeSystem() {
   const unfinished = `${system}.unfinished`;
   rmSync(unfinished, { recursive: true, force: true });
   process.stdout.write(`making a Debian ${RELEASE} with nodejs and npm (minutes) ...\n`);
-  run("debootstrap", ["--variant=minbase", "--include=ca-certificates", RELEASE, unfinished, ...mirror()]);
+  // In a namespace of its own: what it mounts does not stay when it is interrupted.
+  const bootstrap = ["--mount", "debootstrap", "--variant=minbase", "--include=ca-certificates"];
+  run("unshare", [...bootstrap, RELEASE, unfinished, ...mirror()]);
   connect(unfinished);
   const inside = (command) =>
     run("chroot", [

@@ -34,7 +34,9 @@ function template(): string {
   if (existsSync(directory)) return directory;
   const unfinished = `${directory}.unfinished`;
   rmSync(unfinished, { recursive: true, force: true });
-  run("debootstrap", ["--variant=minbase", "--include=systemd,systemd-sysv", "bookworm", unfinished]);
+  // In a namespace of its own: what it mounts does not stay when it is interrupted.
+  const bootstrap = ["--mount", "debootstrap", "--variant=minbase", "--include=systemd,systemd-sysv"];
+  run("unshare", [...bootstrap, "bookworm", unfinished]);
   renameSync(unfinished, directory);
   return directory;
 }
