@@ -103,7 +103,7 @@ export function coreRunner(): { runner: InProcess; memoryBytes: () => number } {
       batch: BATCH,
       maxPersistent: MAX_PERSISTENT,
     });
-    if (code !== abi.ATTACH_OK) throw new Error(`the core refused its configuration (${code})`);
+    if (code !== abi.ATTACH_OK) throw new Error(`the core rejected its configuration (${code})`);
     return { buffer: memory.memory.buffer, step };
   });
   return { runner, memoryBytes: () => memory.memory.buffer.byteLength };

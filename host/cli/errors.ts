@@ -34,5 +34,5 @@ export function exitCodeOf(error: unknown): number {
 
 /** There is no vbd of that name. */
 export function noVbd(name: string): CliError {
-  return new CliError(`there is no vbd ${name}: \`xbdback list\` shows those that are there`, Exit.notFound);
+  return new CliError(`no such vbd: ${name}: \`xbdback list\` shows all`, Exit.notFound);
 }

@@ -30,7 +30,7 @@ async function resolve({ domain, devid }: NamedVbd, command: Command): Promise<V
   const domid = await withXenstore(platform, (xenstore) => findDomain(xenstore, domain));
   if (domid === null)
     throw new CliError(
-      `there is no domain ${quote(domain)}: \`xl list\` shows those that run`,
+      `domain does not exist: ${quote(domain)}: \`xl list\` shows those that run`,
       Exit.notFound,
     );
   return { domid, devid };

@@ -155,7 +155,7 @@ export class BlkifCore {
     const version = this.#exports.version();
     if (version !== abi.ABI_VERSION) {
       throw new Error(
-        `blkif.wasm speaks ABI version ${version}, this host ${abi.ABI_VERSION}: rebuild one of them`,
+        `blkif.wasm has ABI version ${version}, this host ${abi.ABI_VERSION}: rebuild one of them`,
       );
     }
   }

@@ -71,10 +71,7 @@ export class Backend {
   vbd(name: string): Vbd {
     const vbd = this.#vbds.get(name);
     if (vbd) return vbd;
-    throw new ControlError(
-      `there is no vbd ${quote(name)}: \`xbdback list\` shows those that are there`,
-      "not-found",
-    );
+    throw new ControlError(`no such vbd: ${quote(name)}: \`xbdback list\` shows all`, "not-found");
   }
 
   /** Lets go of every vbd; xenstore stays as it is. */
@@ -133,7 +130,7 @@ export class Backend {
     const theirs = [...this.#vbds.values()].filter((vbd) => vbd.id.domid === domid);
     // A guest that closed its disks before it went is no news.
     if (theirs.some((vbd) => vbd.connected)) {
-      this.#host.log(`xbdback: domain ${domid} is gone; its disks are let go`, { domid });
+      this.#host.log(`xbdback: domain ${domid} is gone; its disks are released`, { domid });
     }
     for (const vbd of theirs) vbd.domainDied();
   }

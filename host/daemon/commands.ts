@@ -51,8 +51,7 @@ export function commands(
     resize: async ({ vbd }) => ({ size: await backend.resize(String(vbd ?? "")) }),
   };
   return (request, signal) => {
-    if (!Object.hasOwn(table, request.command))
-      throw new Error(`there is no command ${quote(request.command)}`);
+    if (!Object.hasOwn(table, request.command)) throw new Error(`unknown command ${quote(request.command)}`);
     return table[request.command](request, signal);
   };
 }
@@ -65,7 +64,8 @@ function readRing(value: unknown): number | undefined {
 function readLimits(value: unknown): Partial<Limits> {
   const wanted = Object.entries(value ?? {}).map(([name, limit]): [string, number] => {
     const good = Object.hasOwn(NO_LIMITS, name) && typeof limit === "number" && limit >= 0 && limit <= 1e15;
-    if (!good) throw new Error(`${quote(name)} is no limit: iops, bps and burst are, each a number from 0`);
+    if (!good)
+      throw new Error(`${quote(name)} is not a limit: those are iops, bps and burst, each a number from 0`);
     return [name, limit];
   });
   return Object.fromEntries(wanted);

@@ -60,7 +60,7 @@ export function createBoundedServer(
   };
   const server = createServer(options, (request, response) => {
     if (anyHost || LOOPBACK.test(request.headers.host ?? "")) answer(request, response);
-    else refuse(response, 403, "ask for it by a loopback address");
+    else refuse(response, 403, "Forbidden: use a loopback address");
   });
   server.maxConnections = MAX_CONNECTIONS;
   return server.setTimeout(IDLE_MS);
@@ -81,7 +81,7 @@ function answer(backend: Backend, request: IncomingMessage, response: ServerResp
   else if (Object.hasOwn(FILES, path)) {
     const [name, type] = FILES[path];
     send(response, type, readFileSync(new URL(`../../../web/${name}`, import.meta.url)));
-  } else refuse(response, 404, "there is nothing here");
+  } else refuse(response, 404, "Not Found");
 }
 
 function vbds(backend: Backend): object[] {

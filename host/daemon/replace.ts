@@ -53,7 +53,7 @@ export async function takePlace(socket: string, log: (line: string) => void): Pr
     if (said || performance.now() - start < SAID_MS) continue;
     said = true;
     log(
-      `xbdback: process ${pid} still waits for I/O of its disks, and this one for its end; ${killAdvice(pid)}`,
+      `xbdback: process ${pid} still waits for the I/O of its disks, and this process for it; ${killAdvice(pid)}`,
     );
   }
 }

@@ -57,7 +57,7 @@ export class ServiceManager {
   /** A thread that does not answer has us killed, in the end: guests wait then for the next process, and not for ever. */
   async #feed(): Promise<void> {
     if (this.#asking) {
-      this.#log("xbdback: a thread does not answer; the watchdog is not told that all is well");
+      this.#log("xbdback: a thread does not answer; the watchdog is not notified");
       return;
     }
     this.#asking = true;
@@ -76,7 +76,7 @@ export class ServiceManager {
     try {
       sendDatagram(this.#socket, Buffer.from(message));
     } catch (error) {
-      this.#log(`xbdback: the service manager does not hear: ${(error as Error).message}`);
+      this.#log(`xbdback: the service manager cannot be notified: ${(error as Error).message}`);
     }
   }
 }

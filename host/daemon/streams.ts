@@ -102,8 +102,8 @@ export async function* record(vbd: Vbd, ring: number, signal: AbortSignal): Asyn
   yield* watch(observations, signal, () => {
     if (queue.waits && performance.now() - since > REST_MS) {
       throw new ControlError(
-        `what is in flight has not ended in ${REST_MS / 1000} s, so that the recording cannot begin: ` +
-          "`xbdback show` tells what hangs",
+        `requests in flight have not completed in ${REST_MS / 1000} s, so the recording cannot begin: ` +
+          "`xbdback show` shows what is stuck",
         "busy",
       );
     }

@@ -290,7 +290,7 @@ export class Connection {
   async #explain(error: Error): Promise<Error> {
     const { devid, backend } = this.device;
     const said = await readBackendError(this.#platform.xenstore, backend);
-    return new Error(`blkfront ${devid}: ${error.message}${said ? ` (the backend says: ${said})` : ""}`, {
+    return new Error(`blkfront ${devid}: ${error.message}${said ? ` (backend error: ${said})` : ""}`, {
       cause: error,
     });
   }

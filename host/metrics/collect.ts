@@ -61,7 +61,7 @@ const COUNTERS: [name: string, help: string, (counters: Counters) => Values][] =
     (c) => by("direction", { read: c.sectorsRead * SECTOR, write: c.sectorsWritten * SECTOR }),
   ],
   ["segments_total", "Segments of requests.", ({ segments }) => one(segments)],
-  ["ios_total", "I/Os that were started, after coalescing.", ({ ios }) => one(ios)],
+  ["ios_total", "I/Os started, after coalescing.", ({ ios }) => one(ios)],
   [
     "merged_requests_total",
     "Requests that joined an I/O that another one had opened.",
@@ -80,11 +80,11 @@ const COUNTERS: [name: string, help: string, (counters: Counters) => Values][] =
         grant: c.badGrant,
       }),
   ],
-  ["failed_requests_total", "Requests that the disk failed.", ({ ioErrors }) => one(ioErrors)],
+  ["failed_requests_total", "Requests that failed with an I/O error.", ({ ioErrors }) => one(ioErrors)],
   ["responses_total", "Responses written.", ({ responses }) => one(responses)],
   [
     "notifications_total",
-    "Times that responses were published, by whether the frontend had asked for an event.",
+    "Publications of responses, by whether the frontend had asked for an event.",
     ({ pushes, notifications }) => by("outcome", { sent: notifications, suppressed: pushes - notifications }),
   ],
   ["grant_copies_total", "Grant copies.", ({ copies }) => one(copies)],

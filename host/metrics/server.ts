@@ -25,9 +25,9 @@ export async function serveMetrics(address: MetricsAddress, text: () => string):
     (request, response) => {
       const plain = { "content-type": "text/plain; charset=utf-8" };
       if (request.url?.split("?")[0] !== "/metrics")
-        response.writeHead(404, plain).end("it is at /metrics\n");
+        response.writeHead(404, plain).end("Not Found: the metrics are at /metrics\n");
       else if (request.method !== "GET" && request.method !== "HEAD") {
-        response.writeHead(405, { ...plain, allow: "GET, HEAD" }).end("GET is all there is\n");
+        response.writeHead(405, { ...plain, allow: "GET, HEAD" }).end("Method Not Allowed\n");
       } else response.writeHead(200, { "content-type": CONTENT_TYPE }).end(text());
     },
     { anyHost: "path" in address },

@@ -139,17 +139,17 @@ export class CappedRingHost implements RingHost {
       throw new Error(`domain ${domid} ${why}: detach a disk, or serve with a higher --${option}`);
     };
     if (!use.disks.has(device) && use.disks.size >= vbds) {
-      refuse(`has ${use.disks.size} disks connected, as many as it may`, "max-vbds");
+      refuse(`has ${use.disks.size} disks connected, its maximum`, "max-vbds");
     }
-    if (use.rings >= rings) refuse(`has ${use.rings} rings, as many as it may`, "max-rings");
+    if (use.rings >= rings) refuse(`has ${use.rings} rings, its maximum`, "max-rings");
     if (use.grants + pages > grants) {
-      const has = `${use.grants} of the ${grants} pages that may be mapped of it`;
+      const has = `${use.grants} of the ${grants} pages that may be mapped from it`;
       refuse(`has ${has}, and a ring needs ${pages}`, "max-grants");
     }
     if (this.#promised + pages > this.#mappable) {
       throw new Error(
         `rings have all of the ${this.#mappable} pages of guests that this process may map: detach a disk, or raise ` +
-          "vm.max_map_count and start it anew",
+          "vm.max_map_count and restart it",
       );
     }
     if (use.memory + memory > most) {

@@ -189,6 +189,6 @@ function checksum(words: Uint32Array): number {
 
 function noRoom(path: string): Error {
   return new Error(
-    `no room for ${path} (${JOURNAL_BYTES >> 10} KiB), in which a ring outlives the daemon: free some there`,
+    `no room for ${path} (${JOURNAL_BYTES >> 10} KiB), where the journal of a ring is kept: free some space there`,
   );
 }

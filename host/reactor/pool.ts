@@ -121,7 +121,7 @@ export class ReactorPool implements RingHost {
     if (this.#members.length === 0 || this.#complete) return;
     this.#complete = true;
     this.#options.log(
-      `xbdback: no more reactor threads (${message}): rings go to those there are; \`xbdback upgrade\` starts anew`,
+      `xbdback: cannot start a reactor thread (${message}): rings go to the existing ones; \`xbdback upgrade\` restarts them`,
     );
   }
 

@@ -114,7 +114,7 @@ export class Ring implements IoOwner {
     const [name] = Object.entries(Gntst).find(([, code]) => code === status[bad]) ?? ["unknown"];
     const remedy =
       status[bad] === Gntst.noDeviceSpace
-        ? "; this process has as many mappings as it may: raise vm.max_map_count, or serve with a lower --max-grants"
+        ? "; this process has the maximum number of mappings: raise vm.max_map_count, or serve with a lower --max-grants"
         : "";
     throw new Error(
       `can't map grant ref ${ringRefs[bad]} of domain ${config.domid}: ${name} (${status[bad]})${remedy}`,
@@ -175,8 +175,8 @@ export class Ring implements IoOwner {
 
   /** Lets somebody look at its passes; null ends that. Throws where somebody does. */
   observe(observer: RingObserver | null): void {
-    if (this.#whenIdle || this.#detached) throw new Error("the ring is let go");
-    if (observer && (this.#observer ?? this.#awaited)) throw new Error("it is traced or recorded already");
+    if (this.#whenIdle || this.#detached) throw new Error("the ring is being closed");
+    if (observer && (this.#observer ?? this.#awaited)) throw new Error("it is already traced or recorded");
     this.#observer = observer?.wantsRest ? null : observer;
     const waited = this.#awaited;
     this.#awaited = observer?.wantsRest ? observer : null;
@@ -295,13 +295,13 @@ export class Ring implements IoOwner {
    */
   async detach(): Promise<void> {
     this.#throttle = null;
-    if (this.#awaited) this.#endObservation("the ring was let go");
+    if (this.#awaited) this.#endObservation("the ring was closed");
     this.#core.setBatch(0);
     this.#wantRun();
     await new Promise<void>((resolve) => {
       this.#whenIdle = resolve;
     });
-    this.#endObservation("the ring was let go");
+    this.#endObservation("the ring was closed");
     this.#finalCounters = this.#core.counters();
     this.#detached = true;
     this.#queue.close();

@@ -24,13 +24,13 @@ export function begin(core: BlkifCore, config: RingConfig, start: Start): void {
   const unanswered = (u32[abi.SRING_REQ_PROD >> 2] - u32[abi.SRING_RSP_PROD >> 2]) >>> 0;
   if (start === "resume" && unanswered !== 0) {
     throw new RingError(
-      `${unanswered} requests wait for answers, and there is no journal that tells which were given`,
+      `${unanswered} requests wait for responses, and there is no journal of the responses already given`,
     );
   }
   const code = start === "recover" ? core.recover(config) : core.attach(config);
   if (code === abi.ATTACH_BAD_RING) throw new RingError("req_prod is more than a ring ahead of rsp_prod");
   if (code === abi.ATTACH_BAD_JOURNAL) throw new RingError("the journal is damaged, or not this ring's");
-  if (code !== abi.ATTACH_OK) throw new RingError(`the core refused its configuration (${code})`);
+  if (code !== abi.ATTACH_OK) throw new RingError(`the core rejected its configuration (${code})`);
 }
 
 /** Binds a ring's event channel; one that a dead process had is waited for, a bounded time. */

@@ -80,7 +80,7 @@ class ReactorThread {
     if (ask.op === "attach") return this.#attach(ask);
     if (ask.op === "ping") return 0;
     const served = this.#rings.get(ask.ring);
-    if (served === undefined) throw new Error(`there is no ring ${ask.ring} here`);
+    if (served === undefined) throw new Error(`no such ring: ${ask.ring}`);
     if (ask.op === "detach") {
       this.#rings.delete(ask.ring);
       await this.#reactor.detach(served.ring).finally(() => this.#disks.release(served.device));

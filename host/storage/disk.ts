@@ -22,11 +22,7 @@ export async function openDisk(target: string, options: DiskOptions): Promise<Bl
   if (target === "" && options.cdrom) return new EmptyDrive();
   const source = parseSource(target);
   if (source === null) {
-    throw new DeviceError(
-      constants.errno.EINVAL,
-      target,
-      "is no absolute path, and nothing else that is known",
-    );
+    throw new DeviceError(constants.errno.EINVAL, target, "is neither an absolute path nor a known target");
   }
   if (source.kind === "raw") return openDevice(target, options);
   if (source.kind === "nbd") return openNbd(target, options);

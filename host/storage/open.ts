@@ -192,7 +192,9 @@ async function usableBytes(fd: number, path: string, kind: StoreKind, cdrom = fa
 
 function warnOfTail(path: string, bytes: number, warn: (line: string) => void): void {
   const tail = bytes % SECTOR;
-  warn(`${path}: ${bytes} bytes are not whole sectors of ${SECTOR}; the guest does not see the last ${tail}`);
+  warn(
+    `${path}: ${bytes} bytes are not a multiple of the sector size ${SECTOR}; the guest does not see the last ${tail}`,
+  );
 }
 
 /** A sector has to fit in a page that a guest grants. */

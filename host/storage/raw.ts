@@ -249,7 +249,7 @@ export class RawDevice implements BlockDevice {
     if (errno === 0 && moved >= length) return SUCCESS;
     const range = `${length} bytes at ${position} of ${this.name}`;
     if (errno !== 0) return failed(verb, errno, range);
-    const error = new Error(`${verb} ${range}: the store ends after ${moved} of them`);
+    const error = new Error(`${verb} ${range}: the disk ends after ${moved} of them`);
     return { result: Result.Failure, error };
   }
 

@@ -106,15 +106,18 @@ export function parseDisk(text: string): DiskSpecification {
   }
   const values = new Parser(text).parse();
   const vdev = values.get("vdev") ?? "";
-  if (vdev === "")
-    throw new DiskSyntaxError("no vdev: say what the guest is to call the disk, like vdev=xvda");
+  if (vdev === "") throw new DiskSyntaxError("missing vdev=, the disk's name in the guest, like vdev=xvda");
   const devid = parseVirtualDevice(vdev);
   if (devid === null)
-    throw new DiskSyntaxError(`vdev ${quote(vdev)} is no virtual device: name one like xvda, sda1 or 51712`);
+    throw new DiskSyntaxError(
+      `vdev ${quote(vdev)} is not a virtual device: name one like xvda, sda1 or 51712`,
+    );
   const cdrom = values.get("devtype") === "cdrom";
   const { target, format } = targetOf(values, cdrom);
   if (target === "" && format !== "empty")
-    throw new DiskSyntaxError("no target: name the image or block device, like target=/var/lib/xen/disk.img");
+    throw new DiskSyntaxError(
+      "missing target=, the image or block device, like target=/var/lib/xen/disk.img",
+    );
   const discard = values.get("discard");
   return {
     target,
@@ -161,7 +164,7 @@ function plainTarget(target: string, format: DiskFormat): { target: string; form
     return { target: target === "" || source ? target : `/dev/${target}`, format };
   if (format !== "raw" && format !== source.format) {
     throw new DiskSyntaxError(
-      `format is ${format}, and the target says ${source.format}: leave one of them out`,
+      `format is ${format}, but the target has ${source.format}: leave one of them out`,
     );
   }
   return { target: source.path, format: source.format };
@@ -239,7 +242,7 @@ class Parser {
     else if (!part.includes("=")) this.#positional(part);
     else {
       const remedy = 'give a path with "=" or "," as the last part, target=PATH';
-      throw new DiskSyntaxError(`${quote(part)} cannot stand there: ${remedy}`);
+      throw new DiskSyntaxError(`${quote(part)} is not possible here: ${remedy}`);
     }
   }
 
@@ -257,7 +260,7 @@ class Parser {
     const next = POSITIONS.find((name) => !this.#values.has(name) && !(name === "format" && this.#oldPrefix));
     if (next === undefined)
       throw new DiskSyntaxError(
-        `${quote(part)} is one too many: target, format, vdev and access are all given`,
+        `${quote(part)} is superfluous: target, format, vdev and access are already given`,
       );
     // Of the days of xend: "hdc:cdrom", where an empty drive may leave out its format.
     const old = /^(.*):(cdrom|disk)$/.exec(part);

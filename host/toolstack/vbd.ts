@@ -174,7 +174,7 @@ async function askDaemon(xenstore: Xenstore, spec: VbdSpec, timeoutMs: number): 
   await removeVbd(xenstore, spec, Math.min(timeoutMs, TIMEOUT_MS));
   if (why !== null)
     throw Object.assign(new Error(why), verdict === "busy" ? { errno: constants.errno.EBUSY } : {});
-  throw new Error(`the daemon does not say whether it can open ${spec.path}: look at its log`);
+  throw new Error(`no answer from the daemon about ${spec.path}: see its log`);
 }
 
 /**

@@ -128,12 +128,12 @@ export class Adoption {
 export function objectionTo(device: BlockDevice, { settled }: Orphan): RingError | null {
   if (device.volatile && !device.readOnly) {
     return new RingError(
-      `${device.name}: what the guest has written ended with the daemon before; the disk is closed`,
+      `${device.name}: the guest's written data ended with the previous daemon; the disk is closed`,
     );
   }
   if (device.fenced !== false || device.readOnly || settled) return null;
   return new RingError(
-    `${device.name}: the daemon before was killed or cut short, and the server may still carry out its writes; the disk is closed`,
+    `${device.name}: the previous daemon was killed or its drain timed out, and the server may still carry out its writes; the disk is closed`,
   );
 }
 
@@ -161,7 +161,7 @@ export async function openWhenFree(
       if (waited > BUSY_MS) throw error;
       if (waited > BUSY_SAID_MS && !said) {
         said = true;
-        say(`${error.message}; the guest waits until I/O of the process before has ended`);
+        say(`${error.message}; the guest waits until the I/O of the previous process has ended`);
       }
       await sleep(delay);
     }

@@ -129,7 +129,7 @@ export class Connection {
   observe(kind: ObserverKind, ring?: number): Promise<readonly Observation[]> {
     const rings = [...this.#rings.entries()].filter(([number]) => ring === undefined || number === ring);
     if (rings.length === 0)
-      throw new Error(`it has ${this.#rings.length} rings, and none of number ${ring}: they count from 0`);
+      throw new Error(`it has ${this.#rings.length} rings, numbered from 0, and no ring ${ring}`);
     return Observation.ofRings(new Map(rings), kind);
   }
 

@@ -93,7 +93,7 @@ export class PacedLog {
     clearTimeout(timer);
     this.#held.delete(kind);
     if (count === 0) return;
-    const last = count === 1 ? line : `${line} (${count - 1} more like it)`;
+    const last = count === 1 ? line : `${line} (${count - 1} similar messages suppressed)`;
     this.#write(kind, last, count - 1);
     // The next one waits its second again.
     if (goOn) this.#hold(kind, line);

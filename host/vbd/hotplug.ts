@@ -32,7 +32,7 @@ function published(keys: BackendKeys, image: string | null): Verdict {
   const { hotplugStatus, hotplugError, physicalDevicePath, physicalDevice } = keys;
   if (hotplugStatus === "error" || hotplugStatus === "busy") {
     const why = hotplugError ? `: ${printable(hotplugError)}` : "";
-    return { waits: `the hotplug script, which said ${hotplugStatus}${why}`, refused: true };
+    return { waits: `the hotplug script, which reported ${hotplugStatus}${why}`, refused: true };
   }
   if (physicalDevicePath) return { path: physicalDevicePath };
   if (physicalDevice) return { path: pathOfDevice(physicalDevice) };
@@ -41,7 +41,7 @@ function published(keys: BackendKeys, image: string | null): Verdict {
     return waits(`the hotplug script (hotplug-status is ${status})`);
   }
   if (image !== null) return { path: image };
-  return waits("the hotplug script, which said connected, but wrote no physical-device-path");
+  return waits("the hotplug script, which reported connected but wrote no physical-device-path");
 }
 
 function waits(what: string): Verdict {
@@ -57,7 +57,7 @@ function pathOfDevice(value: string): string {
   try {
     uevent = readFileSync(`/sys/dev/block/${major}:${minor}/uevent`, "utf8");
   } catch {
-    throw new Error(`physical-device is ${value}: there is no block device ${major}:${minor}`);
+    throw new Error(`physical-device is ${value}: no block device has the number ${major}:${minor}`);
   }
   const name = /^DEVNAME=(.+)$/m.exec(uevent)?.[1];
   if (!name) throw new Error(`physical-device is ${value}: block device ${major}:${minor} has no name`);

@@ -123,7 +123,7 @@ function startOf(path: string, identity: Buffer): Start {
   if (header === null || !header.begun) return "resume";
   if (header.format > JOURNAL_VERSION) {
     throw new JournalFormatError(
-      `${path} has format ${header.format}, and this xbdback knows ${JOURNAL_VERSION}: start the one that wrote it, or a later one; the guest waits`,
+      `${path} has format ${header.format}; this xbdback knows ${JOURNAL_VERSION}: start the one that wrote it, or a later one; the guest waits`,
     );
   }
   // A damaged one tells nothing of whose it is; the core refuses it.
@@ -133,7 +133,7 @@ function startOf(path: string, identity: Buffer): Start {
 function take(path: string): RingJournal {
   const journal = RingJournal.open(path);
   if (journal === null)
-    throw new Error(`${path} is locked: the daemon that serves this disk is not dead yet`);
+    throw new Error(`${path} is locked: the daemon that serves this disk is still running`);
   return journal;
 }
 

@@ -1,4 +1,4 @@
-/** A ring's passes, observed for the operator until the observation is closed or the ring is let go. */
+/** A ring's passes, observed for the operator until the observation is closed or the ring is. */
 import { ObservationQueue } from "../reactor/observation.js";
 import type { ObserverKind } from "../reactor/observer.js";
 import type { AttachedRing } from "../reactor/ring-host.js";

@@ -27,7 +27,10 @@ export async function checkWriters(xenstore: Xenstore, directory: string, ours: 
   const all = await Promise.all(paths.map((path) => xenstore.permissions(path)));
   for (const [i, permissions] of all.entries()) {
     const writer = permissions && foreignWriter(permissions, ours);
-    if (writer) throw new Error(`${paths[i]} may be written by ${writer}: the toolstack must make it ours`);
+    if (writer)
+      throw new Error(
+        `${paths[i]} may be written by ${writer}: the toolstack must give it to the backend's domain`,
+      );
   }
 }
 

@@ -171,7 +171,7 @@ export class Vbd {
   /** See {@link Connection.observe}. */
   async observe(kind: ObserverKind, ring?: number): Promise<readonly Observation[]> {
     if (!this.#connection)
-      throw new Error(`${this.name} is not connected: a ${kind} needs a guest at work on the disk`);
+      throw new Error(`${this.name} is not connected: a ${kind} needs a connected guest`);
     return this.#connection.observe(kind, ring);
   }
 
@@ -189,8 +189,7 @@ export class Vbd {
   /** As {@link checkStore}, but tells the frontend in any case. Resolves with the size in bytes; rejects with why not. */
   async resize(): Promise<number> {
     const announcement = this.#announcement;
-    if (!announcement)
-      throw new Error(`${this.name} is not connected; its size is looked at when it connects`);
+    if (!announcement) throw new Error(`${this.name} is not connected; its size is read when it connects`);
     await announcement.ask();
     this.look();
     await this.#looker.settled();
@@ -411,7 +410,7 @@ export class Vbd {
   #sayConnected({ device, config, ports }: Connection): void {
     const { domid, devid } = this.id;
     if (config.assumed) {
-      this.#log.say("protocol", `the frontend says no protocol; ${config.protocol} is assumed`);
+      this.#log.say("protocol", `the frontend names no protocol; ${config.protocol} is assumed`);
     }
     this.#log.diagnose("attach", attachMessage(device.name, device.size, domid));
     for (const [queue, port] of ports.entries()) {

@@ -88,5 +88,5 @@ test("requests are traced as they are answered", LIMIT, async (t) => {
   const last = world.start("trace", "1/xvda");
   await last.until(/okay/);
   guest.process.kill("SIGTERM");
-  (await last.outcome()).expect(0).expectMatch(/the trace ends: the ring was let go/, "stderr");
+  (await last.outcome()).expect(0).expectMatch(/the trace ends: the ring was closed/, "stderr");
 });

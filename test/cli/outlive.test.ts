@@ -69,7 +69,7 @@ test("a ring beyond a guest's cap is refused with the remedy, once, and only tha
   const { error, state } = await status(world);
   assert.match(
     error ?? "",
-    /^domain 1 has 0 of the 3 pages that may be mapped of it, and a ring needs 4: .*grants$/,
+    /^domain 1 has 0 of the 3 pages that may be mapped from it, and a ring needs 4: .*grants$/,
   );
   assert.ok(state >= 5);
   await pause(2500);

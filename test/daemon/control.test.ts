@@ -224,8 +224,8 @@ test("a daemon's socket: why a disk waits, and a disk that grows", { timeout: 12
       },
     );
     const resize = { command: "resize", vbd: "xbdback1i51712" };
-    await assert.rejects(control(socket, resize), /is not connected; its size is looked at when it connects/);
-    await assert.rejects(control(socket, { command: "resize" }), /there is no vbd ""/);
+    await assert.rejects(control(socket, resize), /is not connected; its size is read when it connects/);
+    await assert.rejects(control(socket, { command: "resize" }), /no such vbd: ""/);
     const { disk, stop } = await joinGuest(host.directory, 1, 51712, {});
     truncateSync(image, 3 << 20);
     assert.deepEqual(await control(socket, resize), { ok: true, size: 3 << 20 });
@@ -254,7 +254,7 @@ test(
       assert.deepEqual(list, { ok: true, vbds: [], mappedPages: 0 });
       assert.equal(reactors.length, 1);
       await assert.rejects(control(socket, { command: "\u001b[31mrm" }), {
-        message: 'there is no command "\\u001b[31mrm"',
+        message: 'unknown command "\\u001b[31mrm"',
       });
       const serving = openFiles();
       await assert.rejects(

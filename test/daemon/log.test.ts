@@ -26,10 +26,10 @@ test("auto is pretty on a terminal and logfmt elsewhere", () => {
 
 test("the name stands once; what was suppressed is counted", () => {
   const context = { vbd, level: "error", suppressed: 7 } as const;
-  const line = "xbdback1i51712: read failed: EIO (7 more like it)";
+  const line = "xbdback1i51712: read failed: EIO (7 similar messages suppressed)";
   assert.equal(
     written("logfmt", line, context),
-    'time=TIME level=error domid=1 devid=51712 suppressed=7 msg="read failed: EIO (7 more like it)"\n',
+    'time=TIME level=error domid=1 devid=51712 suppressed=7 msg="read failed: EIO (7 similar messages suppressed)"\n',
   );
   assert.deepEqual(JSON.parse(written("json", line, context)), {
     time: "TIME",
@@ -37,7 +37,7 @@ test("the name stands once; what was suppressed is counted", () => {
     domid: 1,
     devid: 51712,
     suppressed: 7,
-    msg: "read failed: EIO (7 more like it)",
+    msg: "read failed: EIO (7 similar messages suppressed)",
   });
   assert.equal(written("plain", line, context), `${line}\n`);
   const coloured = written("pretty", line, context, true);

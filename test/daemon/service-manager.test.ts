@@ -79,7 +79,9 @@ for (const kind of ["a path", "an abstract name"] as const) {
 test("a service manager that is gone is told of in a line, and kills nothing", () => {
   const lines: string[] = [];
   new ServiceManager((line) => lines.push(line), { NOTIFY_SOCKET: "/nonexistent/notify" }).ready();
-  assert.deepEqual(lines, ["xbdback: the service manager does not hear: sendto /nonexistent/notify: ENOENT"]);
+  assert.deepEqual(lines, [
+    "xbdback: the service manager cannot be notified: sendto /nonexistent/notify: ENOENT",
+  ]);
   new ServiceManager(assert.fail, {}).ready();
 });
 

@@ -137,7 +137,7 @@ withPrograms(
         { readOnly: true, warn: () => {} },
       );
     for (const name of ["silent", "over"])
-      await assert.rejects(open(name), /silent: does not say which format its base \S+base has, .*rebase -u/);
+      await assert.rejects(open(name), /silent: does not name the format of its base \S+base, .*rebase -u/);
     await (await open("plain")).close();
   },
 );
@@ -183,7 +183,7 @@ test("a helper that ends instead of serving says why, in its words", LIMIT, asyn
   const busy = script(t, "echo 'Failed to get \"write\" lock' >&2; exit 1").start();
   await assert.rejects(busy.connect("disk"), { errno: 16 });
   const mute = script(t, "exit 0").start();
-  await assert.rejects(mute.connect("disk"), /ended without a word/);
+  await assert.rejects(mute.connect("disk"), /exited without any output/);
   assert.deepEqual(leftovers(), before);
 });
 

@@ -37,7 +37,7 @@ test("the example serves a guest that verifies every byte, and ends with the dae
     world.daemon.process.kill(signal);
     await world.daemon.ended;
     await world.serveAgain();
-    const why = /what the guest has written ended with the daemon before; the disk is closed/;
+    const why = /the guest's written data ended with the previous daemon; the disk is closed/;
     await eventually(() => why.test(world.daemon.stderr), "it is closed");
     assert.notEqual((await guest.outcome()).status, 0);
   }
@@ -77,7 +77,7 @@ for (const [survives, signal, goesOn] of [
       await verified(guest);
       return;
     }
-    const why = /the daemon before was killed or cut short/;
+    const why = /the previous daemon was killed or its drain timed out/;
     await eventually(() => why.test(world.daemon.stderr), "it is closed");
     assert.notEqual((await guest.outcome()).status, 0);
   });
@@ -128,9 +128,7 @@ test("a device that hangs, and then dies, is its own guest's affair", LIMIT, asy
   assert.notEqual((await work(world, 100).outcome()).status, 0);
   await eventually(
     () =>
-      /a write has not ended within 1 s; the disk is broken until it is attached again/.test(
-        world.daemon.stderr,
-      ),
+      /a write has not ended within 1 s; the disk fails until it is attached again/.test(world.daemon.stderr),
     "the operator is told",
   );
   await verified(other);

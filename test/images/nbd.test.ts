@@ -184,7 +184,10 @@ withPrograms(
     await second.ended;
     const third = world.start("serve");
     await eventually(
-      () => /daemon before was killed or cut short, and the server may still carry out/.test(third.stderr),
+      () =>
+        /previous daemon was killed or its drain timed out, and the server may still carry out/.test(
+          third.stderr,
+        ),
       "it is closed",
     );
     assert.notEqual((await guest.outcome()).status, 0);
@@ -205,7 +208,7 @@ withPrograms(
     rmSync(socket, { force: true });
 
     const second = world.start("serve");
-    await eventually(() => /there is no .*nbd\.sock|nobody listens at/.test(second.stderr), "it tries");
+    await eventually(() => /no socket at .*nbd\.sock|connection refused by/.test(second.stderr), "it tries");
     second.process.kill("SIGTERM");
     (await second.outcome()).expect(0);
     await qemuNbd(world, image, socket);
@@ -231,7 +234,10 @@ withPrograms(
       server.process.kill("SIGCONT");
     }
     const second = world.start("serve");
-    await eventually(() => /daemon before was killed or cut short/.test(second.stderr), "it is closed");
+    await eventually(
+      () => /previous daemon was killed or its drain timed out/.test(second.stderr),
+      "it is closed",
+    );
     assert.notEqual((await guest.outcome()).status, 0);
   },
 );

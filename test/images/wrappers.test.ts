@@ -107,7 +107,7 @@ test("a guest sees the errors that are made, and the operator a line that names 
   );
   (await world.run("attach", "2", "vdev=xvda,target=limit:fast:/disk.img"))
     .expect(2)
-    .expectMatch(/"fast" is no rate: write limit:RATES:TARGET/, "stderr");
+    .expectMatch(/"fast" is not a rate: write limit:RATES:TARGET/, "stderr");
 });
 
 withPrograms(

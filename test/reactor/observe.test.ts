@@ -206,7 +206,7 @@ test(
     await front.state(6);
     let last: RecordLine = {};
     for await (const line of lines) last = line as RecordLine;
-    assert.match(last.ended ?? "", /let go/);
+    assert.match(last.ended ?? "", /was closed/);
     await machine.untilState(6);
     await assert.rejects(
       record(machine.backend.vbd(NAME), 0, new AbortController().signal).next(),
@@ -225,7 +225,7 @@ test(
     const disk = await machine.connect(guest);
     const file = await recordDuring(machine, async () => {
       const second = trace(machine.backend.vbd(NAME), undefined, new AbortController().signal);
-      await assert.rejects(second.next(), /traced or recorded already/);
+      await assert.rejects(second.next(), /already traced or recorded/);
       machine.image("disk.img", IMAGE_BYTES * 2);
       await machine.backend.vbd(NAME).resize();
       await disk.write(0, new Uint8Array(512));
@@ -255,7 +255,7 @@ test(
         const lines = record(machine.backend.vbd(NAME), 0, new AbortController().signal);
         const refused = assert.rejects(async () => {
           for await (const _ of lines);
-        }, /has not ended in 5 s.*`xbdback show` tells what hangs/);
+        }, /has not ended in 5 s.*`xbdback show` shows what is stuck/);
         const second = disk.write(4096, new Uint8Array(512));
         await refused;
         await until("the next is taken", () => device.held === 2);

@@ -130,7 +130,7 @@ test(
     const waits = guest.disk.write(0, filled(3));
     await logged(
       scene,
-      /devid=51712 msg=".* has format 2, and this xbdback knows 1: start the one that wrote it/,
+      /devid=51712 msg=".* has format 2; this xbdback knows 1: start the one that wrote it/,
     );
     const [vbd] = (await site.list()).vbds;
     assert.equal(vbd.state, 4);
@@ -194,7 +194,7 @@ test(
     await pause(50);
     site.serve();
     assert.match((await waits) ?? "", /went to/);
-    assert.match((await scene.error()) ?? "", /1 requests wait for answers, and there is no journal/);
+    assert.match((await scene.error()) ?? "", /1 requests wait for responses, and there is no journal/);
   }),
 );
 

@@ -50,7 +50,7 @@ test("no room for one more journal: its disk is refused, and the others go on", 
     const error = await site.host.xenstore.read(`/local/domain/0/error/backend/vbd/3/${DEVID}/error`);
     assert.match(
       error ?? "",
-      /no room for \S+ \(68 KiB\), in which a ring outlives the daemon: free some there$/,
+      /no room for \S+ \(68 KiB\), where the journal of a ring is kept: free some space there$/,
     );
     assert.ok(
       site.log.some((line) => /domid=3 .*no room for/.test(line)),

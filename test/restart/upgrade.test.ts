@@ -170,7 +170,7 @@ test(
       place.setFormat(2);
       const refused = await place.upgrade("--timeout", "5");
       assert.equal(refused.status, 1);
-      assert.match(refused.stdout, /^xbdback1i51712: waits for .* has format 2, and this xbdback knows 1/m);
+      assert.match(refused.stdout, /^xbdback1i51712: waits for .* has format 2; this xbdback knows 1/m);
       assert.match(refused.stderr, /1 of 1 disks are not at work again; their guests wait/);
       const seen = new Uint8Array(4096);
       const waits = guest.disk.read(0, seen);

@@ -91,11 +91,15 @@ test("a module is loaded only where it is allowed, and nobody else could write i
   await assert.rejects(openDisk(`device:${path}`, { readOnly: false, modules: [`${path}x`] }), /not allowed/);
   await assert.rejects(
     openDisk("device:disk.js", { readOnly: false, modules: ["disk.js"] }),
-    /no absolute path/,
+    /neither an absolute path/,
   );
-  await refuses(t, "/no/such/device.js", /there is no module \/no\/such\/device\.js/);
+  await refuses(t, "/no/such/device.js", /module not found: \/no\/such\/device\.js/);
   chmodSync(path, 0o664);
-  await refuses(t, path, /others than the administrator may write the module; `chown root .* && chmod go-w/);
+  await refuses(
+    t,
+    path,
+    /users other than the administrator may write the module; `chown root .* && chmod go-w/,
+  );
 });
 
 const WRONG: Record<string, [device: string, why: RegExp, before?: string, rest?: string]> = {
@@ -106,12 +110,12 @@ const WRONG: Record<string, [device: string, why: RegExp, before?: string, rest?
     "api: 2,",
   ],
   "no version": ["", /made for version undefined of/, "", ""],
-  "no read": ["read: undefined,", /what it opened has no function read/],
+  "no read": ["read: undefined,", /the opened device has no function read/],
   "no size": ["size: undefined,", /the module is wrong: its size is undefined/],
-  "a size of nothing": ["size: 100,", /its size is 100, and not a number of bytes that makes a sector/],
+  "a size of nothing": ["size: 100,", /its size is 100, less than a sector or not a number/],
   "a size that is none": ["size: NaN,", /its size is NaN/],
-  "large sectors": ["sectorSize: 8192,", /its sectorSize is 8192, and not 512/],
-  "an unknown promise": ['survives: "all",', /its survives is all, and not "stop" or "kill"/],
+  "large sectors": ["sectorSize: 8192,", /its sectorSize is 8192, not 512/],
+  "an unknown promise": ['survives: "all",', /its survives is all, not "stop" or "kill"/],
   "no time": ["timeoutSeconds: 0,", /its timeoutSeconds is 0/],
   "what cannot be sent": ["size: () => 1,", /cannot open it: .*could not be cloned/],
   "a throw when it is loaded": [
@@ -130,7 +134,7 @@ for (const [what, [device, why, before, rest]] of Object.entries(WRONG)) {
 test("a module without a default export, or without write, is refused in its own words", LIMIT, async (t) => {
   const path = join(directory(t), "empty.js");
   writeFileSync(path, "export const api = 1;", { mode: 0o644 });
-  await refuses(t, path, /it has no default export with a function open: see docs\/disks\.md/);
+  await refuses(t, path, /it has no default export with a function open; docs\/disks\.md/);
   const reads = moduleOf(t, "write: undefined,");
   await refuses(t, reads, /read-only; attach it read-only/);
   const { device } = await open(t, reads, "", true);
@@ -191,10 +195,10 @@ for (const [what, [device, why]] of Object.entries(BREAKS)) {
         assert.match(error?.message ?? "", why);
       }
       assert.match((await write(disk, 0, scatter(512))).error?.message ?? "", why);
-      assert.match(disk.through ?? "", /^the module .*, broken: /);
+      assert.match(disk.through ?? "", /^the module .*, failed: /);
       await disk.close();
       assert.equal(lines.length, 1, lines.join("\n"));
-      assert.match(lines[0], /^device:.*; the disk is broken until it is attached again$/);
+      assert.match(lines[0], /^device:.*; the disk fails until it is attached again$/);
       assert.match(lines[0], why);
     },
   );
@@ -226,7 +230,10 @@ test("a device that gives its buffer away fails, and what it prints is said", LI
     t,
     moduleOf(t, 'read(_, to) { console.log("reading"); structuredClone(to, { transfer: [to.buffer] }); },'),
   );
-  assert.match((await read(device, 0, scatter(512))).error?.message ?? "", /it has given its buffer away/);
+  assert.match(
+    (await read(device, 0, scatter(512))).error?.message ?? "",
+    /the module detached the buffer it was given/,
+  );
   await device.close();
   assert.deepEqual(lines, [`${device.name}: reading`]);
 });

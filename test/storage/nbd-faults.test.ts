@@ -55,7 +55,7 @@ function rubbish(peer: Peer): true {
 
 /** What a server may say to a read or write of 4096 bytes at 8192, and what is thought of it. */
 const RUBBISH: Record<string, [(peer: Peer, asked: Asked) => void, RegExp, structured?: boolean]> = {
-  "no reply at all": [(peer) => peer.say(Buffer.alloc(64, 0xaa)), /0xaaaaaaaa where a reply begins/],
+  "no reply at all": [(peer) => peer.say(Buffer.alloc(64, 0xaa)), /0xaaaaaaaa where a reply should begin/],
   "a reply to nobody": [
     (peer, { cookie }) => peer.chunk(cookie + 100n, 1, 0),
     /a request that was never made/,
@@ -70,32 +70,32 @@ const RUBBISH: Record<string, [(peer: Peer, asked: Asked) => void, RegExp, struc
       peer.chunk(cookie, 0, 1, u64(position), Buffer.alloc(1024));
       peer.chunk(cookie, 0, 1, u64(position + 512), Buffer.alloc(1024));
     },
-    /rubbish/,
+    /protocol error/,
   ],
   "data before the range": [
     (peer, { cookie }) => peer.chunk(cookie, 1, 1, u64(0), Buffer.alloc(512)),
-    /rubbish/,
+    /protocol error/,
   ],
   "data beyond the range": [
     (peer, { cookie, position }) => peer.chunk(cookie, 1, 1, u64(position + 4096 - 512), Buffer.alloc(1024)),
-    /rubbish/,
+    /protocol error/,
   ],
   "data at 2^63": [
     (peer, { cookie }) => peer.chunk(cookie, 1, 1, u64(2n ** 63n), Buffer.alloc(512)),
-    /rubbish/,
+    /protocol error/,
   ],
   "data of 4 GiB": [
     (peer, { cookie, position }) =>
       peer.say(u32(0x668e33ef), u16(1), u16(1), u64(cookie), u32(2 ** 32 - 1), u64(position)),
-    /rubbish/,
+    /protocol error/,
   ],
   "a hole beyond the range": [
     (peer, { cookie, position }) => peer.chunk(cookie, 1, 2, u64(position), u32(8192)),
-    /rubbish/,
+    /protocol error/,
   ],
   "an empty hole": [
     (peer, { cookie, position }) => peer.chunk(cookie, 1, 2, u64(position), u32(0)),
-    /rubbish/,
+    /protocol error/,
   ],
   "an end without all of the data": [
     (peer, { cookie, position, command }) => {
@@ -112,10 +112,10 @@ const RUBBISH: Record<string, [(peer: Peer, asked: Asked) => void, RegExp, struc
   ],
   "a structured reply where none was agreed on": [
     (peer, { cookie }) => peer.chunk(cookie, 1, 0),
-    /which nobody agreed on/,
+    /that was not negotiated/,
     false,
   ],
-  "a shutdown": [(peer, { cookie }) => peer.fail(cookie, 108, ""), /the server shuts down/],
+  "a shutdown": [(peer, { cookie }) => peer.fail(cookie, 108, ""), /the server is shutting down/],
   "half a reply": [
     (peer) => {
       peer.say(u32(0x668e33ef), u16(1));
@@ -171,7 +171,7 @@ test("a server that always speaks rubbish costs an error in a bounded time", LIM
   assert.equal(result, Result.Failure);
   assert.match(
     error?.message ?? "",
-    /EIO: no answer within 0\.3 s after the connection was lost: the server speaks rubbish/,
+    /EIO: no answer within 0\.3 s after the connection was lost: NBD protocol error/,
   );
 });
 
@@ -207,7 +207,7 @@ test("a disk whose server comes back after errors reads again, and writes again"
 test("a server that stalls is given up, and one that always stalls costs an error", LIMIT, async (t) => {
   const once = await open(t, (_, __, connection) => connection === 0, { silenceMs: 200 });
   assert.equal((await read(once.device, 0, scatter(512))).result, Result.Success);
-  assert.match(once.lines[0], /has owed a reply and said nothing for 0\.2 s/);
+  assert.match(once.lines[0], /no data from the server, which owes a reply, for 0\.2 s/);
   const always = await open(t, () => true, { silenceMs: 200, reconnectMs: 600 });
   const { error } = await read(always.device, 0, scatter(512));
   assert.match(error?.message ?? "", /no answer within 0\.6 s/);
@@ -296,7 +296,7 @@ test("when that cannot be written again, nothing more is written", LIMIT, async 
   await write(device, 0, scatter(512));
   assert.equal((await read(device, 0, scatter(512))).result, Result.Success);
   assert.equal((await write(device, 0, scatter(512))).result, Result.Failure);
-  assert.match(lines.join("\n"), /a write that was acknowledged cannot be done again/);
+  assert.match(lines.join("\n"), /a write that was acknowledged cannot be repeated/);
 });
 
 test(
@@ -373,7 +373,7 @@ test(
       await write(device, 0, scatter(512));
       await device.close();
       assert.notEqual(device.flushErrno, 0);
-      assert.match(lines.at(-1) ?? "", /what was written last cannot be flushed/);
+      assert.match(lines.at(-1) ?? "", /the last writes cannot be flushed/);
     }
   },
 );
@@ -463,7 +463,7 @@ for (const [what, offer] of Object.entries(OTHERS)) {
       (connection) => (connection === 0 ? {} : offer),
     );
     const { error } = await read(device, 0, scatter(512));
-    assert.match(error?.message ?? "", /the server has another disk now/);
+    assert.match(error?.message ?? "", /the server offers a different disk/);
   });
 }
 

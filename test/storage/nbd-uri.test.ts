@@ -25,16 +25,16 @@ test("URIs name a socket or a host, and an export", () => {
 
 test("wrong URIs say what would be right", () => {
   const bad: [string, RegExp][] = [
-    ["nbd:unix:/run/a.sock", /is no NBD URI: write nbd:\/\/HOST\/EXPORT or nbd\+unix/],
-    ["nbds://localhost", /TLS is not spoken here/],
-    ["nbds+unix:///?socket=/a", /TLS is not spoken here/],
+    ["nbd:unix:/run/a.sock", /is not an NBD URI: write nbd:\/\/HOST\/EXPORT or nbd\+unix/],
+    ["nbds://localhost", /TLS is not supported/],
+    ["nbds+unix:///?socket=/a", /TLS is not supported/],
     ["nbd+unix:///", /names no socket: add \?socket= with an absolute path/],
     ["nbd+unix:///?socket=a.sock", /absolute path/],
     ["nbd+unix://host/?socket=/a", /has no host/],
     ["nbd+vsock://1:2", /nbd\+vsock is not known/],
-    ["nbd://host:0/", /is no HOST or HOST:PORT/],
-    ["nbd://host:70000/", /is no HOST or HOST:PORT/],
-    ["nbd://a b:c:d/", /is no HOST or HOST:PORT/],
+    ["nbd://host:0/", /is not HOST or HOST:PORT/],
+    ["nbd://host:70000/", /is not HOST or HOST:PORT/],
+    ["nbd://a b:c:d/", /is not HOST or HOST:PORT/],
     ["nbd+unix:///%zz?socket=/a", /badly encoded/],
     [`nbd://h/${"a".repeat(4097)}`, /longer than 4096/],
   ];

@@ -99,7 +99,7 @@ for (const engine of ENGINES) {
     const device = await openOn(engine, path, { readOnly: false, warn: (line) => lines.push(line) });
     assert.equal(device.size, 1536);
     assert.deepEqual(lines, [
-      `${path}: 1636 bytes are not whole sectors of 512; the guest does not see the last 100`,
+      `${path}: 1636 bytes are not a multiple of the sector size 512; the guest does not see the last 100`,
     ]);
     const beyond = await write(device, 1536, fill(scatter(512), pattern(512, 5)));
     assert.equal(beyond.result, Result.Failure);
@@ -165,7 +165,7 @@ for (const engine of ENGINES) {
     truncateSync(path, 6144);
     const across = await read(device, 4096, scatter(1024, 3072));
     assert.equal(across.result, Result.Failure);
-    assert.match(across.error!.message, /disk\.img: the store ends after 2048 of them/);
+    assert.match(across.error!.message, /disk\.img: the disk ends after 2048 of them/);
     assert.equal((await read(device, 8192, scatter(4096))).result, Result.Failure);
     assert.equal((await read(device, 4096, scatter(2048))).result, Result.Success);
     assert.equal(device.size, 16384);

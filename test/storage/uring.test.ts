@@ -265,7 +265,7 @@ test("a transfer that is cut short is done again, and fails where the store ends
   q.queue.start(0);
   await q.until(1);
   assert.equal(q.ends[0].result, Result.Failure);
-  assert.match(q.ends[0].error!.message, /the store ends after 4096 of them/);
+  assert.match(q.ends[0].error!.message, /the disk ends after 4096 of them/);
   // As if the kernel had moved less than all, or asked for patience.
   for (const [i, result] of [512, 0, -EAGAIN].entries()) {
     q.io(i, abi.IO_READ, i * 8, [4096]);

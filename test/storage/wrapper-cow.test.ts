@@ -184,7 +184,7 @@ test("what cannot be flushed when it is closed is said", LIMIT, async () => {
   await write(disk, 512, scatter(512));
   device.fails = (position) => position === 8192;
   await disk.close();
-  assert.deepEqual(lines, ["cow: what was written last cannot be flushed; it may be lost"]);
+  assert.deepEqual(lines, ["cow: the last writes cannot be flushed and may be lost"]);
   assert.equal(device.closed, true);
 });
 
@@ -214,7 +214,7 @@ test("an overlay has one user, a base any number, and none that writes", LIMIT, 
   await two.close();
   await (await open(t, base)).close();
   // A refusal lets go of the base.
-  await refuses(`cow:/no/such/dir/o:${base}`, /no such overlay, and none can be made there \(ENOENT\)/);
+  await refuses(`cow:/no/such/dir/o:${base}`, /the overlay does not exist and cannot be created \(ENOENT\)/);
   await (await open(t, base)).close();
 });
 
@@ -246,15 +246,15 @@ test(
     };
     const cases: [string, Buffer, RegExp][] = [
       ["empty", Buffer.alloc(0), /overlay\.cow: empty, less than a sector/],
-      ["a sector", Buffer.alloc(512), /is no overlay of xbdback; name another file/],
-      ["zeros", Buffer.alloc(good.length), /is no overlay of xbdback/],
+      ["a sector", Buffer.alloc(512), /is not an overlay of xbdback; name another file/],
+      ["zeros", Buffer.alloc(good.length), /is not an overlay of xbdback/],
       [
         "qcow2",
         Buffer.concat([Buffer.from("QFI\xfb", "latin1"), good.subarray(4)]),
-        /is no overlay of xbdback/,
+        /is not an overlay of xbdback/,
       ],
       ["a later format", change(8, 2), /an overlay of format 2; this release knows 1/],
-      ["another sector size", change(13, 4), /a damaged overlay: its header is not what was written/],
+      ["another sector size", change(13, 4), /a damaged overlay: its header is damaged/],
       ["another size", change(18, 99), /a damaged overlay: its header/],
       ["another boot", change(33, good[33] ^ 1), /a damaged overlay: its header/],
       ["cut short", good.subarray(0, good.length - 512), /a damaged overlay: it has \d+ bytes and needs \d+/],
@@ -267,7 +267,10 @@ test(
     }
     writeFileSync(overlay, good);
     truncateSync(base, BYTES * 2);
-    await refuses(target, /made for a base of 1048576 bytes in sectors of 512, and .*disk\.img has 2097152/);
+    await refuses(
+      target,
+      /created for a base of 1048576 bytes in sectors of 512, and .*disk\.img has 2097152/,
+    );
     truncateSync(base, BYTES);
     await (await open(t, target)).close();
     // A file that is a disk's.

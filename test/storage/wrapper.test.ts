@@ -88,12 +88,12 @@ test("wrappers stand before any target of a disk specification, whose format is 
     ["error:rate=101%:/a", /100% at most/],
     ["error:sectors=9-8:/a", /first sector comes first/],
     ["error:often:/a", /"often" is not known here: write error:WHICH:TARGET/],
-    ["limit:iops=0:/a", /"iops=0" is no rate: write limit:RATES/],
-    ["limit:10:/a", /"10" is no rate/],
-    ["log:relative:/a", /"relative" is no absolute path: write log:FILE:TARGET/],
+    ["limit:iops=0:/a", /"iops=0" is not a rate: write limit:RATES/],
+    ["limit:10:/a", /"10" is not a rate/],
+    ["log:relative:/a", /"relative" is not an absolute path: write log:FILE:TARGET/],
     ["cow:/o%zz:/a", /badly encoded/],
     ["readonly:delay:x:/a", /"x" is not known/],
-    ["vdev=xvda,format=qcow2,target=cow:/o:vhd:/a", /format is qcow2, and the target says vhd/],
+    ["vdev=xvda,format=qcow2,target=cow:/o:vhd:/a", /format is qcow2, but the target has vhd/],
   ];
   for (const [target, why] of wrong) {
     const text = target.startsWith("vdev") ? target : `vdev=xvda,target=${target}`;
@@ -107,7 +107,7 @@ test(
   async (t) => {
     await refuses("delay:5:/a", /^delay:5:\/a: "5" is not known here/);
     await refuses("readonly:/no/such/disk.img", /^\/no\/such\/disk\.img: no such file/);
-    await refuses("readonly:disk.img", /^disk\.img: is no absolute path/);
+    await refuses("readonly:disk.img", /^disk\.img: is neither an absolute path/);
     const path = image(t, BYTES);
     await open(t, `readonly:${path}`);
     await refuses(`delay:1ms:${path}`, /disk\.img: in use by this process/);
@@ -222,7 +222,7 @@ test("a log that is none is refused, and one that fails stops without the disk",
   const path = image(t, BYTES);
   await refuses(`log:${path}:${path}`, /in use as a disk; log to another file/);
   await refuses(`log:/no/such/dir/log:${path}`, /\/no\/such\/dir\/log: cannot be logged to \(ENOENT\)/);
-  await refuses(`log:/dev/null:${path}`, /is no regular file/);
+  await refuses(`log:/dev/null:${path}`, /is not a regular file/);
   const log = join(directory(t), "log");
   await (await openDisk(`log:${log}:${path}`, { readOnly: false, create: false })).close();
   assert.equal(existsSync(log), false);

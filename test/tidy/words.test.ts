@@ -12,9 +12,7 @@ import { help, literals, paragraphs, sources, type Text } from "./texts.js";
 const EXEMPT = /xbd backend( 0x\S*)?[: ]/;
 
 /** Not yet gone through. */
-const TODO: ReadonlySet<string> = new Set([
-  ...["cli", "daemon", "metrics", "nbd", "platform", "reactor", "storage", "toolstack", "vbd", "web"],
-]);
+const TODO: ReadonlySet<string> = new Set(["cli", "web"]);
 
 function findings(texts: readonly Text[]): string[] {
   return texts
@@ -30,7 +28,6 @@ function findings(texts: readonly Text[]): string[] {
 }
 
 function check(texts: readonly Text[]): void {
-  assert.ok(texts.length > 0, "there are texts");
   const found = findings(texts);
   assert.equal(found.length, 0, `\n${found.join("\n")}`);
 }

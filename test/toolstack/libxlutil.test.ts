@@ -126,13 +126,10 @@ const WE_ALONE_ACCEPT: readonly (readonly [string, (text: string, disk: DiskSpec
 
 /** Why we may refuse what libxlutil accepts: never silently another disk. */
 const WE_ALONE_REFUSE: readonly (readonly [string, RegExp])[] = [
-  ["a setting is given twice, where xl takes the last", / is given twice$| is one too many: /],
-  ["libxl refuses the device later", /^vdev .* is no virtual device/],
-  ["libxl refuses the disk without a target later", /^no target: /],
-  [
-    "a path of a prefix of ours is a target type",
-    /^unknown target type |^format is .*, and the target says /,
-  ],
+  ["a setting is given twice, where xl takes the last", / is given twice$| is superfluous: /],
+  ["libxl refuses the device later", /^vdev .* is not a virtual device/],
+  ["libxl refuses the disk without a target later", /^missing target=/],
+  ["a path of a prefix of ours is a target type", /^unknown target type |^format is .*, but the target has /],
 ];
 
 /** Where the two understand another thing; null where they do not. */

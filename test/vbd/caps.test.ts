@@ -34,7 +34,7 @@ test("a domain gets so many rings and no more; those that are let go count no lo
   await capped.attach(options(1));
   await assert.rejects(
     capped.attach(options(1)),
-    /^Error: domain 1 has 2 rings, as many as it may: .*--max-rings$/,
+    /^Error: domain 1 has 2 rings, its maximum: .*--max-rings$/,
   );
   await capped.attach(options(2));
   await first.detach();
@@ -42,7 +42,7 @@ test("a domain gets so many rings and no more; those that are let go count no lo
   for (let i = 0; i < 3; i++) await assert.rejects(capped.attach(options(1)), /no memory/);
   fails = false;
   await capped.attach(options(1));
-  await assert.rejects(capped.attach(options(1)), /as many as it may/);
+  await assert.rejects(capped.attach(options(1)), /, its maximum/);
 });
 
 test("so many disks, however many rings each has", async () => {
@@ -53,10 +53,10 @@ test("so many disks, however many rings each has", async () => {
     for (let i = 0; i < 3; i++) rings.push(await capped.attach(options(1, { device })));
   }
   const third = () => capped.attach(options(1, { device: disks[2] }));
-  await assert.rejects(third(), /^Error: domain 1 has 2 disks connected, as many as it may: .*--max-vbds$/);
+  await assert.rejects(third(), /^Error: domain 1 has 2 disks connected, its maximum: .*--max-vbds$/);
   await capped.attach(options(2, { device: disks[2] }));
   for (const ring of rings.slice(0, 2)) await ring.detach();
-  await assert.rejects(third(), /as many as it may/);
+  await assert.rejects(third(), /, its maximum/);
   await rings[2].detach();
   await third();
 });
@@ -74,7 +74,7 @@ test("persistent grants get what is left, and a ring without room for its pages 
   for (let i = 0; i < 6; i++) await capped.attach(options(1, {}, 16));
   await assert.rejects(
     capped.attach(options(1, {}, 16)),
-    /^Error: domain 1 has 1091 of the 1100 pages that may be mapped of it, and a ring needs 16: .*--max-grants$/,
+    /^Error: domain 1 has 1091 of the 1100 pages that may be mapped from it, and a ring needs 16: .*--max-grants$/,
   );
   await capped.attach(options(2));
   await second.detach();
@@ -87,7 +87,7 @@ test("as many rings as a domain may have fit, each as large as a ring may be, as
   for (let i = 0; i < DEFAULT_CAPS.rings; i++) await capped.attach(options(1, {}, 16));
   const kept = attached.map(({ config }) => config.maxPersistent);
   assert.deepEqual(kept.slice(0, 14), [...Array(12).fill(1056), 576, 0]);
-  await assert.rejects(capped.attach(options(1)), /^Error: domain 1 has 64 rings, as many as it may: /);
+  await assert.rejects(capped.attach(options(1)), /^Error: domain 1 has 64 rings, its maximum: /);
 });
 
 test("memory is counted by what a ring may come to use", async () => {

@@ -42,7 +42,7 @@ test(
     assert.equal(machine.status()?.waitsFor, "the toolstack to remove the disk: the guest is gone");
     // All that is left of it in xenstore says that it is alive.
     assert.equal(await machine.xenstore.read(`${frontendPath()}/state`), "4");
-    assert.ok(machine.log.includes("xbdback: domain 1 is gone; its disks are let go"));
+    assert.ok(machine.log.includes("xbdback: domain 1 is gone; its disks are released"));
     await disk.write(0, new Uint8Array(512));
     assert.equal(machine.host.hypervisor.portsInUse(0), 1);
     // The toolstack finds its work done.

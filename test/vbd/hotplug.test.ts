@@ -106,7 +106,7 @@ for (const status of ["error", "busy"]) {
       await machine.xenstore.write(`${backendPath()}/bootable`, "1");
       await pause(30);
       assert.equal(await machine.state(), 2);
-      const line = `waits for the hotplug script, which said ${status}: ${why}`;
+      const line = `waits for the hotplug script, which reported ${status}: ${why}`;
       assert.equal(`waits for ${machine.status()?.waitsFor}`, line);
       assert.deepEqual(machine.log, [`xbdback1i51712: ${line}`]);
       await publish(machine, { "hotplug-status": "connected" });
@@ -148,7 +148,7 @@ test(
     await until("it is seen", () => machine.status()?.hotplugStatus === "connected");
     await pause(20);
     assert.equal(await machine.state(), 2);
-    assert.match(machine.status()?.waitsFor ?? "", /said connected, but wrote no physical-device-path/);
+    assert.match(machine.status()?.waitsFor ?? "", /reported connected but wrote no physical-device-path/);
   }),
 );
 

@@ -327,9 +327,9 @@ for (const [assumedProtocol, abi] of [
           await disk.close();
           await machine.untilState(6);
         }
-        const said = machine.log.filter((line) => line.includes("says no protocol"));
+        const said = machine.log.filter((line) => line.includes("names no protocol"));
         assert.deepEqual(said, [
-          `xbdback1i51712: the frontend says no protocol; ${assumedProtocol} is assumed`,
+          `xbdback1i51712: the frontend names no protocol; ${assumedProtocol} is assumed`,
         ]);
       },
       { assumedProtocol },
@@ -410,7 +410,7 @@ for (const [name, where, permissions, who] of [
       await machine.untilState(6);
       assert.equal(
         await machine.error(),
-        `22 ${backendPath()}${where} may be written by ${who}: the toolstack must make it ours`,
+        `22 ${backendPath()}${where} may be written by ${who}: the toolstack must give it to the backend's domain`,
       );
       assert.equal(machine.reactor.mappedPages, 0);
       await machine.xenstore.setPermissions(`${backendPath()}${where}`, ["n0", "r1"]);

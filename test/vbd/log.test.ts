@@ -16,7 +16,7 @@ test("one line a second of each kind, the last of a burst included", () => {
     log.say("b", "b0");
     assert.deepEqual(lines, ["a0", "b0"]);
     mock.timers.tick(1000);
-    assert.deepEqual(lines, ["a0", "b0", "a999 (998 more like it)"]);
+    assert.deepEqual(lines, ["a0", "b0", "a999 (998 similar messages suppressed)"]);
     log.say("a", "a1000");
     log.say("b", "b1");
     mock.timers.tick(1000);

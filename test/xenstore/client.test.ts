@@ -300,7 +300,7 @@ test("an answer that was not asked for ends the connection", { timeout: 120_000 
   await withFake(
     (socket, type, id) => ok(socket, type, id + 1),
     async (store) => {
-      await assert.rejects(store.read("/a"), /breaks the protocol: an answer of type 2 to request 2/);
+      await assert.rejects(store.read("/a"), /protocol error: an answer of type 2 to request 2/);
     },
   );
 });

@@ -50,7 +50,7 @@ async function attach(domain: string, text: string, options: CommonOptions): Pro
       const domid = await findDomain(xenstore, name);
       if (domid === null)
         throw new CliError(
-          `there is no domain ${quote(name)}: \`xl list\` shows those that run`,
+          `domain does not exist: ${quote(name)}: \`xl list\` shows those that run`,
           Exit.notFound,
         );
       return domid;

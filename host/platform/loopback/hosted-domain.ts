@@ -67,7 +67,7 @@ function checkDomain(directory: string, domid: number, memoryBytes: number): voi
   if (!Number.isInteger(domid) || domid < 0 || domid >= FIRST_RESERVED_DOMID) {
     throw new HypervisorError(
       "EINVAL",
-      `${domid} is no domain id: take one from 0 to ${FIRST_RESERVED_DOMID - 1}`,
+      `${domid} is not a domain id: use one from 0 to ${FIRST_RESERVED_DOMID - 1}`,
     );
   }
   if (!(memoryBytes > 0 && memoryBytes <= LARGEST_MEMORY)) {

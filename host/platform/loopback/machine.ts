@@ -25,7 +25,7 @@ export class Machine {
 
   domain(domid: number): HostedDomain {
     const domain = this.domains.get(domid);
-    if (domain === undefined) throw new HypervisorError("ESRCH", `there is no domain ${domid}`);
+    if (domain === undefined) throw new HypervisorError("ESRCH", `domain does not exist: ${domid}`);
     return domain;
   }
 

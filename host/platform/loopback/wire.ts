@@ -44,7 +44,7 @@ export class Lines {
   push(chunk: string): string[] {
     const lines = (this.#rest + chunk).split("\n");
     this.#rest = lines.pop() as string;
-    if (this.#rest.length > LONGEST_LINE) throw new HypervisorError("EMSGSIZE", "a line without an end");
+    if (this.#rest.length > LONGEST_LINE) throw new HypervisorError("EMSGSIZE", "a line without a newline");
     return lines;
   }
 }

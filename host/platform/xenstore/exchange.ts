@@ -61,7 +61,7 @@ export class Exchange {
       this.#decoder.push(bytes);
       for (let message = this.#decoder.next(); message; message = this.#decoder.next()) this.#take(message);
     } catch (error) {
-      this.#lost(new XenstoreError("EIO", `xenstored breaks the protocol: ${(error as Error).message}`));
+      this.#lost(new XenstoreError("EIO", `xenstore protocol error: ${(error as Error).message}`));
       this.#stream.close();
     }
   }
@@ -74,7 +74,7 @@ export class Exchange {
     }
     const pending = this.#pending.get(requestId);
     if (!pending || (type !== pending.type && type !== MessageType.error)) {
-      throw new Error(`an answer of type ${type} to request ${requestId}, which was not asked for`);
+      throw new Error(`an answer of type ${type} to request ${requestId}, which was not requested`);
     }
     this.#pending.delete(requestId);
     if (type === MessageType.error) {

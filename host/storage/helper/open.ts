@@ -123,8 +123,8 @@ function refuseGuesses(images: readonly ImageInfo[]): void {
     throw new DeviceError(
       constants.errno.EINVAL,
       filename,
-      `does not say which format its base ${base.filename} has, and it is not guessed: ` +
-        "`qemu-img rebase -u -b BASE -F FORMAT IMAGE` writes that down",
+      `does not name the format of its base ${base.filename}, which is not guessed: ` +
+        "`qemu-img rebase -u -b BASE -F FORMAT IMAGE` records it",
     );
   }
 }

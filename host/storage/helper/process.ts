@@ -125,7 +125,7 @@ export class Helper {
 
   /** Why it ended instead of serving. */
   #failure(disk: string): DeviceError {
-    const why = this.#said.join("; ") || `${this.name} ended without a word`;
+    const why = this.#said.join("; ") || `${this.name} exited without any output`;
     // QEMU's words (block/file-posix.c).
     const busy = /Failed to (get|lock)|Is another process using the image|Device or resource busy/.test(why);
     const extra = /Unknown (driver|protocol)/.test(why) ? "; `apt install qemu-block-extra`" : "";

@@ -62,7 +62,7 @@ export class ModuleDevice implements BlockDevice {
 
   get through(): string {
     const { broken } = this.#thread;
-    return broken === null ? `the module ${this.#path}` : `the module ${this.#path}, broken: ${broken}`;
+    return broken === null ? `the module ${this.#path}` : `the module ${this.#path}, failed: ${broken}`;
   }
 
   read(position: number, to: IoVector, done: Done): void {

@@ -14,7 +14,7 @@ async function open(): Promise<Device> {
   if (build !== BUILD) throw new Error("xbdback was replaced by another release since this process began");
   const { default: module } = (await import(pathToFileURL(path).href)) as { default?: DeviceModule };
   if (typeof module?.open !== "function")
-    throw new Error("it has no default export with a function open: see docs/disks.md");
+    throw new Error("it has no default export with a function open; docs/disks.md describes the interface");
   if (module.api !== DEVICE_API) {
     const version = String(module.api as unknown);
     throw new Error(
@@ -22,7 +22,7 @@ async function open(): Promise<Device> {
     );
   }
   const device = await module.open(how);
-  if (typeof device?.read !== "function") throw new Error("what it opened has no function read");
+  if (typeof device?.read !== "function") throw new Error("the opened device has no function read");
   return device;
 }
 
@@ -47,7 +47,7 @@ async function carryOut(
   if (operation === "read") {
     const to = new Uint8Array(length);
     await device.read(position, to);
-    if (to.length !== length) throw new Error("it has given its buffer away");
+    if (to.length !== length) throw new Error("the module detached the buffer it was given");
     return to;
   }
   if (operation === "write") await device.write?.(position, bytes as Uint8Array);
@@ -59,7 +59,7 @@ async function carryOut(
 /** One line, whatever was thrown. */
 function reason(error: unknown): string {
   const text = error instanceof Error ? error.message : String(error);
-  return text.split("\n")[0].slice(0, 1000) || "it does not say why";
+  return text.split("\n")[0].slice(0, 1000) || "no error message";
 }
 
 async function answer(device: Device, request: ModuleRequest): Promise<void> {

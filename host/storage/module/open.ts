@@ -47,7 +47,7 @@ export async function openModule(
   const how = { parameters: Object.fromEntries(new URLSearchParams(query)), readOnly };
   let open = false;
   const broken = (why: string): void => {
-    if (open) say(`${why}; the disk is broken until it is attached again`);
+    if (open) say(`${why}; the disk fails until it is attached again`);
   };
   const thread = new ModuleThread(path, how, broken, say);
   try {
@@ -67,11 +67,11 @@ export async function openModule(
 /** It runs with the daemon's rights: nobody else may have written it. */
 async function checkOwner(name: string, path: string): Promise<void> {
   const stats = await stat(path).catch(() => null);
-  if (!stats?.isFile()) throw new DeviceError(ENOENT, name, `there is no module ${path}`);
+  if (!stats?.isFile()) throw new DeviceError(ENOENT, name, `module not found: ${path}`);
   const ours = stats.uid === 0 || stats.uid === process.geteuid?.();
   if (ours && (stats.mode & FOREIGN_WRITE) === 0) return;
   const remedy = `\`chown root ${path} && chmod go-w ${path}\``;
-  throw new DeviceError(EACCES, name, `others than the administrator may write the module; ${remedy}`);
+  throw new DeviceError(EACCES, name, `users other than the administrator may write the module; ${remedy}`);
 }
 
 /** What is wrong with what a device says of itself; null when nothing is. */
@@ -82,12 +82,12 @@ export function faultOf({
   timeoutSeconds = 1,
 }: Description): string | null {
   if (!isPowerOfTwo(sectorSize) || sectorSize < SECTOR || sectorSize > LARGEST_SECTOR)
-    return `its sectorSize is ${sectorSize}, and not 512, 1024, 2048 or 4096`;
+    return `its sectorSize is ${sectorSize}, not 512, 1024, 2048 or 4096`;
   if (!Number.isSafeInteger(size) || size < sectorSize)
-    return `its size is ${size}, and not a number of bytes that makes a sector`;
+    return `its size is ${size}, less than a sector or not a number`;
   if (survives !== undefined && survives !== "stop" && survives !== "kill")
-    return `its survives is ${String(survives)}, and not "stop" or "kill"`;
+    return `its survives is ${String(survives)}, not "stop" or "kill"`;
   if (!(timeoutSeconds > 0 && timeoutSeconds <= LARGEST_TIMEOUT))
-    return `its timeoutSeconds is ${timeoutSeconds}, and not a number up to ${LARGEST_TIMEOUT}`;
+    return `its timeoutSeconds is ${timeoutSeconds}, not a number up to ${LARGEST_TIMEOUT}`;
   return null;
 }

@@ -207,7 +207,7 @@ export class NbdDevice implements BlockDevice {
     ]);
     if (timer) clearTimeout(timer);
     if (!ended) this.flushErrno ||= EIO;
-    if (this.flushErrno !== 0) this.#options.log("what was written last cannot be flushed; it may be lost");
+    if (this.flushErrno !== 0) this.#options.log("the last writes cannot be flushed and may be lost");
   }
 
   get #flushes(): boolean {
@@ -324,7 +324,7 @@ export class NbdDevice implements BlockDevice {
       other.structured !== this.#exported.structured ||
       (!this.readOnly && (other.flags & Transmission.readOnly) !== 0);
     if (differs)
-      return `the server has another disk now: ${describe(other)}, and it was ${describe(this.#exported)}`;
+      return `the server offers a different disk: ${describe(other)}, not ${describe(this.#exported)}`;
     this.#size = size;
     return null;
   }
@@ -339,7 +339,7 @@ export class NbdDevice implements BlockDevice {
         // What the guest has seen written is gone.
         this.flushErrno ||= errno;
         this.#options.log(
-          "a write that was acknowledged cannot be done again; nothing more is written until the disk is attached again",
+          "a write that was acknowledged cannot be repeated; nothing more is written until the disk is attached again",
         );
         this.#unflushed.clear();
         this.#releaseHeld();
@@ -362,12 +362,12 @@ export function sectorsOf({ minimumBlock, maximumPayload, size }: Export): numbe
   const sectorSize = Math.max(minimumBlock, SECTOR);
   if (sectorSize > LARGEST_SECTOR) {
     throw new Error(
-      `the server's smallest block has ${minimumBlock} bytes, and a guest's sector at most ${LARGEST_SECTOR}: ` +
-        "put `nbdkit --filter=blocksize` before it",
+      `the server's minimum block size is ${minimumBlock} bytes, and a guest's sector size at most ${LARGEST_SECTOR}: ` +
+        "put `nbdkit --filter=blocksize` in front of it",
     );
   }
   if (maximumPayload < sectorSize)
-    throw new Error(`the server takes no more than ${maximumPayload} bytes at once, less than a sector`);
+    throw new Error(`the server's maximum request size is ${maximumPayload} bytes, less than a sector`);
   if (size < sectorSize) throw new Error(`the export has ${size} bytes, less than a sector`);
   return sectorSize;
 }

@@ -151,7 +151,8 @@ export class Link {
   async #restore(session: Session, broken: Promise<never>, lose: (error: Error) => void): Promise<void> {
     const { restore, reconnectMs } = this.#options;
     const look = (): void => {
-      if (session.silence >= reconnectMs) lose(new Error("the server stalls while writes are done again"));
+      if (session.silence >= reconnectMs)
+        lose(new Error("the server does not reply while writes are repeated"));
     };
     const timer = setInterval(look, Math.min(1000, Math.max(reconnectMs / 4, 10)));
     await restore(session, broken).finally(() => clearInterval(timer));
@@ -175,11 +176,11 @@ export class Link {
     const { reconnectMs, silenceMs } = this.#options;
     const session = this.#session;
     if (session && session.silence >= silenceMs) {
-      this.drop(`the server has owed a reply and said nothing for ${silenceMs / 1000} s`);
+      this.drop(`no data from the server, which owes a reply, for ${silenceMs / 1000} s`);
     }
     const overdue = [...this.#requests].filter(({ lostAt }) => lostAt !== null && this.#overdue(lostAt));
     if (overdue.length === 0) return;
-    this.drop(`the server does not answer what was sent again`);
+    this.drop(`no reply to the requests that were sent again`);
     const why = `no answer within ${reconnectMs / 1000} s after the connection was lost: ${this.#lost?.why}`;
     for (const request of overdue) {
       this.#requests.delete(request);

@@ -43,7 +43,7 @@ export async function openLine(address: NbdAddress, milliseconds: number): Promi
     const failed = new Promise<never>((_, reject) => {
       socket.once("error", (error) => reject(unreachable(address, error as NodeJS.ErrnoException)));
       socket.once("close", () => reject(new Error("the server closed the connection in the handshake")));
-      receiver.onExcess = () => reject(new Error("the server says more than it was asked"));
+      receiver.onExcess = () => reject(new Error("unexpected data from the server"));
       timer = setTimeout(() => reject(unanswered(address, milliseconds, socket.connecting)), milliseconds);
     });
     const exported = await Promise.race([failed, new Handshaker(socket, receiver).run(address.exportName)]);
@@ -76,9 +76,8 @@ export function unreachable(
   { code, message }: NodeJS.ErrnoException,
 ): Error {
   const where = socket ?? `${host}:${port}`;
-  if (code === "ENOENT")
-    return new Error(`there is no socket ${where}; start the NBD server, or correct the path`);
-  if (code === "ECONNREFUSED") return new Error(`nobody listens at ${where}; start the NBD server`);
+  if (code === "ENOENT") return new Error(`no socket at ${where}; start the NBD server, or correct the path`);
+  if (code === "ECONNREFUSED") return new Error(`connection refused by ${where}: is the NBD server running?`);
   if (socket === null && (code === "EPERM" || code === "EACCES"))
     return new Error(`not permitted to reach ${where}; ${FILTER}`);
   if (code === "EAI_AGAIN")
@@ -101,10 +100,10 @@ class Handshaker {
   async run(exportName: string): Promise<Export> {
     const greeting = await this.#take(18);
     const isServer = same(greeting, 0, Magic.init) && same(greeting, 8, Magic.option);
-    if (!isServer) throw new Error("that is no NBD server, or one of the old style before 2011");
+    if (!isServer) throw new Error("not an NBD server, or one with only the old handshake (before 2011)");
     const flags = greeting.readUInt16BE(16);
     if (!(flags & Handshake.fixedNewstyle))
-      throw new Error("the server is too old: it has no fixed newstyle handshake");
+      throw new Error("the server is too old: it lacks the fixed newstyle handshake");
     const answer = Buffer.alloc(Bytes.clientFlags);
     answer.writeUInt32BE(Handshake.fixedNewstyle | (flags & Handshake.noZeroes));
     this.#socket.write(answer);
@@ -133,7 +132,7 @@ class Handshaker {
       const reply = await this.#take(Bytes.optionReplyHeader);
       const length = reply.readUInt32BE(16);
       if (!same(reply, 0, Magic.optionReply) || reply.readUInt32BE(8) !== option || length > LONGEST_REPLY) {
-        throw new Error("the server answers an option with rubbish");
+        throw new Error("malformed reply to an option");
       }
       const type = reply.readUInt32BE(12);
       const body = length > 0 ? await this.#take(length) : Buffer.alloc(0);
@@ -141,7 +140,7 @@ class Handshaker {
         return { type, text: body.toString(), infos };
       if (type === OptionReply.info) infos.push(body);
     }
-    throw new Error("the server never comes to the end of its answer to an option");
+    throw new Error("the server's reply to an option does not end");
   }
 
   #take(count: number): Promise<Buffer> {
@@ -158,8 +157,9 @@ function refusalOf(type: number, text: string, exportName: string): string {
   const why = text === "" ? "" : `: ${text.slice(0, 256)}`;
   if (type === OptionReply.unknown)
     return `the server has no export "${exportName}"${why}; \`nbdinfo --list\` shows them`;
-  if (type === OptionReply.tlsRequired) return "the server wants TLS, which is not spoken here; use a tunnel";
-  if (type === OptionReply.unsupported) return "the server is too old: it does not know NBD_OPT_GO";
+  if (type === OptionReply.tlsRequired)
+    return "the server requires TLS, which is not supported; use a tunnel";
+  if (type === OptionReply.unsupported) return "the server is too old: it does not support NBD_OPT_GO";
   return `the server refuses the export "${exportName}" (error ${type - OptionReply.errors})${why}`;
 }
 
@@ -178,9 +178,9 @@ function readInfos(infos: readonly Buffer[], structured: boolean): Export {
     }
   }
   if (exported === null || !(exported.flags & Transmission.hasFlags))
-    throw new Error("the server does not say how large the export is");
+    throw new Error("the server did not send the size of the export");
   if (!Number.isSafeInteger(exported.size))
-    throw new Error(`the server says the export has ${exported.size} bytes, which nothing has`);
+    throw new Error(`the export has an implausible size of ${exported.size} bytes`);
   checkBlocks(blocks);
   return { ...exported, ...blocks, structured };
 }
@@ -198,7 +198,7 @@ function checkBlocks({
     maximumPayload >= minimumBlock;
   if (!sane) {
     throw new Error(
-      `the server's block sizes make no sense: minimum ${minimumBlock}, preferred ${preferredBlock}, maximum ${maximumPayload}`,
+      `the server's block sizes are inconsistent: minimum ${minimumBlock}, preferred ${preferredBlock}, maximum ${maximumPayload}`,
     );
   }
 }

@@ -67,10 +67,12 @@ function warnOfExport(
 ): void {
   const tail = size % sectorSize;
   if (tail !== 0)
-    log(`${size} bytes are not whole sectors of ${sectorSize}; the guest does not see the last ${tail}`);
+    log(
+      `${size} bytes are not a multiple of the sector size ${sectorSize}; the guest does not see the last ${tail}`,
+    );
   if (sectorSize > SECTOR)
     log(
-      `the server's smallest block makes sectors of ${sectorSize} bytes; not every guest can boot from them`,
+      `the server's minimum block size makes sectors of ${sectorSize} bytes; not every guest can boot from them`,
     );
   if (!readOnly && !(flags & Transmission.sendFlush))
     log("the server has no flush: what a guest has flushed may not be on stable storage");

@@ -50,7 +50,7 @@ export class Session {
       cause = error;
     });
     socket.on("close", () => this.#break(cause ?? new Error("the server closed the connection")));
-    receiver.onExcess = () => this.#break(new Error("the server floods the connection"));
+    receiver.onExcess = () => this.#break(new Error("the server sends data without end"));
     // Its owner has it before it may break of what has come already.
     queueMicrotask(() => this.#next());
   }
@@ -148,7 +148,7 @@ export class Session {
     // A reply may outrun the word that its request is sent, or its server may lie.
     if (!entry.sent) return;
     if (entry.errno === NbdError.ESHUTDOWN) {
-      this.#break(new Error("the server shuts down"));
+      this.#break(new Error("the server is shutting down"));
       return;
     }
     this.#entries.delete(cookie);
@@ -162,7 +162,7 @@ export class Session {
   }
 
   #rubbish(what: string): void {
-    this.#break(new Error(`the server speaks rubbish: ${what}`));
+    this.#break(new Error(`NBD protocol error: ${what}`));
   }
 
   /** The first 16 bytes of a reply have come; that is all of a simple one. */
@@ -171,11 +171,11 @@ export class Session {
     const magic = header.readUInt32BE(0);
     const structured = magic === Magic.structuredReply;
     if (!structured && magic !== Magic.simpleReply) {
-      this.#rubbish(`0x${magic.toString(16)} where a reply begins`);
+      this.#rubbish(`0x${magic.toString(16)} where a reply should begin`);
       return;
     }
     if (structured && !this.#line.exported.structured) {
-      this.#rubbish("a structured reply, which nobody agreed on");
+      this.#rubbish("a structured reply that was not negotiated");
       return;
     }
     const cookie = header.readUInt32BE(12);

@@ -21,10 +21,10 @@ export function isNbdUri(text: string): boolean {
 export function parseNbdUri(text: string): NbdAddress {
   const match = /^(nbds?(?:\+[a-z]+)?):\/\/([^/?#]*)(?:\/([^?#]*))?(?:\?([^#]*))?$/.exec(text);
   if (!match)
-    throw new Error(`${text} is no NBD URI: write nbd://HOST/EXPORT or nbd+unix:///EXPORT?socket=PATH`);
+    throw new Error(`${text} is not an NBD URI: write nbd://HOST/EXPORT or nbd+unix:///EXPORT?socket=PATH`);
   const [, scheme, authority, name = "", query = ""] = match;
   if (scheme.startsWith("nbds")) {
-    throw new Error(`${text}: TLS is not spoken here; use nbd:// on a network that you trust, or a tunnel`);
+    throw new Error(`${text}: TLS is not supported; use nbd:// on a network that you trust, or a tunnel`);
   }
   const exportName = decode(text, name);
   if (Buffer.byteLength(exportName) > 4096) throw new Error("the export's name is longer than 4096 bytes");
@@ -48,7 +48,7 @@ function socketOf(text: string, authority: string, query: string): string {
 function hostOf(text: string, authority: string): { host: string; port: number } {
   const match = /^(?:[^@]*@)?(?:\[([0-9a-fA-F:.]+)\]|([^:[\]]*))(?::([0-9]*))?$/.exec(authority);
   const port = Number(match?.[3] || DEFAULT_PORT);
-  if (!match || port < 1 || port > 65535) throw new Error(`${text}: "${authority}" is no HOST or HOST:PORT`);
+  if (!match || port < 1 || port > 65535) throw new Error(`${text}: "${authority}" is not HOST or HOST:PORT`);
   return { host: match[1] ?? (decode(text, match[2]) || "localhost"), port };
 }
 
@@ -56,6 +56,6 @@ function decode(text: string, part: string): string {
   try {
     return decodeURIComponent(part);
   } catch {
-    throw new Error(`${text}: "${part}" is badly encoded: % begins two hexadecimal digits`);
+    throw new Error(`${text}: "${part}" is badly encoded: % must be followed by two hexadecimal digits`);
   }
 }

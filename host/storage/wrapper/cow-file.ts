@@ -92,7 +92,7 @@ async function make(
     const { errno = -EIO, code = "EIO" } = error as NodeJS.ErrnoException;
     // Somebody was faster, and has it.
     if (-errno === EEXIST) return openMade(path);
-    throw new DeviceError(-errno, path, `there is no such overlay, and none can be made there (${code})`);
+    throw new DeviceError(-errno, path, `the overlay does not exist and cannot be created (${code})`);
   }
 }
 

@@ -60,7 +60,7 @@ export function encodeHeader({ size, sectorSize, bootId }: CowHeader): Buffer {
 export function decodeHeader(path: string, bytes: Buffer, fileBytes: number): CowHeader {
   const wrong = (why: string): DeviceError => new DeviceError(constants.errno.EINVAL, path, why);
   if (bytes.toString("latin1", 0, MAGIC.length) !== MAGIC)
-    throw wrong("is no overlay of xbdback; name another file, which is made where there is none");
+    throw wrong("is not an overlay of xbdback; name another file, or one that does not exist yet");
   const format = bytes.readUInt32LE(8);
   if (format !== FORMAT)
     throw wrong(`an overlay of format ${format}; this release knows ${FORMAT}: use a later one`);
@@ -75,7 +75,7 @@ export function decodeHeader(path: string, bytes: Buffer, fileBytes: number): Co
     size <= LARGEST &&
     size % sectorSize === 0 &&
     Number(bytes.readBigUInt64LE(24)) === dataAt({ size, sectorSize });
-  if (!sound) throw damaged(path, "its header is not what was written there");
+  if (!sound) throw damaged(path, "its header is damaged");
   const end = dataAt({ size, sectorSize }) + size;
   if (fileBytes < end) throw damaged(path, `it has ${fileBytes} bytes and needs ${end}`);
   return { size, sectorSize, bootId: Buffer.from(bytes.subarray(32, 48)) };

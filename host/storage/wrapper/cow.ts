@@ -120,7 +120,7 @@ export class CowDisk extends Wrapper {
     if (!this.readOnly && this.flushErrno === 0) {
       await new Promise<void>((resolve) => this.#map.flush(() => resolve()));
       if (this.flushErrno !== 0)
-        this.#warn(`${this.name}: what was written last cannot be flushed; it may be lost`);
+        this.#warn(`${this.name}: the last writes cannot be flushed and may be lost`);
     }
     await this.#overlay.close();
     await super.letGo();
@@ -145,7 +145,7 @@ export const cow: WrapperKind = {
         throw new DeviceError(
           constants.errno.EINVAL,
           file,
-          `made for a base of ${header.size} bytes in sectors of ${header.sectorSize}, and ${base.name} has ` +
+          `created for a base of ${header.size} bytes in sectors of ${header.sectorSize}, and ${base.name} has ` +
             `${size} in sectors of ${sectorSize}; name its own base, or another overlay`,
         );
       },

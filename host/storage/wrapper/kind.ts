@@ -38,9 +38,9 @@ export function pathOf(argument: string): string {
   try {
     path = decodeURIComponent(argument);
   } catch {
-    throw new Error(`"${argument}" is badly encoded: % begins two hexadecimal digits`);
+    throw new Error(`"${argument}" is badly encoded: % must be followed by two hexadecimal digits`);
   }
-  if (!path.startsWith("/") || path.includes("\0")) throw new Error(`"${argument}" is no absolute path`);
+  if (!path.startsWith("/") || path.includes("\0")) throw new Error(`"${argument}" is not an absolute path`);
   return path;
 }
 

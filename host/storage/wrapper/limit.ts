@@ -53,7 +53,7 @@ export const limit: WrapperKind = {
     for (const word of argument.split("+")) {
       const [, key, value = ""] = /^(iops|bps)=(.+)$/.exec(word) ?? [];
       const number = key === "bps" ? (parseSize(value) ?? 0) : /^\d{1,9}$/.test(value) ? Number(value) : 0;
-      if (number === 0) throw new Error(`"${word}" is no rate`);
+      if (number === 0) throw new Error(`"${word}" is not a rate`);
       if (key === "bps") bps = number;
       else iops = number;
     }

@@ -77,7 +77,7 @@ function openLog(path: string): number {
   let fd = -1;
   try {
     fd = openSync(path, flags.O_WRONLY | flags.O_APPEND | flags.O_CREAT | flags.O_NONBLOCK, 0o600);
-    if (!fstatSync(fd).isFile()) throw new DeviceError(EINVAL, path, "is no regular file to log to");
+    if (!fstatSync(fd).isFile()) throw new DeviceError(EINVAL, path, "is not a regular file");
     // Whoever writes a disk has the lock for himself.
     if (!tryLock(fd, false)) throw new DeviceError(EBUSY, path, "in use as a disk; log to another file");
     return fd;
