@@ -82,10 +82,7 @@ function evaluate(command: Command, file: string, text: string): Map<string, unk
     const place = `${file}:${lineOf(text, key)}: ${key}`;
     const option = options.get(key);
     if (option === undefined) {
-      throw new CliError(
-        `${place}: there is no such key; there are ${[...options.keys()].join(", ")}`,
-        Exit.usage,
-      );
+      throw new CliError(`${place}: unknown key; known are ${[...options.keys()].join(", ")}`, Exit.usage);
     }
     try {
       values.set(key, evaluateOption(option, value));

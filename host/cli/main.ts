@@ -54,7 +54,7 @@ function planeOptions(command: Command): Command {
       ),
     )
     .addOption(
-      new Option("--engine <name>", "how I/O gets to the kernel; auto: io_uring where that is to be had")
+      new Option("--engine <name>", "how I/O gets to the kernel; auto: io_uring if available")
         .choices(["auto", "io_uring", "libuv"])
         .default(DEFAULT_PLANE.engine),
     )
@@ -66,7 +66,7 @@ function planeOptions(command: Command): Command {
     )
     .option(
       "--poll-us <n>",
-      "microseconds that a thread looks for work before it sleeps",
+      "microseconds that a thread polls before it sleeps",
       integer(0, 1e6),
       DEFAULT_PLANE.pollUs,
     );
@@ -176,18 +176,18 @@ function serve(): Command {
   return planeOptions(capOptions(command))
     .option(
       "--metrics <address>",
-      "answer Prometheus there: 127.0.0.1:PORT, [::1]:PORT, or the path of a Unix socket",
+      "serve Prometheus there: 127.0.0.1:PORT, [::1]:PORT, or the path of a Unix socket",
       metricsAddress,
     )
     .option(
       "--drain-timeout <seconds>",
-      "how long SIGTERM waits for requests in flight; what is left then is done again by the next daemon",
+      "how long SIGTERM waits for requests in flight; the next daemon repeats the others",
       integer(0, 3600),
       60,
     )
     .option("--config <file>", `read this configuration; default ${DEFAULT_FILE}, if it is there`)
-    .option("--dump-config", "print the configuration as it would be, and end", false)
-    .option("--replace", "stop the daemon that runs once all is ready, and go on with its guests", false)
+    .option("--dump-config", "print the resulting configuration, and exit", false)
+    .option("--replace", "replace the running daemon once this one is ready, and resume its guests", false)
     .option("--exit-with-parent", "stop when standard input ends, and leave SIGINT to the parent", false)
     .addHelpText(
       "after",
@@ -214,7 +214,7 @@ function guestCommand(): Command {
       .option("--devid <n>", "virtual-device number", integer(0, 0xffffffff), 51712),
   )
     .option("--nbd <path>", "export the disk over NBD on this Unix socket")
-    .option("--workload <n>", "run so many verified operations, then close the disk", integer(1, 1e9))
+    .option("--workload <n>", "run N verified operations, then close the disk", integer(1, 1e9))
     .option("--depth <n>", "operations under way at once", integer(1, 1024), 32)
     .option("--seed <n>", "of the workload's random numbers", integer(0, 0xffffffff), 1)
     .option("--exit-with-parent", "stop when standard input ends, and leave SIGINT to the parent", false)

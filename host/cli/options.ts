@@ -64,7 +64,7 @@ export interface CommonOptions extends Place {
 }
 
 /** The loopback machine in place of Xen. */
-export function directoryOption(what = "a loopback machine, in place of the Xen below"): Option {
+export function directoryOption(what = "a loopback machine instead of Xen"): Option {
   return new Option("--directory <path>", what).env("XBDBACK_DIRECTORY");
 }
 

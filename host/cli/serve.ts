@@ -211,7 +211,7 @@ async function drain(daemon: Daemon, seconds: number, log: Log): Promise<void> {
   if (await Promise.race([stopped, sleep(seconds * 1000, false, { ref: false })])) return;
   log(
     `xbdback: requests are still in flight after ${seconds} s, and are left to the journals: the next daemon does them ` +
-      "again when the disk has let go of them",
+      "again when the disk has released them",
     { level: "warning" },
   );
   process.exit(Exit.busy);

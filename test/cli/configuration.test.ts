@@ -43,7 +43,7 @@ test("a key is an option, and the command line wins", () => {
 });
 
 const MISTAKES: [text: string, complaint: RegExp][] = [
-  ["\nmax-qeues = 2", /:2: max-qeues: there is no such key; there are .*max-queues/],
+  ["\nmax-qeues = 2", /:2: max-qeues: unknown key; known are .*max-queues/],
   ["max-queues = 17", /:1: max-queues: It is a whole number from 1 to 16\.$/],
   ["max-queues = -1", /:1: max-queues: It is a whole number/],
   ["max-queues = 1.5", /:1: max-queues: It is a whole number/],
@@ -52,10 +52,10 @@ const MISTAKES: [text: string, complaint: RegExp][] = [
   ['persistent = "no"', /:1: persistent: It is true or false\.$/],
   ["kind = [1]", /:1: kind: It is a string or a number\.$/],
   ["kind = 1979-05-27", /:1: kind: It is a string or a number\.$/],
-  ["[frontend]\nmax-queues = 2", /:1: frontend: there is no such key/],
+  ["[frontend]\nmax-queues = 2", /:1: frontend: unknown key/],
   ['kind = "a/b"', /:1: kind: It is a name like vbd or vbd3\.$/],
-  ["config = 'x'", /:1: config: there is no such key/],
-  ["__proto__ = 1", /:1: __proto__: there is no such key/],
+  ["config = 'x'", /:1: config: unknown key/],
+  ["__proto__ = 1", /:1: __proto__: unknown key/],
   ["kind = \n", /:1:8: /],
   ["kind = 'a'\nkind = 'b'", /:2:/],
 ];

@@ -18,9 +18,9 @@ interface CheckOptions {
 
 export function checkCommand(): Command {
   const command = new Command("check")
-    .summary("say whether a disk could be served, and how")
+    .summary("check a disk specification without attaching it")
     .description(
-      "Reads a disk specification and opens its target as the daemon would, with the same locks, then lets go of it.\n" +
+      "Reads a disk specification and opens its target as the daemon would, with the same locks, and closes it.\n" +
         "Needs neither a daemon nor Xen.",
     )
     .argument("<diskspec>", "as in xl-disk-configuration(5): target,format,vdev,access and key=value")

@@ -16,13 +16,13 @@ interface DecodeOptions {
 
 export function decodeCommand(): Command {
   const command = new Command("decode")
-    .summary("say what the bytes of a request mean, or what is in a session file")
+    .summary("decode the bytes of a request, or a session file")
     .description(
       "Decodes one slot of a ring (blkif_request), as a debugger or a hex dump shows it; with --session, all records of a\n" +
         "file that record or a fuzzer wrote, a line each.",
     )
     .argument("[hex]", "its bytes in hexadecimal; blanks and colons between them do not matter", hexBytes)
-    .option("--session <file>", "a session file, in place of a request")
+    .option("--session <file>", "a session file instead of a request")
     .addOption(
       new Option("--abi <name>", "layout of the request").choices(["x86_64", "x86_32"]).default("x86_64"),
     )

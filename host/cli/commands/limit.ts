@@ -21,7 +21,7 @@ export function limitCommand(): Command {
       .summary("limit a vbd's requests and bytes per second, or show the limits")
       .description(
         "Takes effect at once. After a rest, a vbd may take as much as --burst seconds are worth without waiting. Limits\n" +
-          "last until they are changed or the disk is detached, whatever becomes of the daemon: they are in the vbd's own\n" +
+          "last until they are changed or the disk is detached, even if the daemon ends: they are in the vbd's own\n" +
           "directory in xenstore, where a toolstack may set them, too (limit-iops, limit-bps, limit-burst).",
       )
       .argument("<id>", ID_HELP, vbdId),

@@ -20,7 +20,7 @@ export function machineCommand(): Command {
       "Makes a small hypervisor and a xenstore in a directory, with the domains of guests that do nothing yet, until\n" +
         "Ctrl-C. `xbdback serve` joins it as domain 0, `xbdback guest` plays a guest's driver.",
     )
-    .argument("<directory>", "made if it is not there; best on a tmpfs, like /dev/shm/machine")
+    .argument("<directory>", "created if it does not exist; best on a tmpfs, like /dev/shm/machine")
     .option("--guests <domids>", "domains to make", domids, [1])
     .option("--memory <size>", "of each guest", size, 256 << 20)
     .option("--json", "print JSON when it runs", false)

@@ -8,7 +8,7 @@ import { printJson } from "../output.js";
 export function pauseCommand(): Command {
   const command = placeOptions(
     new Command("pause")
-      .summary("take no more requests of a vbd")
+      .summary("pause a vbd: take no more requests")
       .description(
         "What is in flight ends, and the guest waits: it sees a slow disk, no errors. The vbd stays paused when its guest\n" +
           "connects anew or the daemon is restarted, until `xbdback unpause` or the disk is detached.",
@@ -23,7 +23,7 @@ export function pauseCommand(): Command {
 
 export function unpauseCommand(): Command {
   const command = placeOptions(
-    new Command("unpause").summary("take requests of a paused vbd again").argument("<id>", ID_HELP, vbdId),
+    new Command("unpause").summary("resume a paused vbd").argument("<id>", ID_HELP, vbdId),
   );
   return examples(command, "xbdback unpause 1/xvda").action((id: VbdId, options: CommonOptions) =>
     setPaused(id, false, options),

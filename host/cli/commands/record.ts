@@ -20,16 +20,16 @@ export function recordCommand(): Command {
     new Command("record")
       .summary("record what a guest does to a ring, for replay")
       .description(
-        "Writes the session of one ring of a vbd at work to FILE (docs/session.md), which replay, the fuzzers and the WASI\n" +
+        "Writes the session of one ring of a connected vbd to FILE (docs/session.md), which replay, the fuzzers and the WASI\n" +
           "build play. The recording begins when what is in flight has ended; the guest waits for that, as it does for a slow\n" +
-          "disk, mostly some milliseconds. It ends with Ctrl-C, or when the guest closes the disk. It has the guest's requests\n" +
+          "disk, usually a few milliseconds. It ends with Ctrl-C, or when the guest closes the disk. It has the guest's requests\n" +
           "and not its data.",
       )
       .argument("<id>", ID_HELP, vbdId)
-      .argument("<file>", "what is written; a file that is there is replaced"),
+      .argument("<file>", "output file; overwritten if it exists"),
   )
     .option("--ring <n>", "which of its rings, from 0", integer(0, 15), 0)
-    .option("--seconds <n>", "end after so many seconds", integer(1, 86400));
+    .option("--seconds <n>", "end after this many seconds", integer(1, 86400));
   return examples(
     command,
     "xbdback record 1/xvda guest.session --seconds 10",

@@ -12,7 +12,7 @@ export function replayCommand(): Command {
     .summary("play a ring session on the core")
     .description(
       "Plays a file of what a guest and its host did to one ring (docs/session.md), as the fuzzers and the WASI build\n" +
-        "write and read them, and prints what the core did. Fails when the core does what it must not.",
+        "write and read them, and prints what the core did. Fails when the core violates a rule.",
     )
     .argument("<file>", "a session file")
     .option("--json", "print JSON", false);

@@ -9,7 +9,7 @@ import { printJson } from "../output.js";
 export function resizeCommand(): Command {
   const command = placeOptions(
     new Command("resize")
-      .summary("tell a guest that its image or device has another size")
+      .summary("tell a guest the new size of its image or device")
       .description(
         "Enlarge the image or device first. The daemon notices by itself within a second; this command tells the guest at\n" +
           "once, and in any case, and prints the size.",

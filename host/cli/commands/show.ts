@@ -21,7 +21,7 @@ export function showCommand(): Command {
     new Command("show")
       .summary("show all about one vbd, and why it is stuck")
       .description(
-        "Both xenbus states, what it waits for, its store, the indices of its rings, what is in flight and for how long,\n" +
+        "Both xenbus states, what it waits for, its image, the indices of its rings, what is in flight and for how long,\n" +
           "and the last error.",
       )
       .argument("<id>", ID_HELP, vbdId),

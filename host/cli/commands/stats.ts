@@ -25,15 +25,16 @@ interface StatsOptions extends CommonOptions {
 export function statsCommand(): Command {
   const command = placeOptions(
     new Command("stats")
-      .summary("show what vbds have done, or do every second")
+      .summary("show counters of vbds, or rates every second")
       .description(
-        "Without --watch: totals since each vbd was attached. With it: rates, a line for each vbd every so many seconds.\n" +
+        "Without --watch: totals since the vbd was attached or the daemon started, whichever is later.\n" +
+          "With it: rates, a line for each vbd every N seconds.\n" +
           "Latency is that of I/Os: on average, and what 99 of 100 take less than.",
       )
       .argument("[id]", `${ID_HELP}; all when left out`, vbdId),
   )
-    .option("--watch [seconds]", "go on until Ctrl-C", integer(1, 3600))
-    .option("--count <n>", "with --watch: end after so many times", integer(1, 1e9));
+    .option("--watch [seconds]", "continue until Ctrl-C", integer(1, 3600))
+    .option("--count <n>", "with --watch: end after this many times", integer(1, 1e9));
   return examples(
     command,
     "xbdback stats",

@@ -51,7 +51,7 @@ export function topCommand(): Command {
       ),
   )
     .option("--interval <seconds>", "between two looks", integer(1, 3600), 1)
-    .option("--count <n>", "end after so many looks", integer(1, 1e9));
+    .option("--count <n>", "end after this many tables", integer(1, 1e9));
   return examples(command, "xbdback top", "xbdback top --interval 5 --count 3 | cat").action(top);
 }
 

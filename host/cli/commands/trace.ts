@@ -27,7 +27,7 @@ export function traceCommand(): Command {
       .argument("<id>", ID_HELP, vbdId),
   )
     .option("--ring <n>", "only this one of its rings, from 0", integer(0, 15))
-    .option("-n, --count <n>", "end after so many requests", integer(1, 1e9));
+    .option("-n, --count <n>", "end after this many requests", integer(1, 1e9));
   return examples(
     command,
     "xbdback trace 1/xvda",

@@ -33,7 +33,7 @@ const POLL_MS = 20;
 export function upgradeCommand(): Command {
   const command = placeOptions(
     new Command("upgrade")
-      .summary("put this xbdback in the place of the daemon that runs")
+      .summary("replace the running daemon by this version")
       .description(
         "Checks that this version takes the running daemon's options, starts it with them, and hands the guests over: they\n" +
           "see a pause, which is printed. A daemon that is a systemd service is restarted by systemd.",
@@ -69,14 +69,14 @@ async function upgrade(options: UpgradeOptions): Promise<void> {
   const waiting = outcomes.filter(({ waitsFor }) => waitsFor !== null).length;
   if (waiting === 0) return;
   throw new CliError(
-    `${waiting} of ${outcomes.length} disks are not at work again; their guests wait, and the old xbdback can go on ` +
-      "with them: `xbdback upgrade` with that one",
+    `${waiting} of ${outcomes.length} disks are not active again; their guests wait, and the old version can resume ` +
+      "them: run its `xbdback upgrade`",
   );
 }
 
 function tell({ name, pauseMs, waitsFor }: Outcome): string {
   if (waitsFor !== null) return `${name}: waits for ${waitsFor}`;
-  return pauseMs === null ? `${name}: at work` : `${name}: paused for ${pauseMs.toFixed(0)} ms`;
+  return pauseMs === null ? `${name}: connected` : `${name}: paused for ${pauseMs.toFixed(0)} ms`;
 }
 
 /** Lets this version read the options, while the old daemon serves on. Nothing runs in the environment of another user. */
