@@ -90,7 +90,7 @@ function demoCommand(): Command {
   );
   return planeOptions(command)
     .option("--operations <n>", "operations of the workload", integer(1, 1e9), 20000)
-    .option("--depth <n>", "operations under way at once", integer(1, 1024), 32)
+    .option("--depth <n>", "operations in flight at once", integer(1, 1024), 32)
     .option("--seed <n>", "of the workload's random numbers", integer(0, 0xffffffff), 1)
     .option("--json", "print one JSON object and nothing else on stdout", false)
     .addHelpText(
@@ -215,7 +215,7 @@ function guestCommand(): Command {
   )
     .option("--nbd <path>", "export the disk over NBD on this Unix socket")
     .option("--workload <n>", "run N verified operations, then close the disk", integer(1, 1e9))
-    .option("--depth <n>", "operations under way at once", integer(1, 1024), 32)
+    .option("--depth <n>", "operations in flight at once", integer(1, 1024), 32)
     .option("--seed <n>", "of the workload's random numbers", integer(0, 0xffffffff), 1)
     .option("--exit-with-parent", "stop when standard input ends, and leave SIGINT to the parent", false)
     .addHelpText("after", "\nExample:\n  xbdback guest --directory /dev/shm/machine --nbd /tmp/disk.sock")

@@ -22,7 +22,7 @@ export class RunningDaemon {
     this.pid = pid;
     const [, ...words] = this.#words("cmdline");
     const at = words.indexOf("serve");
-    if (at < 1) throw new CliError(`process ${pid} is no \`xbdback serve\`: stop it and start the new one`);
+    if (at < 1) throw new CliError(`process ${pid} is not \`xbdback serve\`: stop it and start the new one`);
     this.nodeOptions = words.slice(0, at - 1);
     this.args = words.slice(at).filter((word) => word !== "--replace");
   }

@@ -272,7 +272,7 @@ for (const state of [0, 1, 2, 3, 5, 6, 7, 8, "x"]) {
 {
   const events = spiedEvents();
   test(
-    "XSA-331: events during a disconnect, and on a port that is closed, are nobody's",
+    "XSA-331: events during a disconnect, and on a port that is closed, are ignored",
     LIMIT,
     onMachine(
       async (machine) => {

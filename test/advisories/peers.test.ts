@@ -111,7 +111,7 @@ test(
 );
 
 test(
-  "FreeBSD: from 6 a frontend that starts anew gets 2, and then its connection",
+  "FreeBSD: from 6 a frontend that starts again gets 2, and then its connection",
   LIMIT,
   onMachine(async (machine) => {
     const guest = await machine.guest();

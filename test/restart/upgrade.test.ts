@@ -228,7 +228,7 @@ test("nothing to upgrade, or nothing that can be: one line with the remedy", LIM
     await until("it serves", async () => (await place.pid()) !== null);
     const theirs = await place.upgrade();
     assert.equal(theirs.status, 1);
-    assert.match(theirs.stderr, /belongs to the program that has started it: start that anew$/m);
+    assert.match(theirs.stderr, /is managed by its parent process: restart that instead$/m);
     child.stdin?.end();
   }),
 );

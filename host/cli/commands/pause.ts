@@ -11,7 +11,7 @@ export function pauseCommand(): Command {
       .summary("pause a vbd: take no more requests")
       .description(
         "What is in flight ends, and the guest waits: it sees a slow disk, no errors. The vbd stays paused when its guest\n" +
-          "connects anew or the daemon is restarted, until `xbdback unpause` or the disk is detached.",
+          "connects again or the daemon is restarted, until `xbdback unpause` or the disk is detached.",
       )
       .argument("<id>", ID_HELP, vbdId),
   );

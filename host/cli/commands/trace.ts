@@ -22,7 +22,7 @@ export function traceCommand(): Command {
       .description(
         "One line for each request: when it was answered, its ring, what it is, its place and length in sectors of 512\n" +
           "bytes, its segments, how long it took since it was taken from the ring, and the response. When there are more than\n" +
-          "can be shown, the others are counted. Nothing is slower when nobody traces.",
+          "can be shown, the others are counted. A vbd that is not traced is not slowed down.",
       )
       .argument("<id>", ID_HELP, vbdId),
   )

@@ -82,7 +82,7 @@ function tell({ name, pauseMs, waitsFor }: Outcome): string {
 /** Lets this version read the options, while the old daemon serves on. Nothing runs in the environment of another user. */
 function rehearse(old: RunningDaemon, unit: string | null): void {
   if (old.args.includes("--exit-with-parent")) {
-    throw new CliError(`process ${old.pid} belongs to the program that has started it: start that anew`);
+    throw new CliError(`process ${old.pid} is managed by its parent process: restart that instead`);
   }
   const { stranger } = old;
   if (unit === null && stranger !== null)
