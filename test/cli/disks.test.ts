@@ -179,7 +179,7 @@ test("guests by their names", LIMIT, async (t) => {
   for (const command of ["show", "detach", "pause", "trace"]) {
     (await world.run(command, "mail/xvda"))
       .expect(4)
-      .expectMatch(/there is no domain "mail": `xl list`/, "stderr");
+      .expectMatch(/domain does not exist: "mail": `xl list`/, "stderr");
   }
   (await world.run("show", "web server/xvdb")).expect(4);
   (await world.run("show", "nonsense")).expect(2).expectMatch(/or, by its guest, web\/xvda/, "stderr");
