@@ -8,9 +8,11 @@ import { control } from "../daemon/control.js";
 import { controlSocket } from "../daemon/serve.js";
 import type { WorkloadResult } from "../guest/workload.js";
 import { LoopbackHost } from "../platform/loopback/host.js";
-import { openDevice } from "../storage/open.js";
+import { openDisk } from "../storage/disk.js";
 import { formatSize } from "../storage/size.js";
+import { parseSource } from "../storage/source.js";
 import { addVbd, removeVbd, type VbdSpec } from "../toolstack/vbd.js";
+import { printable } from "../vbd/diagnostics.js";
 import type { VbdStatus } from "../vbd/status.js";
 import { Child, GuestChild } from "./child.js";
 import { CliError, signalled } from "./errors.js";
@@ -49,19 +51,40 @@ export async function demo(options: DemoOptions): Promise<number> {
   if (options.image !== undefined && options.size !== undefined) {
     throw new CliError("--size makes a temporary image and does not go with IMAGE: leave out one of them", 2);
   }
-  if (options.image !== undefined) await checkImage(options.image, options.readOnly);
+  if (options.image !== undefined) await checkTarget(targetOf(options.image), options.readOnly);
   const scratch = mkdtempSync(join(tmpdir(), "xbdback-demo-"));
   try {
-    const image = options.image === undefined ? makeImage(scratch, options.size) : resolve(options.image);
+    const image = options.image === undefined ? makeImage(scratch, options.size) : targetOf(options.image);
     return await new Demo(options, image, scratch, say).play();
   } finally {
     rmSync(scratch, { recursive: true, force: true });
   }
 }
 
-/** Opens and closes the image, so that what is wrong with it is said before anything starts. */
-async function checkImage(path: string, readOnly: boolean): Promise<void> {
-  const device = await openDevice(path, { readOnly, warn: () => {} });
+/** A path may be relative to here; other targets are as in a disk specification. */
+function targetOf(text: string): string {
+  return parseSource(text) === null ? resolve(text) : text;
+}
+
+/** The module that a target names; that makes it allowed here. */
+function modulesOf(target: string): string[] {
+  const source = parseSource(target);
+  return source?.kind === "device" ? [source.path] : [];
+}
+
+/** Opens and closes the disk, so that what is wrong with it is said before anything starts. */
+async function checkTarget(target: string, readOnly: boolean): Promise<void> {
+  const warnings: string[] = [];
+  const options = {
+    readOnly,
+    create: false,
+    modules: modulesOf(target),
+    warn: (line: string) => void warnings.push(line),
+  };
+  const device = await openDisk(target, options).catch((error: unknown) => {
+    for (const warning of warnings) process.stderr.write(`${printable(warning).replaceAll("\\n", "\n")}\n`);
+    throw error;
+  });
   await device.close();
 }
 
@@ -141,6 +164,7 @@ class Demo {
     return [
       ...["serve", "--directory", directory, "--log-format", "plain", "--cache", cache, "--engine", engine],
       ...["--reactors", String(reactors), "--poll-us", String(pollUs)],
+      ...modulesOf(this.#image).flatMap((path) => ["--device", path]),
     ];
   }
 

@@ -83,7 +83,10 @@ function demoCommand(): Command {
           "exported over NBD on a private socket, and CMD runs with its URI in $uri. With IMAGE alone, the export lasts\n" +
           "until Ctrl-C.",
       )
-      .argument("[image]", "raw image or block device; a temporary image when left out")
+      .argument(
+        "[image]",
+        "raw image, block device or any target, such as device:/PATH/MODULE.js; a temporary image when left out",
+      )
       .option("--run <cmd>", "run CMD in a shell with $uri set, and exit with its status")
       .option("--size <size>", "size of the temporary image", size)
       .option("--read-only", "the guest may not write", false),
@@ -101,7 +104,8 @@ Examples:
   xbdback demo disk.img --run 'nbdinfo "$uri"'
   xbdback demo --size 1G --run 'nbdcopy --flush image.raw "$uri"'
   xbdback demo --size 1G --no-indirect --run 'fio --name=t --ioengine=nbd --uri="$uri" --rw=randrw --size=64M'
-  xbdback demo disk.img --read-only`,
+  xbdback demo disk.img --read-only
+  xbdback demo "device:$PWD/examples/device/memory.js?size=64M" --run 'nbdinfo "$uri"'`,
     )
     .action(async (image: string | undefined, options) => {
       process.exitCode = await demo({ ...options, image });

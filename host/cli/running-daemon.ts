@@ -1,6 +1,6 @@
 /** A daemon that runs, as /proc shows it: how it was started, and by whom. */
 import { spawnSync } from "node:child_process";
-import { openSync, readFileSync, readlinkSync } from "node:fs";
+import { existsSync, openSync, readFileSync, readlinkSync } from "node:fs";
 import type { Listener } from "../daemon/replace.js";
 import { CliError } from "./errors.js";
 
@@ -38,8 +38,10 @@ export class RunningDaemon {
     return users.find((uid) => uid !== process.geteuid?.()) ?? null;
   }
 
+  /** Its working directory; "/" where that is gone. */
   get directory(): string {
-    return this.#read(() => readlinkSync(`/proc/${this.pid}/cwd`));
+    const path = this.#read(() => readlinkSync(`/proc/${this.pid}/cwd`));
+    return existsSync(path) ? path : "/";
   }
 
   get environment(): NodeJS.ProcessEnv {

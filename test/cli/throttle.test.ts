@@ -70,7 +70,7 @@ test("stats --watch tells rates, for people and for programs", LIMIT, async (t) 
   await world.guest();
   const watched = (await world.run("stats", "--watch", "--count", "2")).expect(0);
   const row =
-    /^xbdback1i51712 {2}xvda +[0-9.]+[kM]? +[0-9.]+[kMG]?B +[0-9.]+[kMG]?B +[0-9.]+(us|ms|s) +[0-9.]+(us|ms|s) +[0-9]+ +0$/;
+    /^xbdback1i51712 +1 +xvda +[0-9.]+[kM]? +[0-9.]+(?:[KMGT]i)?B +[0-9.]+(?:[KMGT]i)?B +[0-9.]+(us|ms|s) +[0-9.]+(us|ms|s) +[0-9]+ +0$/;
   assert.equal(
     watched.stdout
       .trim()

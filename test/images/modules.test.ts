@@ -4,12 +4,13 @@ import { writeFileSync } from "node:fs";
 import { join } from "node:path";
 import { type TestContext, test } from "node:test";
 import { World } from "../cli/world.js";
-import { eventually } from "../e2e/harness.js";
+import { eventually, root, Scene } from "../e2e/harness.js";
 import { directory, exampleModule } from "../storage/helpers.js";
 import { progress, SIZE, verified, work } from "./support.js";
 
 const LIMIT = { timeout: 180_000 };
 const example = exampleModule();
+const command = join(root, "bin/xbdback.mjs");
 
 function writeModule(t: TestContext, text: string): string {
   const path = join(directory(t), "device.js");
@@ -133,4 +134,51 @@ test("a device that hangs, and then dies, is its own guest's affair", LIMIT, asy
   );
   await verified(other);
   (await world.run("detach", "1/xvda")).expect(0);
+});
+
+test("a module's author: the demo serves it, and what it throws is told with its place", LIMIT, async (t) => {
+  const scene = new Scene(t);
+  const served = scene.start(process.execPath, [
+    command,
+    "demo",
+    `device:${example}?size=${SIZE}`,
+    "--run",
+    'test -n "$uri" && echo served',
+  ]);
+  (await served.outcome()).expect(0).expectMatch(/^served$/m);
+  const thrower = writeModule(
+    t,
+    `export default {
+  api: 1,
+  open() {
+    throw new Error("no such disk here");
+  },
+};`,
+  );
+  const refused = await scene.start(process.execPath, [command, "demo", `device:${thrower}`]).outcome();
+  refused.expect(1);
+  refused.expectMatch(/the module cannot open it: no such disk here \(\S+device\.js:4:11\)$/m, "stderr");
+  refused.expectMatch(/^ +at Object\.open \(file:\S+device\.js:4:11\)$/m, "stderr");
+  const wrong = writeModule(t, "export default {\n  api 1,\n};");
+  const syntax = await scene
+    .start(process.execPath, [command, "check", "--device", wrong, `vdev=xvda,target=device:${wrong}`])
+    .outcome();
+  syntax.expect(1);
+  syntax.expectMatch(/Unexpected \w+ \(`node --check \S+device\.js` shows where\)$/m, "stderr");
+});
+
+test("a read that throws is in the daemon's log with its place, and its stack once", LIMIT, async (t) => {
+  const module = writeModule(
+    t,
+    `const fail = () => {
+  throw new Error("bad sector");
+};
+export default { api: 1, open: () => ({ size: ${SIZE}, read: fail, write() {} }) };`,
+  );
+  const world = await World.start(t, "--device", module);
+  (await world.run("attach", "1", `vdev=xvda,target=device:${module}`)).expect(0);
+  assert.notEqual((await world.start("guest", "--workload", "50").outcome()).status, 0);
+  const line = /level=error .*bad sector \(\S+device\.js:2:9\)/;
+  await eventually(() => line.test(world.daemon.stderr), "the operator is told where");
+  assert.equal(world.daemon.stderr.match(/bad sector\\+n +at Object\.fail/g)?.length, 1, world.daemon.stderr);
 });

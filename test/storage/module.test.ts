@@ -120,7 +120,7 @@ const WRONG: Record<string, [device: string, why: RegExp, before?: string, rest?
   "what cannot be sent": ["size: () => 1,", /cannot open it: .*could not be cloned/],
   "a throw when it is loaded": [
     "",
-    /cannot open it: not today$/,
+    /cannot open it: not today \(\S+device\.js:1:7\)$/,
     'throw new Error("not today\\nor tomorrow");',
   ],
   "an end when it is loaded": ["", /cannot open it: its thread has ended/, "process.exit(0);"],
@@ -153,18 +153,26 @@ test("what is thrown fails the operation, and no other", LIMIT, async (t) => {
   );
   const failed = await read(device, 512, scatter(512));
   assert.equal(failed.result, Result.Failure);
-  assert.match(failed.error?.message ?? "", /^read 512 bytes at 512 of device:.*device\.js: bad spot$/);
+  assert.match(
+    failed.error?.message ?? "",
+    /^read 512 bytes at 512 of device:.*device\.js: bad spot \(\S+device\.js:\d+:\d+\)$/,
+  );
   assert.match((await write(device, 512, scatter(512))).error?.message ?? "", /device\.js: undefined$/);
   assert.equal((await write(device, 0, fill(scatter(512), pattern(512)))).result, Result.Success);
   const to = scatter(512);
   await read(device, 0, to);
   assert.deepEqual(gather(to), pattern(512));
-  assert.deepEqual(lines, []);
+  // The whole stack, once, on one line.
+  assert.equal(lines.length, 1);
+  assert.match(lines[0] ?? "", /Error: bad spot\\nreally\\n +at Object\.read/);
 });
 
 test("a flush that fails has failed for good", LIMIT, async (t) => {
   const { device } = await open(t, moduleOf(t, 'flush() { throw new Error("full"); },'));
-  assert.match((await flush(device)).error?.message ?? "", /^flush device:.*: full$/);
+  assert.match(
+    (await flush(device)).error?.message ?? "",
+    /^flush device:.*: full \(\S+device\.js:\d+:\d+\)$/,
+  );
   assert.equal((await write(device, 0, scatter(512))).result, Result.Failure);
   assert.equal((await read(device, 0, scatter(512))).result, Result.Success);
 });

@@ -33,12 +33,11 @@ async function check(text: string, { json, device: modules }: CheckOptions): Pro
   const disk = readDisk(text);
   const warnings: string[] = [];
   const warn = (line: string): void => void warnings.push(printable(line));
-  const device = await openDisk(sourceOf(disk), {
-    ...parseMode(modeOf(disk)),
-    cdrom: disk.cdrom,
-    warn,
-    create: false,
-    modules,
+  const options = { ...parseMode(modeOf(disk)), cdrom: disk.cdrom, warn, create: false, modules };
+  const device = await openDisk(sourceOf(disk), options).catch((error: unknown) => {
+    // The stack of what a module threw, for its author.
+    for (const warning of warnings) process.stderr.write(`${warning.replaceAll("\\n", "\n")}\n`);
+    throw error;
   });
   const { size, sectorSize, physicalSectorSize, canDiscard, readOnly, store, through } = device;
   await device.close();

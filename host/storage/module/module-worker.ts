@@ -10,19 +10,22 @@ import type { Description, ModuleAnswer, ModuleRequest, ModuleSettings, Opened }
 
 const { build, path, how, port } = workerData as ModuleSettings;
 
+/** Of the module, found by us: its message says all. */
+class Fault extends Error {}
+
 async function open(): Promise<Device> {
-  if (build !== BUILD) throw new Error("xbdback was replaced by another release since this process began");
+  if (build !== BUILD) throw new Fault("xbdback was replaced by another release since this process began");
   const { default: module } = (await import(pathToFileURL(path).href)) as { default?: DeviceModule };
   if (typeof module?.open !== "function")
-    throw new Error("it has no default export with a function open; docs/disks.md describes the interface");
+    throw new Fault("it has no default export with a function open; docs/disks.md describes the interface");
   if (module.api !== DEVICE_API) {
     const version = String(module.api as unknown);
-    throw new Error(
+    throw new Fault(
       `made for version ${version} of the device interface, and this xbdback has ${DEVICE_API}`,
     );
   }
   const device = await module.open(how);
-  if (typeof device?.read !== "function") throw new Error("the opened device has no function read");
+  if (typeof device?.read !== "function") throw new Fault("the opened device has no function read");
   return device;
 }
 
@@ -47,7 +50,7 @@ async function carryOut(
   if (operation === "read") {
     const to = new Uint8Array(length);
     await device.read(position, to);
-    if (to.length !== length) throw new Error("the module detached the buffer it was given");
+    if (to.length !== length) throw new Fault("the module detached the buffer it was given");
     return to;
   }
   if (operation === "write") await device.write?.(position, bytes as Uint8Array);
@@ -56,10 +59,23 @@ async function carryOut(
   return null;
 }
 
-/** One line, whatever was thrown. */
+/** Stacks that were said: the same fault may come with every request. */
+const said = new Set<string>();
+const MAX_SAID = 20;
+
+/** One line, whatever was thrown, with the place; the whole stack goes to the log, once, as a line with \\n in it. */
 function reason(error: unknown): string {
   const text = error instanceof Error ? error.message : String(error);
-  return text.split("\n")[0].slice(0, 1000) || "no error message";
+  const line = text.split("\n")[0].slice(0, 1000) || "no error message";
+  const stack = error instanceof Error && !(error instanceof Fault) ? (error.stack ?? "") : "";
+  // Node tells the place of a SyntaxError only to who lets it end the process.
+  if (error instanceof SyntaxError) return `${line} (\`node --check ${path}\` shows where)`;
+  const place = /(?:file:\/\/|\(|at )(\/[^\s():]+(?::\d+)+)/.exec(stack)?.[1];
+  if (stack !== "" && !said.has(stack) && said.size < MAX_SAID) {
+    said.add(stack);
+    console.error(stack.replaceAll("\n", "\\n"));
+  }
+  return place === undefined ? line : `${line} (${place})`;
 }
 
 async function answer(device: Device, request: ModuleRequest): Promise<void> {
