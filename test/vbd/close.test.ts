@@ -154,7 +154,7 @@ test(
   LIMIT,
   onMachine(async (machine) => {
     await connected(machine);
-    assert.equal(await removeVbd(machine.xenstore, spec(), 100), "forced");
+    assert.equal(await removeVbd(machine.xenstore, spec(), 2000), "forced");
     await until("the vbd is gone", () => machine.status() === undefined);
     await machine.untilClean();
   }),
