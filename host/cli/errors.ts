@@ -1,5 +1,7 @@
 /** Exit codes, and errors that are told in one line. */
+import { readFileSync } from "node:fs";
 import { constants } from "node:os";
+import { getSystemErrorMap } from "node:util";
 
 export const Exit = {
   ok: 0,
@@ -29,7 +31,26 @@ const EBUSY = 16;
 /** The exit code of any error. */
 export function exitCodeOf(error: unknown): number {
   if (error instanceof CliError) return error.exitCode;
-  return (error as { errno?: number }).errno === EBUSY ? Exit.busy : Exit.failure;
+  const { errno, code } = error as Partial<NodeJS.ErrnoException>;
+  // What a loopback machine says of a domain that does not exist.
+  if (code === "ESRCH") return Exit.notFound;
+  return errno === EBUSY ? Exit.busy : Exit.failure;
+}
+
+/** Why a file that the command line names cannot be read or written. */
+export function fileError(file: string, error: unknown): unknown {
+  const { errno, code } = error as NodeJS.ErrnoException;
+  if (errno === undefined || code === undefined) return error;
+  return new CliError(`${file}: ${getSystemErrorMap().get(errno)?.[1] ?? code}`);
+}
+
+/** The contents of a file that the command line names. */
+export function readNamed(file: string): Buffer {
+  try {
+    return readFileSync(file);
+  } catch (error) {
+    throw fileError(file, error);
+  }
 }
 
 /** There is no vbd of that name. */

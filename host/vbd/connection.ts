@@ -129,7 +129,9 @@ export class Connection {
   observe(kind: ObserverKind, ring?: number): Promise<readonly Observation[]> {
     const rings = [...this.#rings.entries()].filter(([number]) => ring === undefined || number === ring);
     if (rings.length === 0)
-      throw new Error(`it has ${this.#rings.length} rings, numbered from 0, and no ring ${ring}`);
+      throw new Error(
+        `no ring ${ring}: the last ring of this vbd is ${this.#rings.length - 1}, the first is 0`,
+      );
     return Observation.ofRings(new Map(rings), kind);
   }
 

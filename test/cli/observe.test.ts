@@ -27,7 +27,11 @@ test("a busy vbd is recorded, and the recording replayed and decoded", LIMIT, as
   told.expectMatch(/^xbdback1i51712: .* of ring 1 recorded in .*guest\.session$/m);
   (await world.run("record", "1/xvda", file, "--ring", "2"))
     .expect(1)
-    .expectMatch(/it has 2 rings/, "stderr");
+    .expectMatch(/no ring 2: the last ring of this vbd is 1/, "stderr");
+  // An hour is not waited for, nor an answer of the daemon.
+  (await world.run("record", "1/xvda", world.scene.path("absent/guest.session"), "--seconds", "3600"))
+    .expect(1)
+    .expectMatch(/^xbdback: .*absent\/guest\.session: no such file or directory$/m, "stderr");
 
   const { violation, log } = await world.json<Replayed>("replay", file);
   assert.equal(violation, null);

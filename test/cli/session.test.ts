@@ -77,4 +77,8 @@ test("a session is played; another file is none", LIMIT, async (t) => {
   const none = scene.image("none.session", new Uint8Array(64));
   const refused = (await scene.start(process.execPath, [command, "replay", none]).outcome()).expect(1);
   refused.expectMatch(/none\.session is not a session file/, "stderr");
+  const absent = (
+    await scene.start(process.execPath, [command, "replay", "absent.session"]).outcome()
+  ).expect(1);
+  absent.expectMatch(/^xbdback: absent\.session: no such file or directory$/m, "stderr");
 });

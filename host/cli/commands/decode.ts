@@ -1,9 +1,8 @@
 /** `xbdback decode`. */
-import { readFileSync } from "node:fs";
 import { Command, InvalidArgumentError, Option } from "commander";
 import { ABI_X86_32 } from "../../../assembly/abi.js";
 import { readSession, type SessionRecord } from "../../session/index.js";
-import { CliError, Exit } from "../errors.js";
+import { CliError, Exit, readNamed } from "../errors.js";
 import { examples } from "../options.js";
 import { pairs, printJson } from "../output.js";
 import { type DecodedRequest, decodeRequest } from "../request-bytes.js";
@@ -57,7 +56,7 @@ function decode(bytes: Uint8Array | undefined, { abi, json, session }: DecodeOpt
 
 /** The header, then every record; of each what it has, in words. */
 function decodeFile(file: string, json: boolean): void {
-  const { header, records } = readSession(file, readFileSync(file));
+  const { header, records } = readSession(file, readNamed(file));
   const layout = header.abi === ABI_X86_32 ? "x86_32" : "x86_64";
   const told = records.map((record) => tell(record, layout));
   if (json) {

@@ -61,7 +61,7 @@ async function limit(id: VbdId, options: LimitOptions): Promise<void> {
     ...(burst === undefined ? {} : { burst }),
   };
   if (none && Object.keys(changes).length > 0)
-    throw new CliError("--none goes with no other limit", Exit.usage);
+    throw new CliError("--none cannot be combined with --iops, --bps or --burst", Exit.usage);
   const name = vbdName(id);
   const wanted = none ? NO_LIMITS : changes;
   const { limits } = await ask<{ limits: Limits }>(options, { command: "limit", vbd: name, limits: wanted });

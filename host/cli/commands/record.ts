@@ -5,7 +5,7 @@ import type { RecordLine } from "../../daemon/streams.js";
 import { formatSize } from "../../storage/size.js";
 import { type VbdId, vbdName } from "../../vbd/name.js";
 import { askOnAndOn } from "../daemon.js";
-import { CliError } from "../errors.js";
+import { CliError, fileError } from "../errors.js";
 import { untilStopped } from "../lifetime.js";
 import { type CommonOptions, examples, ID_HELP, integer, placeOptions, vbdId } from "../options.js";
 import { printJson } from "../output.js";
@@ -58,6 +58,10 @@ async function record(id: VbdId, file: string, options: RecordOptions): Promise<
       for (let at = 0; at < chunk.length; ) at += writeSync(fd, chunk, at);
       bytes += chunk.length;
     }
+  } catch (error) {
+    // Else the daemon's answers, which nobody takes, would keep the process.
+    await lines.return(undefined);
+    throw fileError(file, error);
   } finally {
     if (fd !== null) closeSync(fd);
   }
@@ -73,7 +77,7 @@ async function record(id: VbdId, file: string, options: RecordOptions): Promise<
 
 async function untilOver(seconds: number | undefined): Promise<void> {
   const over = new Promise<void>((resolve) => {
-    if (seconds !== undefined) setTimeout(resolve, seconds * 1000);
+    if (seconds !== undefined) setTimeout(resolve, seconds * 1000).unref();
   });
   await Promise.race([over, untilStopped(false)]);
 }

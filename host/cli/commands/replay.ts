@@ -1,9 +1,8 @@
 /** `xbdback replay`. */
-import { readFileSync } from "node:fs";
 import { Command } from "commander";
 import { coreModule } from "../../core/load.js";
 import { playSession, readSession, sessionMemory, Violation } from "../../session/index.js";
-import { CliError } from "../errors.js";
+import { CliError, readNamed } from "../errors.js";
 import { examples } from "../options.js";
 import { printJson } from "../output.js";
 
@@ -24,7 +23,7 @@ export function replayCommand(): Command {
 }
 
 function replay(file: string, { json }: { json: boolean }): void {
-  const session = readSession(file, readFileSync(file));
+  const session = readSession(file, readNamed(file));
   let log: readonly string[] = [];
   let violation: string | null = null;
   try {

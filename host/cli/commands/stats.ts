@@ -4,7 +4,7 @@ import { Command } from "commander";
 import { type VbdId, vbdName } from "../../vbd/name.js";
 import type { VbdStatus } from "../../vbd/status.js";
 import { ask } from "../daemon.js";
-import { noVbd } from "../errors.js";
+import { CliError, Exit, noVbd } from "../errors.js";
 import { type CommonOptions, examples, ID_HELP, integer, placeOptions, vbdId } from "../options.js";
 import { columns, printJson, printTable } from "../output.js";
 import {
@@ -45,6 +45,7 @@ export function statsCommand(): Command {
 
 async function stats(id: VbdId | undefined, options: StatsOptions): Promise<void> {
   if (options.watch !== undefined) return watch(id, options);
+  if (options.count !== undefined) throw new CliError("--count needs --watch", Exit.usage);
   const vbds = await sample(id, options);
   if (options.json)
     return printJson({
