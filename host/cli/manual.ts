@@ -66,7 +66,8 @@ function optionItem(option: Option): string {
     notes.push(`The default is ${option.defaultValueDescription ?? defaultValue}.`);
   }
   if (envVar) notes.push(`Without it, the value of\n.Ev ${envVar}\nis taken.`);
-  const head = `.It Fl ${(option.long as string).slice(1)}${placeholderOf(option.flags)}`;
+  const short = option.short ? `Fl ${option.short.slice(1)} , ` : "";
+  const head = `.It ${short}Fl ${(option.long as string).slice(1)}${placeholderOf(option.flags)}`;
   return [head, asSentence(option.description), ...notes].join("\n");
 }
 
