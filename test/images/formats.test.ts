@@ -190,7 +190,10 @@ withPrograms(["qemu-nbd", "qemu-img"], "what cannot be served says why", async (
     outcome.expectMatch(pattern, "stderr");
     assert.equal(outcome.stderr.trim().split("\n").length, 1, outcome.story);
   };
-  await refuse(`${raw},qcow2,xvda,rw`, /disk\.raw: qemu-nbd cannot serve it: .*Image is not in qcow2 format/);
+  await refuse(
+    `${raw},qcow2,xvda,rw`,
+    /disk\.raw: qemu-img cannot read its header: .*Image is not in qcow2 format/,
+  );
   await refuse(`${world.scene.path("none")},vhd,xvda,rw`, /none: no such file/);
   await refuse(
     "http://127.0.0.1:1/disk.img,raw,xvda,rw",

@@ -58,10 +58,15 @@ test("the command line of a helper", () => {
   assert.equal(
     lineOf("vhd:/a,b"),
     "qemu-nbd --socket /s --shared 1 --cache writeback --discard unmap " +
-      "--image-opts driver=vpc,file.driver=file,file.filename=/a,,b,file.locking=on",
+      'json:{"driver":"vpc","file":{"driver":"file","filename":"/a,b","locking":"on"},"backing":null}',
   );
-  assert.match(lineOf("qcow2:/dev/vg/a", { readOnly: true }), / --read-only .*file\.driver=host_device/);
-  assert.match(lineOf("qcow2:/a", { shared: true, cache: "none" }), /--cache none .*locking=off/);
+  assert.match(lineOf("qcow2:/dev/vg/a", { readOnly: true }), / --read-only .*"driver":"host_device"/);
+  assert.match(lineOf("qcow2:/a", { shared: true, cache: "none" }), /--cache none .*"locking":"off"/);
+  const bases = [{ driver: "raw", path: "/b", block: true }];
+  assert.match(
+    lineOf("qcow2:/a", { bases }),
+    /"backing":\{"driver":"raw","file":\{"driver":"host_device","filename":"\/b","locking":"auto"\},"backing":null\}\}$/,
+  );
   assert.match(
     lineOf("rbd:p/n/i"),
     /driver=raw,file\.driver=rbd,file\.pool=p,file\.image=i,file\.namespace=n$/,

@@ -11,6 +11,15 @@ export interface HelperCommand {
   readonly args: readonly string[];
 }
 
+/** One file of an image: itself, or what it is based on. */
+export interface Layer {
+  /** QEMU's. */
+  readonly driver: string;
+  readonly path: string;
+  /** It is a block device. */
+  readonly block: boolean;
+}
+
 export interface HowToServe {
   readonly readOnly: boolean;
   /** Heeds nobody's locks. */
@@ -18,6 +27,8 @@ export interface HowToServe {
   readonly cache: Cache;
   /** Where it is to listen. */
   readonly socket: string;
+  /** What an image is based on, from above: all of it, for it is not looked for. */
+  readonly bases?: readonly Layer[];
 }
 
 /** Sources that another program serves. */
@@ -27,31 +38,25 @@ export type HelpedSource = Extract<Source, { kind: "image" | "rbd" | "http" }>;
 export function commandFor(source: HelpedSource, how: HowToServe): HelperCommand {
   if (source.kind === "http") return nbdkit(source.url, how);
   if (source.kind === "image") {
-    const { format, path } = source;
+    const image = { driver: IMAGE_FORMATS[source.format], path: source.path, block: isDevice(source.path) };
     const locking = how.shared ? "off" : "on";
-    return qemuNbd(how, "qemu-utils", {
-      driver: IMAGE_FORMATS[format],
-      "file.driver": isDevice(path) ? "host_device" : "file",
-      "file.filename": path,
-      "file.locking": locking,
-    });
+    return qemuNbd(how, "qemu-utils", [`json:${JSON.stringify(nodeOf(image, locking, how.bases ?? []))}`]);
   }
   const { pool, namespace, image } = source;
   const where = { driver: "raw", "file.driver": "rbd", "file.pool": pool, "file.image": image };
-  return qemuNbd(
-    how,
-    "qemu-block-extra",
-    namespace === "" ? where : { ...where, "file.namespace": namespace },
-  );
+  const node = Object.entries(namespace === "" ? where : { ...where, "file.namespace": namespace });
+  // A comma in a value is written twice.
+  const options = node.map(([key, value]) => `${key}=${value.replaceAll(",", ",,")}`);
+  return qemuNbd(how, "qemu-block-extra", ["--image-opts", options.join(",")]);
 }
 
-function qemuNbd(
-  { readOnly, cache, socket }: HowToServe,
-  from: string,
-  node: Readonly<Record<string, string>>,
-): HelperCommand {
-  // A comma in a value is written twice.
-  const image = Object.entries(node).map(([key, value]) => `${key}=${value.replaceAll(",", ",,")}`);
+/** QEMU's description of an image and its bases, which leaves it nothing to guess and no file to choose. */
+function nodeOf({ driver, path, block }: Layer, locking: string, [base, ...bases]: readonly Layer[]): object {
+  const file = { driver: block ? "host_device" : "file", filename: path, locking };
+  return { driver, file, backing: base ? nodeOf(base, "auto", bases) : null };
+}
+
+function qemuNbd({ readOnly, cache, socket }: HowToServe, from: string, image: string[]): HelperCommand {
   return {
     program: "qemu-nbd",
     package: from,
@@ -59,7 +64,7 @@ function qemuNbd(
       // writeback: its cache is the guest's to flush. What is not flushed is ours to write again.
       ...["--socket", socket, "--shared", "1", "--cache", cache === "none" ? "none" : "writeback"],
       ...["--discard", "unmap", ...(readOnly ? ["--read-only"] : [])],
-      ...["--image-opts", image.join(",")],
+      ...image,
     ],
   };
 }

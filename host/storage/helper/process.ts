@@ -134,7 +134,7 @@ export class Helper {
 }
 
 /** What the helper's command is put behind: it ends with us in good order, and can never have more rights. */
-function confinement(): string[] {
+export function confinement(): string[] {
   const setpriv = findProgram("setpriv");
   if (setpriv === null) return [];
   const confined = [setpriv, "--pdeathsig", "TERM", "--no-new-privs"];
