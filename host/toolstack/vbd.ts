@@ -119,7 +119,7 @@ function inUse(spec: VbdSpec, owner: string): Error {
   if (owner === backendOf(spec))
     return new Error(`${disk}: detach it first with \`xbdback detach ${domid}/${devid}\``);
   const whose = place ? `, served by ${place[2]} of domain ${place[1]}` : "";
-  return new Error(`${disk}${whose}: take it away first with \`xl block-detach ${domid} ${devid}\``);
+  return new Error(`${disk}${whose}: detach it first with \`xl block-detach ${domid} ${devid}\``);
 }
 
 /**

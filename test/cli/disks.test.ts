@@ -155,7 +155,7 @@ test("a disk that xl has made, or that is another domain's, is for xl to take aw
   await xenstore.remove("/libxl/1/device/vbd/51712/toolstack");
   (await world.run("detach", "1/xvda"))
     .expect(1)
-    .expectMatch(/made by xl: take it away with `xl block-detach 1 51712`/, "stderr");
+    .expectMatch(/xl attached this disk: detach it with `xl block-detach 1 51712`/, "stderr");
   (await world.run("show", "1/xvda")).expect(0);
 });
 

@@ -43,7 +43,6 @@ test("each field is documented", LIMIT, async (t) => {
     isDocumented(args.join(" "), told);
     isDocumented(args.join(" "), told.vbds[0]);
   }
-  isDocumented("trace", await world.json("trace", "1/xvda", "--count", "1"));
   guest.process.kill("SIGTERM");
   await guest.outcome();
   isDocumented("detach", await world.json("detach", "1/xvda"));

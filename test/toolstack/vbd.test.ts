@@ -34,8 +34,8 @@ async function foreign(machine: Machine, backend: string, record: boolean): Prom
 
 for (const record of [true, false]) {
   for (const [backend, whose] of [
-    [QDISK, /served by qdisk of domain 0: take it away first with `xl block-detach 1 51712`/],
-    [`/local/domain/3/backend/vbd/1/${DEVID}`, /served by vbd of domain 3: take it away first/],
+    [QDISK, /served by qdisk of domain 0: detach it first with `xl block-detach 1 51712`/],
+    [`/local/domain/3/backend/vbd/1/${DEVID}`, /served by vbd of domain 3: detach it first/],
   ] as const) {
     const title = `${backend}, ${record ? "with" : "without"} libxl's record`;
     test(

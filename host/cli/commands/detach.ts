@@ -30,12 +30,12 @@ export function detachCommand(): Command {
       .description(
         "Asks the guest to close the disk and waits until what is in flight has ended. A guest that does not close it in\n" +
           "time, as Linux does not while it is mounted, keeps it, and the command fails, as `xl block-detach` does since\n" +
-          "Xen 4.15; with --force the guest loses it. A disk that xl has made is taken away by `xl block-detach`.",
+          "Xen 4.15; with --force the guest loses it. A disk that xl attached is detached by `xl block-detach`.",
       )
       .argument("<id>", ID_HELP, vbdId),
   )
     .option("--timeout <seconds>", "how long to wait for the guest", integer(0, 3600), 10)
-    .option("--force", "after the time-out, take it away from a guest that still uses it", false);
+    .option("--force", "after the time-out, detach it from a guest that still uses it", false);
   return examples(
     command,
     "xbdback detach 1/xvdb",
@@ -67,7 +67,7 @@ async function checkOurs(xenstore: Xenstore, place: VbdPlace): Promise<void> {
   if (!record || record.ours) return;
   const { domid, devid } = place;
   throw new CliError(
-    `${vbdName(place)}: the disk was made by xl: take it away with \`xl block-detach ${domid} ${devid}\``,
+    `${vbdName(place)}: xl attached this disk: detach it with \`xl block-detach ${domid} ${devid}\``,
   );
 }
 

@@ -1,6 +1,6 @@
 /** `xbdback machine`: a loopback machine to try the other commands on. */
 import { mkdirSync } from "node:fs";
-import { Command, InvalidArgumentError } from "commander";
+import { Command, InvalidArgumentError, Option } from "commander";
 import { LoopbackHost } from "../../platform/loopback/host.js";
 import { untilStopped } from "../lifetime.js";
 import { examples, size } from "../options.js";
@@ -22,7 +22,9 @@ export function machineCommand(): Command {
     )
     .argument("<directory>", "created if it does not exist; best on a tmpfs, like /dev/shm/machine")
     .option("--guests <domids>", "domains to make", domids, [1])
-    .option("--memory <size>", "of each guest", size, 256 << 20)
+    .addOption(
+      new Option("--memory <size>", "memory of each guest").argParser(size).default(256 << 20, "256M"),
+    )
     .option("--json", "print JSON when it runs", false)
     .option("--exit-with-parent", "stop when standard input ends, and leave SIGINT to the parent", false);
   return examples(
