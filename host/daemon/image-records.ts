@@ -112,7 +112,7 @@ export function describeDifference({ before, now }: Difference): string {
 }
 
 /** A block device that was taken out and another one put in has the number of the first, but not its sequence number. */
-function identitiesOf(uses: readonly Use[]): string[] {
+export function identitiesOf(uses: readonly Use[]): string[] {
   return uses.map(({ identity }) => {
     const device = /^block (\d+)$/.exec(identity);
     return device ? `${identity}${diskSequence(BigInt(device[1]))}` : identity;

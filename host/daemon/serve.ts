@@ -18,6 +18,7 @@ import { Endpoint } from "./endpoint.js";
 import { Hotplug } from "./hotplug.js";
 import { formatHttpAddress, type HttpAddress, servePage } from "./http.js";
 import { describeDifference, ImageRecords } from "./image-records.js";
+import { ImageWatch } from "./image-watch.js";
 import { openJournals, recordsDirectory } from "./journals.js";
 import { takePlace } from "./replace.js";
 import { Stores } from "./stores.js";
@@ -117,19 +118,28 @@ export async function serve(options: ServeOptions, lost: (error: Error) => void)
     const { domid } = platform;
     const records = new ImageRecords(recordsDirectory(platform), kind);
     const stores = new Stores(xenstore, host.open ?? openDisk, records, caps?.vbds);
-    undo.push(() => stores.close());
+    const images = new ImageWatch(() => stores.images(), host.log);
+    undo.push(
+      () => stores.close(),
+      () => images.close(),
+    );
     const open: Open = (path, options, vbd) => stores.open(path, options, vbd);
     const hotplug = new Hotplug({ xenstore, stores, domid, kind, log: host.log });
     const changed = (id: VbdId): void => hotplug.look(id);
     const hold: NonNullable<VbdHost["hold"]> = (path, options, vbd) => stores.hold(path, options, vbd);
     const release = (vbd: VbdId): Promise<void> => stores.forget(vbd);
     const held = (vbd: VbdId): BlockDevice | null => stores.deviceOf(vbd);
+    const imageState: NonNullable<VbdHost["imageState"]> = (vbd) => {
+      const image = stores.imageOf(vbd);
+      return image && images.stateOf(image);
+    };
     const told = (id: VbdId, why: string): boolean => hotplug.told(id, why);
     const rest = {
       told,
       open,
       hold,
       held,
+      imageState,
       release,
       records,
       changed,

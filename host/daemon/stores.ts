@@ -11,7 +11,8 @@ import { type Use, usesOf } from "../storage/disk.js";
 import { DeviceError, errnoOf, type OpenOptions, refusal } from "../storage/open.js";
 import { type VbdId, vbdName } from "../vbd/name.js";
 import type { Open } from "../vbd/store-opener.js";
-import { describeDifference, type ImageRecords } from "./image-records.js";
+import { describeDifference, type ImageRecords, identitiesOf } from "./image-records.js";
+import type { OpenImage } from "./image-watch.js";
 
 /** A vbd has the store, or is about to open it. */
 interface Claim {
@@ -26,6 +27,7 @@ interface Claim {
 interface Held {
   readonly claim: Claim;
   readonly shared: boolean;
+  readonly image: OpenImage;
   readonly device: BlockDevice;
   /** Closes the device for good. */
   readonly end: () => Promise<void>;
@@ -94,6 +96,16 @@ export class Stores {
   /** The disk that is open for a vbd; null where none is. */
   deviceOf(vbd: VbdId): BlockDevice | null {
     return this.#held.get(vbdName(vbd))?.device ?? null;
+  }
+
+  /** What path led to it; null where none is open. */
+  imageOf(vbd: VbdId): OpenImage | null {
+    return this.#held.get(vbdName(vbd))?.image ?? null;
+  }
+
+  /** Of all vbds. */
+  images(): OpenImage[] {
+    return [...this.#held.values()].map(({ image }) => image);
   }
 
   /** The vbd is to be without its disk. Resolves when it is closed, or is to be closed by the connection that uses it. */
@@ -185,7 +197,8 @@ export class Stores {
       }
       const close = device.close.bind(device);
       const end = (): Promise<void> => close().finally(() => this.#claims.delete(claim));
-      return { claim, shared: options.shared ?? false, device, end, inUse: null, kept: true };
+      const image: OpenImage = { vbd, path, readOnly, identities: identitiesOf(claim.uses) };
+      return { claim, shared: options.shared ?? false, image, device, end, inUse: null, kept: true };
     } catch (error) {
       this.#claims.delete(claim);
       throw error;

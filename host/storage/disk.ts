@@ -56,28 +56,39 @@ export interface Use {
   /** As {@link identityOf}. */
   readonly identity: string;
   readonly readOnly: boolean;
+  /** No file of this name is there. */
+  readonly missing: boolean;
 }
 
 /** All that a target has open: the store below all wrappers, and files of theirs. Rejects as {@link openDisk} does. */
 export async function usesOf(target: string, readOnly: boolean): Promise<Use[]> {
   const source = parseSource(target);
-  if (source?.kind !== "wrapped") return [{ identity: await identityOf(target), readOnly }];
+  if (source?.kind !== "wrapped") return [{ ...(await lookUp(target)), readOnly }];
   const { file, readsOnly = false } = readLayer(target, source);
   const below = await usesOf(source.inner, readOnly || readsOnly);
-  return file === undefined ? below : [{ identity: await identityOf(file), readOnly }, ...below];
+  return file === undefined ? below : [{ ...(await lookUp(file)), readOnly }, ...below];
 }
 
 /** The same for two targets that are the same store, by whatever names; "" for what is not there: to open it says why. */
 export async function identityOf(target: string): Promise<string> {
+  return (await lookUp(target)).identity;
+}
+
+async function lookUp(target: string): Promise<Pick<Use, "identity" | "missing">> {
   try {
-    const source = parseSource(target);
-    if (source?.kind === "raw" || source?.kind === "image") return await fileIdentity(source.path);
-    if (source?.kind !== "nbd") return target;
-    const { socket, host, port, exportName } = parseNbdUri(target);
-    return `${socket === null ? `tcp ${host}:${port}` : await socketIdentity(socket)} export ${exportName}`;
-  } catch {
-    return "";
+    return { identity: await findIdentity(target), missing: false };
+  } catch (error) {
+    const { code } = error as NodeJS.ErrnoException;
+    return { identity: "", missing: code === "ENOENT" || code === "ENOTDIR" };
   }
+}
+
+async function findIdentity(target: string): Promise<string> {
+  const source = parseSource(target);
+  if (source?.kind === "raw" || source?.kind === "image") return fileIdentity(source.path);
+  if (source?.kind !== "nbd") return target;
+  const { socket, host, port, exportName } = parseNbdUri(target);
+  return `${socket === null ? `tcp ${host}:${port}` : await socketIdentity(socket)} export ${exportName}`;
 }
 
 /** By name: a server that is started again makes another socket there, and serves the same. */

@@ -7,6 +7,9 @@ import type { StorageStatus } from "./storage-status.js";
 import type { ThrottleStatus } from "./throttling.js";
 import type { LastError } from "./vbd-log.js";
 
+/** "replaced": the path leads to another file by now; "deleted": to none. */
+export type ImageState = "ok" | "replaced" | "deleted";
+
 /** What is worth knowing about a vbd at one moment. */
 export interface VbdStatus extends ConnectionStatus, ThrottleStatus {
   readonly name: string;
@@ -26,6 +29,8 @@ export interface VbdStatus extends ConnectionStatus, ThrottleStatus {
   readonly waitsFor: string | null;
   readonly error: string | null;
   readonly storage: StorageStatus;
+  /** Whether the disk's path still leads to what is open; null when no disk is open. */
+  readonly imageState: ImageState | null;
   /** The age of the oldest request in flight, in seconds; null when there is none. */
   readonly oldestSeconds: number | null;
   /** What its log said last of something wrong, failed I/O included. */
@@ -67,6 +72,16 @@ export function waitsFor(facts: Facts): string | null {
   if (facts.opening !== null) return `${facts.opening} to be opened`;
   const paused = facts.paused ? "; the disk is paused (`xbdback unpause`)" : "";
   return `the frontend (${at})${paused}`;
+}
+
+/** For people, behind the disk's name. */
+export function describeImage(state: ImageState): string {
+  if (state === "ok") return "the path leads to the guest's disk again";
+  const what = state === "deleted" ? "deleted" : "replaced: another file is there now";
+  return (
+    `${what}; the guest continues with the former one, which the next daemon will not find: ` +
+    "put it back, or detach the disk and attach it again"
+  );
 }
 
 /** In one sentence, what it does or waits for. */

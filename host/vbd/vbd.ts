@@ -139,6 +139,7 @@ export class Vbd {
       }),
       lastError: this.#log.lastError,
       storage: storageStatus(device, this.#connector.opening, oldestSeconds),
+      imageState: device === null ? null : (this.#host.imageState?.(this.id) ?? "ok"),
       oldestSeconds,
       ...(this.#connection?.status ?? { ...NOT_CONNECTED, ...(device && diskStatus(device)) }),
       ...this.#throttling.status,

@@ -14,7 +14,8 @@ export function listCommand(): Command {
       .summary("list the vbds, a line each")
       .description(
         "Lists what the daemon serves. Without a terminal there is no line of headings, and no cell has a blank in it, so that\n" +
-          "awk can read it. STATUS is active, idle, waiting, paused, or storage, where the disk does not answer; show says more.",
+          "awk can read it. STATUS is active, idle, waiting or paused; storage, where the disk does not answer; replaced or deleted,\n" +
+          "where another file, or none, is at the path of the open disk. show says more.",
       ),
   );
   return examples(command, "xbdback list", "xbdback list --json | jq -r '.vbds[].name'").action(list);
@@ -45,8 +46,9 @@ function stateWord(state: XenbusState): string {
 }
 
 /** In one word; `xbdback show` has the sentence. */
-function condition({ storage, paused, waitsFor, inflight }: VbdStatus): string {
+function condition({ storage, imageState, paused, waitsFor, inflight }: VbdStatus): string {
   if (storage.state === "waiting") return "storage";
+  if (imageState === "replaced" || imageState === "deleted") return imageState;
   if (paused) return "paused";
   if (waitsFor !== null) return "waiting";
   return inflight > 0 ? "active" : "idle";

@@ -4,7 +4,7 @@ import { stateName } from "../../platform/xenbus-state.js";
 import { formatSize } from "../../storage/size.js";
 import { type VbdId, vbdName } from "../../vbd/name.js";
 import type { AgedRing } from "../../vbd/request-ages.js";
-import { describeStatus, type VbdStatus } from "../../vbd/status.js";
+import { describeImage, describeStatus, type VbdStatus } from "../../vbd/status.js";
 import { ask } from "../daemon.js";
 import { type CommonOptions, examples, ID_HELP, placeOptions, vbdId } from "../options.js";
 import { pairs, printJson } from "../output.js";
@@ -46,6 +46,8 @@ async function show(id: VbdId, options: CommonOptions): Promise<void> {
   ];
   if (vbd.device !== null) {
     rows.push(["device", `${vbd.device}, ${formatSize(vbd.size)} (${vbd.size} bytes)`]);
+    if (vbd.imageState !== "ok" && vbd.imageState !== null)
+      rows.push(["image", describeImage(vbd.imageState)]);
     if (vbd.through !== null) rows.push(["through", vbd.through]);
     if (vbd.protocol !== null) rows.push(["protocol", protocol(vbd)]);
   }

@@ -1,0 +1,76 @@
+/** An image that is deleted or replaced while it is open: the operator hears of it before the next daemon refuses it. */
+import assert from "node:assert/strict";
+import { linkSync, renameSync, rmSync, symlinkSync, writeFileSync } from "node:fs";
+import { test } from "node:test";
+import { ImageWatch } from "../../host/daemon/image-watch.js";
+import { usesOf } from "../../host/storage/disk.js";
+import { LIMIT, pause, World } from "../cli/world.js";
+import { directory } from "../storage/helpers.js";
+
+async function shows(world: World, pattern: RegExp): Promise<void> {
+  while (!pattern.test((await world.run("show", "1/xvda")).stdout)) await pause(50);
+}
+
+test("show, list and the log tell that the image was replaced, deleted, put back", LIMIT, async (t) => {
+  const world = await World.start(t);
+  const image = world.image("v1.img");
+  const current = world.scene.path("current.img");
+  const other = world.image("v2.img");
+  symlinkSync(image, current);
+  (await world.run("attach", "1", `${current},raw,xvda,rw`)).expect(0);
+  await world.guest();
+  assert.doesNotMatch((await world.run("show", "1/xvda")).stdout, /^image /m);
+  // ln -sfn
+  symlinkSync(other, `${current}.new`);
+  renameSync(`${current}.new`, current);
+  await shows(world, /^image +replaced: another file is there now; the guest continues with the former one/m);
+  assert.match((await world.run("list")).stdout, / replaced /);
+  const json = await world.json<{ vbd: { imageState: string } }>("show", "1/xvda");
+  assert.equal(json.vbd.imageState, "replaced");
+  rmSync(current);
+  await shows(world, /^image +deleted; the guest continues/m);
+  assert.match((await world.run("list")).stdout, / deleted /);
+  linkSync(image, current);
+  while (/^image /m.test((await world.run("show", "1/xvda")).stdout)) await pause(50);
+  const told = () => world.daemon.stderr.split("\n").filter((line) => line.includes(`${current}: `));
+  while (told().length < 3) await pause(50);
+  const lines = told();
+  assert.equal(lines.length, 3, lines.join("\n"));
+  assert.match(lines[0], /level=warning domid=1 devid=51712 .*current\.img: replaced: /);
+  assert.match(lines[1], /current\.img: deleted; /);
+  assert.match(lines[2], /level=info .*current\.img: the path leads to the guest's disk again/);
+});
+
+test("one look at a time; a disk that is opened anew begins as ok; what cannot be told changes nothing", async (t) => {
+  const path = `${directory(t)}/disk.img`;
+  writeFileSync(path, "");
+  const vbd = { domid: 1, devid: 51712 };
+  const open = async () => ({
+    vbd,
+    path,
+    readOnly: false,
+    identities: (await usesOf(path, false)).map(({ identity }) => identity),
+  });
+  let images = [await open()];
+  const lines: string[] = [];
+  const watch = new ImageWatch(
+    () => images,
+    (line) => lines.push(line),
+  );
+  t.after(() => watch.close());
+  rmSync(path);
+  await Promise.all([watch.look(), watch.look()]);
+  await watch.look();
+  assert.equal(watch.stateOf(images[0]), "deleted");
+  assert.equal(lines.length, 1);
+  // ELOOP: not deleted, not another one.
+  symlinkSync(path, path);
+  await watch.look();
+  assert.equal(watch.stateOf(images[0]), "deleted");
+  rmSync(path);
+  writeFileSync(path, "");
+  images = [await open()];
+  assert.equal(watch.stateOf(images[0]), "ok");
+  await watch.look();
+  assert.equal(lines.length, 1);
+});
