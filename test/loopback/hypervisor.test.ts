@@ -1,5 +1,15 @@
 import assert from "node:assert/strict";
-import { statSync, writeFileSync } from "node:fs";
+import {
+  chmodSync,
+  chownSync,
+  linkSync,
+  mkdirSync,
+  readFileSync,
+  rmSync,
+  statSync,
+  symlinkSync,
+  writeFileSync,
+} from "node:fs";
 import { createConnection } from "node:net";
 import { join } from "node:path";
 import { test } from "node:test";
@@ -42,6 +52,42 @@ test("a directory that is something else is left alone", async (t) => {
   writeFileSync(join(directory, "precious"), "");
   await assert.rejects(Hypervisor.start(directory), { code: "ENOTEMPTY" });
   statSync(join(directory, "precious"));
+});
+
+test("a link in the directory is not followed, and nothing behind it changes", async (t) => {
+  const directory = temporaryDirectory(t);
+  const precious = join(temporaryDirectory(t), "precious");
+  writeFileSync(precious, "contents");
+  for (const link of [symlinkSync, linkSync]) {
+    link(precious, paths.lock(directory));
+    await assert.rejects(Hypervisor.start(directory), /\/lock is not a file of a hypervisor: choose another/);
+    assert.equal(readFileSync(precious, "utf8"), "contents");
+    rmSync(paths.lock(directory));
+  }
+});
+
+test("a directory that others can write to, or that is a link, is refused", async (t) => {
+  const parent = temporaryDirectory(t);
+  const directory = join(parent, "d");
+  mkdirSync(directory);
+  for (const mode of [0o777, 0o1777, 0o775]) {
+    chmodSync(directory, mode);
+    await assert.rejects(Hypervisor.start(directory), /d can be written to by other users: choose a new/);
+    assert.equal(statSync(directory).mode & 0o7777, mode);
+  }
+  chmodSync(directory, 0o755);
+  symlinkSync(directory, join(parent, "link"));
+  await assert.rejects(Hypervisor.start(join(parent, "link")), /link is not a directory itself: name/);
+  await (await Hypervisor.start(directory)).close();
+});
+
+const root = process.geteuid?.() === 0;
+test("a directory of another user is refused", { skip: !root && "needs root" }, async (t) => {
+  const directory = temporaryDirectory(t);
+  chownSync(directory, 65534, 65534);
+  await assert.rejects(Hypervisor.start(directory), /belongs to user 65534: run this as that user/);
+  await assert.rejects(openDomain(directory, 0), /belongs to user 65534: run this as that user/);
+  chownSync(directory, 0, 0);
 });
 
 test("a path that no socket can have is named", async (t) => {

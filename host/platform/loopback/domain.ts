@@ -1,6 +1,7 @@
 /** A process' way into the loopback hypervisor: it becomes a process of one domain. */
 import type { Domain, GuestPages } from "../ports.js";
 import { Connection } from "./connection.js";
+import { refuseForeign } from "./directory.js";
 import { LoopbackEventChannels } from "./event-channels.js";
 import { LoopbackGrantTable } from "./grant-table.js";
 import { LoopbackGuestPages } from "./guest-pages.js";
@@ -13,6 +14,7 @@ export interface LoopbackDomain extends Domain {
 
 /** Joins domain `domid` of the hypervisor in `directory`. Rejects with a HypervisorError that says what is amiss. */
 export async function openDomain(directory: string, domid: number): Promise<LoopbackDomain> {
+  refuseForeign(directory);
   const connection = await Connection.open(directory);
   try {
     await connection.request("hello", { domid });

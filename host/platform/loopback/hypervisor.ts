@@ -6,7 +6,9 @@
 import {
   chmodSync,
   closeSync,
+  constants,
   existsSync,
+  fstatSync,
   ftruncateSync,
   mkdirSync,
   openSync,
@@ -18,6 +20,7 @@ import {
 import { createServer, type Server, type Socket } from "node:net";
 import { tryLock } from "../libc.js";
 import type { Handle } from "./arbiter.js";
+import { refuseForeign } from "./directory.js";
 import { HostedDomain } from "./hosted-domain.js";
 import { paths } from "./layout.js";
 import { Machine } from "./machine.js";
@@ -118,14 +121,14 @@ export class Hypervisor {
 
 /** Locks the directory for as long as this process lives. Returns the lock's descriptor. */
 function claim(directory: string): number {
-  const isNew = !existsSync(directory) || readdirSync(directory).length === 0;
-  if (!isNew && !existsSync(paths.lock(directory))) {
+  mkdirSync(directory, { recursive: true, mode: 0o700 });
+  refuseForeign(directory);
+  if (readdirSync(directory).length > 0 && !existsSync(paths.lock(directory))) {
     const message = `${directory} is not empty and not a hypervisor's: choose another directory`;
     throw new HypervisorError("ENOTEMPTY", message);
   }
-  mkdirSync(directory, { recursive: true, mode: 0o700 });
   chmodSync(directory, 0o700);
-  const lock = openSync(paths.lock(directory), "a", 0o600);
+  const lock = openLock(paths.lock(directory));
   if (!tryLock(lock, true)) {
     closeSync(lock);
     const pid = readFileSync(paths.lock(directory), "utf8").trim();
@@ -135,6 +138,20 @@ function claim(directory: string): number {
   ftruncateSync(lock);
   writeSync(lock, `${process.pid}\n`);
   return lock;
+}
+
+function openLock(path: string): number {
+  const { O_CREAT, O_RDWR, O_APPEND, O_NOFOLLOW, O_NONBLOCK } = constants;
+  let lock = -1;
+  try {
+    lock = openSync(path, O_CREAT | O_RDWR | O_APPEND | O_NOFOLLOW | O_NONBLOCK, 0o600);
+    const stats = fstatSync(lock);
+    if (stats.isFile() && stats.nlink === 1 && stats.uid === process.geteuid?.()) return lock;
+  } catch (error) {
+    if ((error as NodeJS.ErrnoException).code !== "ELOOP") throw error;
+  }
+  if (lock >= 0) closeSync(lock);
+  throw new HypervisorError("EPERM", `${path} is not a file of a hypervisor: choose another directory`);
 }
 
 /** Removes what a dead hypervisor left. */

@@ -1,0 +1,22 @@
+/** Whose a hypervisor's directory is. */
+import { lstatSync } from "node:fs";
+import { HypervisorError } from "./wire.js";
+
+/**
+ * Throws a HypervisorError for a directory to which another user can write: there could be links in it to files of ours,
+ * which would be written then. A link to a directory is refused, too: it could be moved.
+ */
+export function refuseForeign(directory: string): void {
+  const stats = lstatSync(directory, { throwIfNoEntry: false });
+  if (!stats) return;
+  const fail = (why: string, remedy: string): never => {
+    throw new HypervisorError("EPERM", `${directory} ${why}: ${remedy}`);
+  };
+  if (!stats.isDirectory()) fail("is not a directory itself", "name the directory");
+  if (stats.uid !== process.geteuid?.()) {
+    fail(`belongs to user ${stats.uid}`, "run this as that user, or choose another directory");
+  }
+  if ((stats.mode & 0o022) !== 0) {
+    fail("can be written to by other users", "choose a new directory, which gets mode 0700");
+  }
+}
