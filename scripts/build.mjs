@@ -14,6 +14,7 @@ import { buildCore } from "./build-core.mjs";
 import { writeBundle } from "./bundle.mjs";
 import { writeHeader } from "./c-header.mjs";
 import { writeManual } from "./manual.mjs";
+import { writePage } from "./page.mjs";
 
 const root = dirname(dirname(fileURLToPath(import.meta.url)));
 
@@ -75,5 +76,6 @@ buildCore(root);
 compileHost();
 removeOrphans();
 await writeBundle();
+await writePage();
 await writeHeader();
 await writeManual();

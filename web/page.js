@@ -1,5 +1,10 @@
 // The read-only page of `xbdback serve --http`: asks the daemon every second and draws what it says.
+import { Charts } from "./charts.js";
+import { bytes, clock, count, time } from "./format.js";
+import { Table } from "./table.js";
+
 const INTERVAL_MS = 1000;
+const ANSWER_MS = 5000;
 const SAMPLES = 120;
 const BUCKETS = 25;
 
@@ -7,27 +12,15 @@ const byId = (id) => document.getElementById(id);
 const histories = new Map();
 let chosen = null;
 let before = null;
+let charts = null;
 
-function short(value, unit = "") {
-  const [scaled, prefix] =
-    value >= 1e9
-      ? [value / 1e9, "G"]
-      : value >= 1e6
-        ? [value / 1e6, "M"]
-        : value >= 1e3
-          ? [value / 1e3, "k"]
-          : [value, ""];
-  return `${scaled.toFixed(scaled < 10 && prefix ? 1 : 0)} ${prefix}${unit}`.trim();
-}
-
-function time(seconds) {
-  if (seconds === null) return "–";
-  return seconds < 1e-3
-    ? `${(seconds * 1e6).toFixed(0)} µs`
-    : seconds < 1
-      ? `${(seconds * 1e3).toFixed(1)} ms`
-      : `${seconds.toFixed(1)} s`;
-}
+const table = new Table(byId("vbds"), byId("filter"), {
+  choose(name) {
+    chosen = name;
+    draw();
+  },
+  redraw: () => draw(),
+});
 
 function rates(now, old, seconds) {
   const anew = !old || old.counters.responses > now.counters.responses;
@@ -41,6 +34,7 @@ function rates(now, old, seconds) {
   }
   const ios = heat.reduce((a, b) => a + b, 0);
   return {
+    at: Date.now() / 1000,
     iops: per("responses"),
     read: per("sectorsRead") * 512,
     written: per("sectorsWritten") * 512,
@@ -50,88 +44,6 @@ function rates(now, old, seconds) {
     depth: now.inflight,
     heat,
   };
-}
-
-function cell(row, text) {
-  row.insertCell().textContent = text;
-}
-
-function drawTable(vbds) {
-  const focused = document.activeElement?.dataset?.vbd;
-  byId("vbds").replaceChildren(
-    ...vbds.map((vbd) => {
-      const row = document.createElement("tr");
-      const button = document.createElement("button");
-      Object.assign(button, { type: "button", textContent: vbd.name });
-      button.dataset.vbd = vbd.name;
-      button.setAttribute("aria-pressed", String(vbd.name === chosen));
-      button.addEventListener("click", () => {
-        chosen = vbd.name;
-        draw(before.answer);
-      });
-      row.insertCell().append(button);
-      const rate = histories.get(vbd.name).at(-1);
-      cell(row, vbd.device ?? "–");
-      cell(row, vbd.waitsFor === null ? "at work" : `waits for ${vbd.waitsFor}`);
-      cell(row, short(rate.iops));
-      cell(row, short(rate.read, "B"));
-      cell(row, short(rate.written, "B"));
-      cell(row, time(rate.latency));
-      cell(row, String(vbd.inflight));
-      return row;
-    }),
-  );
-  if (focused) document.querySelector(`button[data-vbd="${CSS.escape(focused)}"]`)?.focus();
-}
-
-function canvas(id, label) {
-  const element = byId(id);
-  element.setAttribute("aria-label", label);
-  const { clientWidth: width, clientHeight: height } = element;
-  element.width = width * devicePixelRatio;
-  element.height = height * devicePixelRatio;
-  const context = element.getContext("2d");
-  context.scale(devicePixelRatio, devicePixelRatio);
-  return { context, width, height, style: getComputedStyle(document.documentElement) };
-}
-
-function lineChart(id, label, series, unit) {
-  const { context, width, height, style } = canvas(id, label);
-  const most = Math.max(1, ...series.flat());
-  series.forEach((values, i) => {
-    context.strokeStyle = style.getPropertyValue(i === 0 ? "--line" : "--second");
-    context.lineWidth = 2;
-    context.beginPath();
-    values.forEach((value, x) => {
-      context.lineTo(
-        width - ((values.length - 1 - x) * width) / (SAMPLES - 1),
-        height - 4 - (value / most) * (height - 24),
-      );
-    });
-    context.stroke();
-  });
-  context.fillStyle = style.color || "gray";
-  context.font = "12px system-ui";
-  context.fillText(short(most, unit), 6, 14);
-}
-
-function heatMap(history) {
-  const { context, width, height, style } = canvas("heat", heatLabel(history.at(-1)));
-  const most = Math.max(1, ...history.flatMap(({ heat }) => heat));
-  context.fillStyle = style.getPropertyValue("--line");
-  history.forEach(({ heat }, x) => {
-    heat.forEach((count, bucket) => {
-      if (count <= 0) return;
-      context.globalAlpha = 0.15 + 0.85 * Math.sqrt(count / most);
-      const left = width - ((history.length - x) * width) / SAMPLES;
-      context.fillRect(
-        left,
-        height - ((bucket + 1) * height) / BUCKETS,
-        width / SAMPLES + 0.5,
-        height / BUCKETS,
-      );
-    });
-  });
 }
 
 function heatLabel({ latency, heat }) {
@@ -147,7 +59,7 @@ function drawRing(ring, number) {
   const text = document.createElement("p");
   const oldest = ring.oldestSeconds === null ? "" : `, the oldest for ${ring.oldestSeconds.toFixed(1)} s`;
   text.textContent =
-    `ring ${number}, port ${ring.port}: req_prod ${ring.reqProd}, req_cons ${ring.reqCons}, rsp_prod ${ring.rspProd}, ` +
+    `ring ${number}, event channel port ${ring.port}: req_prod ${ring.reqProd}, req_cons ${ring.reqCons}, rsp_prod ${ring.rspProd}, ` +
     `req_event ${ring.reqEvent}, rsp_event ${ring.rspEvent}; ${ring.requests.length} in flight${oldest}`;
   const slots = document.createElement("div");
   slots.className = "slots";
@@ -175,59 +87,163 @@ function drawRing(ring, number) {
   return element;
 }
 
+/** What of a vbd is shown in words. */
+function described(vbd) {
+  const { domid, domainName, vdev, storage, paused, waitsFor, error, device, name, description } = vbd;
+  const guest = domainName ?? `domain ${domid}`;
+  const [summary, level] =
+    storage.state === "waiting"
+      ? ["stuck", "bad"]
+      : error !== null
+        ? ["error", "bad"]
+        : paused
+          ? ["paused", "notice"]
+          : storage.state === "opening"
+            ? ["opening", "notice"]
+            : waitsFor === null
+              ? [vbd.inflight > 0 ? "active" : "idle", "good"]
+              : ["waiting", "notice"];
+  const title = `${guest} ${vdev}`;
+  const searchable = [title, name, device, summary, description].join(" ").toLowerCase();
+  return { ...vbd, title, summary, level, searchable };
+}
+
+function facts(vbd) {
+  const { limits, lastError, storage, through, rings } = vbd;
+  const limit = [
+    limits.iops > 0 && Number.isFinite(limits.iops) ? `${count(limits.iops)} IOPS` : null,
+    limits.bps > 0 && Number.isFinite(limits.bps) ? bytes(limits.bps, "/s") : null,
+  ].filter((one) => one !== null);
+  const since = storage.since === null ? "" : ` since ${clock(storage.since)}`;
+  const ages = vbd.oldestSeconds === null ? "" : `, the oldest for ${time(vbd.oldestSeconds)}`;
+  return [
+    ["guest", vbd.domainName === null ? `domain ${vbd.domid}` : `${vbd.domainName} (domain ${vbd.domid})`],
+    ["device", `${vbd.vdev} (${vbd.name})`],
+    [
+      "image",
+      vbd.device === null ? "not open" : through === null ? vbd.device : `${vbd.device}, through ${through}`,
+    ],
+    ["size", vbd.size > 0 ? bytes(vbd.size) : "not known"],
+    ["storage", `${storage.state}${since}`],
+    ["limits", limit.length > 0 ? limit.join(", ") : "none"],
+    ["paused", vbd.paused ? "yes" : "no"],
+    [
+      "in flight",
+      `${vbd.inflight} requests in ${rings.length} ${rings.length === 1 ? "ring" : "rings"}${ages}`,
+    ],
+    ["last error", lastError === null ? "none" : `${clock(lastError.time)} ${lastError.message}`],
+  ];
+}
+
+function drawFacts(vbd) {
+  const elements = facts(vbd).flatMap(([name, value]) => {
+    const term = document.createElement("dt");
+    const text = document.createElement("dd");
+    term.textContent = name;
+    text.textContent = value;
+    return [term, text];
+  });
+  byId("facts").replaceChildren(...elements);
+}
+
 function drawDetail(vbd) {
   byId("detail").hidden = !vbd;
   if (!vbd) return;
   const history = histories.get(vbd.name);
   const now = history.at(-1);
-  byId("chosen").textContent = `${vbd.name}${vbd.device === null ? "" : `: ${vbd.device}`}`;
-  const of = (name) => history.map((rate) => rate[name]);
-  lineChart("iops", `${short(now.iops)} requests per second`, [of("iops")], "");
-  lineChart(
-    "bytes",
-    `${short(now.read, "B")} read and ${short(now.written, "B")} written per second`,
-    [of("read"), of("written")],
-    "B/s",
+  byId("chosen").textContent = vbd.title;
+  byId("description").textContent = vbd.description;
+  byId("description").dataset.level = vbd.level;
+  drawFacts(vbd);
+  charts ??= new Charts({
+    iops: byId("iops"),
+    bytes: byId("bytes"),
+    depth: byId("depth"),
+    heat: byId("heat"),
+  });
+  charts.draw(history, SAMPLES);
+  byId("iops").setAttribute("aria-label", `${count(now.iops)} requests per second`);
+  byId("bytes").setAttribute(
+    "aria-label",
+    `${bytes(now.read)} read and ${bytes(now.written)} written per second`,
   );
-  lineChart("depth", `${now.depth} requests in flight`, [of("depth")], "");
-  heatMap(history);
+  byId("depth").setAttribute("aria-label", `${now.depth} requests in flight`);
+  byId("heat").setAttribute("aria-label", heatLabel(now));
   byId("coalescing").textContent =
-    `${short(now.segments)} segments became ${short(now.ios)} I/Os in the last second. A slot shows the segments of its request; ` +
-    "underlined: where the guest writes next (orange) and where the backend reads next.";
+    `${count(now.segments)} segments became ${count(now.ios)} I/Os in the last second. A slot shows the segments of its ` +
+    "request; underlined: where the guest writes next (orange) and where the backend reads next.";
   byId("rings").replaceChildren(...vbd.rings.map(drawRing));
 }
 
-function draw({ vbds }) {
+function draw() {
+  if (before === null) return;
+  const { vbds } = before;
   if (!vbds.some(({ name }) => name === chosen)) chosen = vbds[0]?.name ?? null;
-  drawTable(vbds);
+  const entries = vbds.map((vbd) => ({ vbd, rate: histories.get(vbd.name).at(-1) }));
+  const hidden = table.draw(entries, chosen);
+  byId("hidden").textContent = hidden > 0 ? `${vbds.length - hidden} of ${vbds.length} shown` : "";
   drawDetail(vbds.find(({ name }) => name === chosen));
+}
+
+function say(element, text) {
+  if (element.textContent !== text) element.textContent = text;
+}
+
+function summary(vbds) {
+  const bad = vbds.filter(({ level }) => level === "bad").length;
+  const notice = vbds.filter(({ level }) => level === "notice").length;
+  const parts = [
+    vbds.length === 1 ? "1 disk" : `${vbds.length} disks`,
+    ...(bad > 0 ? [`${bad} with trouble`] : []),
+    ...(notice > 0 ? [`${notice} paused or waiting`] : []),
+  ];
+  return parts.join(", ");
 }
 
 function take(answer) {
   const at = performance.now();
   const seconds = before ? (at - before.at) / 1000 : 1;
-  for (const vbd of answer.vbds) {
-    const old = before?.answer.vbds.find(({ name }) => name === vbd.name);
-    const history = [...(histories.get(vbd.name) ?? []), rates(vbd, old, seconds)];
+  const vbds = answer.vbds.map(described);
+  const gap = {
+    at: Date.now() / 1000 - 0.5,
+    iops: null,
+    read: null,
+    written: null,
+    depth: null,
+    latency: null,
+  };
+  for (const vbd of vbds) {
+    const old = before?.vbds.find(({ name }) => name === vbd.name);
+    const history = histories.get(vbd.name) ?? [];
+    // No line is drawn through a time of which nothing is known.
+    if (history.length > 0 && !byId("stale").hidden) history.push(gap);
+    history.push(rates(vbd, old, seconds));
     histories.set(vbd.name, history.slice(-SAMPLES));
   }
-  for (const name of histories.keys())
-    if (!answer.vbds.some((vbd) => vbd.name === name)) histories.delete(name);
-  before = { at, answer };
-  const stuck = answer.vbds.filter(({ waitsFor }) => waitsFor !== null).length;
-  const summary = `${answer.vbds.length} vbds${stuck > 0 ? `, ${stuck} not at work` : ", all at work"}`;
-  if (byId("summary").textContent !== summary) byId("summary").textContent = summary;
-  draw(answer);
+  for (const name of histories.keys()) if (!vbds.some((vbd) => vbd.name === name)) histories.delete(name);
+  before = { at, time: Date.now(), vbds };
+  say(byId("summary"), summary(vbds));
+  stale(null);
+  draw();
+}
+
+/** Marks what is shown as old, or as current again with null. */
+function stale(why) {
+  document.body.classList.toggle("stale", why !== null && before !== null);
+  byId("stale").hidden = why === null;
+  if (why === null) return;
+  const since = before === null ? "" : ` since ${clock(before.time)}; what is shown is from then`;
+  say(byId("stale"), `The daemon has not answered${since}. Trying again (${why}).`);
 }
 
 async function follow() {
   for (;;) {
     try {
-      const response = await fetch("vbds.json");
+      const response = await fetch("vbds.json", { signal: AbortSignal.timeout(ANSWER_MS) });
       if (!response.ok) throw new Error(`status ${response.status}`);
       take(await response.json());
     } catch (error) {
-      byId("summary").textContent = `The daemon does not answer (${error.message}); trying again.`;
+      stale(error.message);
     }
     await new Promise((resolve) => setTimeout(resolve, INTERVAL_MS));
   }

@@ -2,6 +2,7 @@
 import { once } from "node:events";
 import { readFileSync } from "node:fs";
 import { createServer, type IncomingMessage, type Server, type ServerResponse } from "node:http";
+import { describeStatus } from "../vbd/status.js";
 import type { Backend } from "./backend.js";
 
 export interface HttpAddress {
@@ -67,25 +68,36 @@ export function createBoundedServer(
 }
 
 /** Serves the page until the server that this resolves with is closed. Rejects when it cannot listen there. */
-export async function servePage({ host, port }: HttpAddress, backend: Backend): Promise<Server> {
+export async function servePage(
+  { host, port }: HttpAddress,
+  backend: Pick<Backend, "status" | "vbd">,
+): Promise<Server> {
   const server = createBoundedServer((request, response) => answer(backend, request, response));
   server.listen(port, host);
   await once(server, "listening");
   return server;
 }
 
-function answer(backend: Backend, request: IncomingMessage, response: ServerResponse): void {
+function answer(
+  backend: Pick<Backend, "status" | "vbd">,
+  request: IncomingMessage,
+  response: ServerResponse,
+): void {
   const [path] = (request.url ?? "/").split("?");
   if (request.method !== "GET" && request.method !== "HEAD") refuse(response, 405, "it is read-only");
   else if (path === "/vbds.json") send(response, "application/json", JSON.stringify({ vbds: vbds(backend) }));
   else if (Object.hasOwn(FILES, path)) {
     const [name, type] = FILES[path];
-    send(response, type, readFileSync(new URL(`../../../web/${name}`, import.meta.url)));
+    send(response, type, readFileSync(new URL(`../../web/${name}`, import.meta.url)));
   } else refuse(response, 404, "Not Found");
 }
 
-function vbds(backend: Backend): object[] {
-  return backend.status().map((status) => ({ ...status, rings: backend.vbd(status.name).rings() }));
+function vbds(backend: Pick<Backend, "status" | "vbd">): object[] {
+  return backend.status().map((status) => ({
+    ...status,
+    description: describeStatus(status),
+    rings: backend.vbd(status.name).rings(),
+  }));
 }
 
 function send(response: ServerResponse, type: string, body: string | Uint8Array): void {

@@ -33,6 +33,7 @@ for (const name of [
   "package.json",
   "packaging",
   "scripts",
+  "web",
   "tsconfig.json",
 ])
   cpSync(join(ROOT, name), join(checkout, name), { recursive: true });
