@@ -7,6 +7,7 @@ import type { BlockDevice } from "./device.js";
 import { type Cache, makeDirect } from "./direct.js";
 import type { IoEngine } from "./engine.js";
 import { fence } from "./fence.js";
+import { formatOf } from "./format.js";
 import {
   blockGeometry,
   type Geometry,
@@ -108,6 +109,7 @@ export async function openStore(path: string, options: OpenOptions): Promise<Sto
       kind === "image" ? await imageGeometry(fd, readOnly) : blockGeometry(fd, readOnly, stats.rdev);
     checkSectors(path, geometry);
     if (bytes % SECTOR !== 0) warnOfTail(path, bytes, options.warn ?? console.warn);
+    await warnOfFormat(fd, path, options.warn ?? console.warn);
     await applyCache(fd, path, kind, geometry, bytes, options);
     const flushErrno = new SharedArrayBuffer(4);
     return { ...geometry, fd, name: path, kind, readOnly, bytes, flushErrno };
@@ -188,6 +190,13 @@ async function usableBytes(fd: number, path: string, kind: StoreKind, cdrom = fa
   const size = bytes === 0 ? "empty" : `only ${bytes} bytes long`;
   const remedy = kind === "image" ? `give it a size, e.g. \`truncate -s 10G ${path}\`` : "insert a medium";
   throw new DeviceError(EINVAL, path, `${size}, less than a sector; ${remedy}`);
+}
+
+/** The guest would see the image's tables instead of its disk, and could overwrite them. */
+async function warnOfFormat(fd: number, path: string, warn: (line: string) => void): Promise<void> {
+  const format = await formatOf(fd);
+  if (format === null) return;
+  warn(`${path}: begins as a ${format} image does, and is served as a raw one: is format=${format} missing?`);
 }
 
 function warnOfTail(path: string, bytes: number, warn: (line: string) => void): void {

@@ -109,6 +109,20 @@ for (const engine of ENGINES) {
     assert.deepEqual(readFileSync(path).subarray(1536), data.subarray(1536));
   });
 
+  test(`${engine}: an image in a format that is served as raw is told of`, LIMIT, async (t) => {
+    const lines: string[] = [];
+    const warn = (line: string): void => void lines.push(line);
+    const data = pattern(1024);
+    await (await openOn(engine, image(t, 0, data), { readOnly: false, warn })).close();
+    assert.deepEqual(lines, []);
+    data.set(Buffer.from("QFI\xfb", "latin1"));
+    const path = image(t, 0, data);
+    await (await openOn(engine, path, { readOnly: false, warn })).close();
+    assert.deepEqual(lines, [
+      `${path}: begins as a qcow2 image does, and is served as a raw one: is format=qcow2 missing?`,
+    ]);
+  });
+
   test(`${engine}: discard gives blocks back and leaves its neighbours`, LIMIT, async (t) => {
     const data = pattern(MIB);
     const path = image(t, 0, data);
