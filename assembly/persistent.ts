@@ -48,12 +48,21 @@ const NO_PAGE: u32 = 0xffff;
 /** How far from its bucket a grant may lie: far more than chance makes of a table that is half full. */
 const MAX_PROBES: u32 = 64;
 
+/** Failures to map, less successes, from which on grants are taken for ones that cannot be mapped, and are copied. */
+const MAX_FAILURES: u32 = 64;
+/** One in so many is tried nevertheless: the failures may have had another reason, which has passed. */
+const TRIAL: u32 = 256;
+
 /** The host's, so that a guest cannot choose grants whose buckets collide. */
 let key: u32 = 0;
 let freePages: u32 = 0;
 let limit: u32 = 0;
 /** A page was wanted and there was none: the next trim makes room. */
 let starved: bool = false;
+/** Up to MAX_FAILURES. A failure costs system calls, and a guest that grants read-only pages causes one for each. */
+let failures: u32 = 0;
+/** Grants that were copied because of them. */
+let untried: u32 = 0;
 /** Pages to map in this round. */
 export let maps: u32 = 0;
 /** Pages that are mapped, or about to be. */
@@ -73,6 +82,7 @@ export function resetPersistent(): void {
   freePages = MAX_PERSISTENT;
   pagesUsed = maps = 0;
   starved = false;
+  failures = untried = 0;
 }
 
 function bucketOf(gref: u32): u32 {
@@ -171,6 +181,7 @@ function usePage(gref: u32): u32 {
     known.touched = true;
     return page;
   }
+  if (failures == MAX_FAILURES && ++untried % TRIAL != 0) return NO_PAGE;
   if (pagesUsed >= limit) {
     starved = true;
     return NO_PAGE;
@@ -230,9 +241,11 @@ export function settleMaps(): void {
     const page = pageAt(load<u16>(map, MAP_PAGE));
     if (load<i16>(map, MAP_STATUS) == 0) {
       page.state = MAPPED;
+      if (failures != 0) failures--;
       continue;
     }
     page.state = FAILED;
+    if (failures != MAX_FAILURES) failures++;
     if (page.users == 0) drop(load<u16>(map, MAP_PAGE));
   }
   count(COUNT_MAPS, maps);

@@ -221,6 +221,37 @@ test("a grant that cannot be mapped is tried again by the next request", () => {
   h.release();
 });
 
+test("a guest whose grants are all read-only costs few attempts to map them, and is served", () => {
+  const { h, guest } = setup({ sectors: 65536, maxPersistent: 1056 });
+  const segments = guest.segments(11);
+  for (const { gref } of segments) h.readOnlyGrants.add(gref);
+  const write = (times: number): void => {
+    for (let i = 0; i < times; i++) assert.deepEqual(h.serve(guest.transfer(WRITE, 0, segments)), [OKAY]);
+  };
+  write(1000);
+  assert.equal(h.mapped.size, 0);
+  // 64, the rest of the request, and one in 256 of what was copied: a request ends its search at the first.
+  assert.ok(h.maps.length <= 66 + 1000 / 256, `${h.maps.length} attempts for 11000 grants`);
+  // The reason for the failures is gone.
+  h.readOnlyGrants.clear();
+  h.maps.length = 0;
+  write(600);
+  assert.equal(h.mapped.size, 11);
+  assert.equal(h.maps.length, 11);
+  h.release();
+});
+
+test("a guest with some read-only grants has the others mapped", () => {
+  const { h, guest } = setup({ sectors: 65536, maxPersistent: 1056 });
+  const [bad] = guest.segments(1);
+  h.readOnlyGrants.add(bad.gref);
+  for (let i = 0; i < 200; i++) {
+    assert.deepEqual(h.serve(guest.transfer(WRITE, 0, [bad]), guest.transfer(WRITE, 8, 4)), [OKAY, OKAY]);
+  }
+  assert.equal(h.mapped.size, 800);
+  h.release();
+});
+
 test("grants that cannot be mapped, shared by requests of one batch and named twice in each", () => {
   const { h, guest } = setup();
   const [bad, good] = guest.segments(2);
