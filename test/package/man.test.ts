@@ -49,7 +49,7 @@ for (const command of program().commands) {
   test(`xbdback(8) has the options of ${command.name()}, and no others`, () => {
     const text = section(manual, "Ss", command.name());
     assert.notEqual(text, "", "there is no such section");
-    const items = text.matchAll(/^\.It Fl -([a-z0-9-]+)(?: (Op )?Ar (\S+))?/gm);
+    const items = text.matchAll(/^\.It (?:Fl . , )?Fl -([a-z0-9-]+)(?: (Op )?Ar (\S+))?/gm);
     const documented = [...items].map(([, name, optional, value]) => {
       if (value === undefined) return `--${name}`;
       return optional ? `--${name} [${value}]` : `--${name} <${value}>`;
