@@ -155,6 +155,7 @@ function errnoOf(done: (errno: number) => void): (error: Error | null, result: n
 }
 
 /** Request numbers of linux/include/uapi/linux/fs.h. */
+export const FS_IOC_GETFLAGS = 0x80086601;
 export const BLKROGET = 0x125e;
 export const BLKSSZGET = 0x1268;
 export const BLKDISCARD = 0x1277;

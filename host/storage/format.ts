@@ -9,6 +9,7 @@ const MAGICS: readonly (readonly [string, string])[] = [
   ["KDMV", "vmdk"],
   ["vhdxfile", "vhdx"],
   ["QED\0", "qed"],
+  ["LUKS\xba\xbe", "luks"],
 ];
 
 /** The format of the image that a descriptor has open; null for a raw one. */

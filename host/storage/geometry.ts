@@ -38,7 +38,15 @@ export function wholeSectors(bytes: number, sectorSize: number): number {
 
 /** All bytes of a store, whole sectors or not. Does not block, even if the image's server hangs. */
 export async function storeBytes(fd: number, kind: StoreKind): Promise<number> {
-  return kind === "image" ? (await statFile(fd)).size : askUint64(fd, BLKGETSIZE64, "BLKGETSIZE64");
+  return kind === "image"
+    ? roundDown((await statFile(fd, { bigint: true })).size)
+    : askUint64(fd, BLKGETSIZE64, "BLKGETSIZE64");
+}
+
+/** The largest number that is not larger: of 2^63 - 1 bytes, a number would make 2^63, which is beyond the end. */
+export function roundDown(bytes: bigint): number {
+  const unneeded = BigInt(Math.max(0, bytes.toString(2).length - 53));
+  return Number((bytes >> unneeded) << unneeded);
 }
 
 /** A regular file's. */
@@ -138,5 +146,5 @@ function askUint32(fd: number, request: number, name: string): number {
 function askUint64(fd: number, request: number, name: string): number {
   const answer = new BigUint64Array(1);
   ioctl(fd, request, new Uint8Array(answer.buffer), name);
-  return Number(answer[0]);
+  return roundDown(answer[0]);
 }

@@ -7,6 +7,7 @@ import type { BlockDevice } from "./device.js";
 import { type Cache, makeDirect } from "./direct.js";
 import type { IoEngine } from "./engine.js";
 import { fence } from "./fence.js";
+import { protection, pseudoFileSystemOf } from "./file-system.js";
 import { formatOf } from "./format.js";
 import {
   blockGeometry,
@@ -23,7 +24,8 @@ import { isLockedByQemu, lockAsQemu } from "./qemu-locks.js";
 import { RawDevice, type Store } from "./raw.js";
 import { describeProcess, deviceOn, lockHolder, loopDeviceOf, mountPointOf, openerOf } from "./usage.js";
 
-const { EACCES, EBUSY, EINVAL, EIO, EISDIR, EMFILE, ENFILE, ENOENT, EPERM, EROFS } = constants.errno;
+const { EACCES, EBUSY, EINVAL, EIO, EISDIR, ELOOP, EMFILE, ENFILE, ENOENT, ENOTDIR, EPERM, EROFS } =
+  constants.errno;
 const openFile = promisify(open);
 const statPath = promisify(stat);
 const statFile = promisify(fstat);
@@ -53,6 +55,8 @@ export interface OpenOptions {
   readonly shared?: boolean;
   /** A CD-ROM drive, which may be empty: an image without a byte is a drive without a medium. */
   readonly cdrom?: boolean;
+  /** What it is, where it is no raw image: qcow2. */
+  readonly format?: string;
   /** Whose use it is: see {@link fence}. A number below 2^47. */
   readonly user?: number;
   /** For an HVM guest, whose device model has the disk open, too: see {@link lockAsQemu}. */
@@ -94,7 +98,9 @@ export async function openStore(path: string, options: OpenOptions): Promise<Sto
   let fd = -1;
   try {
     // Looked at before it is opened: opening a FIFO waits, and opening a tape rewinds it.
-    const exclusive = kindOf(path, await statPath(path, { bigint: true })) === "block" && !shared;
+    const seen = kindOf(path, await statPath(path, { bigint: true }));
+    if (seen === "image") await refusePseudoFile(path);
+    const exclusive = seen === "block" && !shared;
     fd = await openFile(path, exclusive ? access | flags.O_EXCL : access);
     const stats = await statFile(fd, { bigint: true });
     const kind = kindOf(path, stats);
@@ -103,7 +109,7 @@ export async function openStore(path: string, options: OpenOptions): Promise<Sto
     if ((shared || readOnly) && options.user !== undefined && !(await fence(fd, options.user))) {
       throw inUse(path, await openerOf(path, false));
     }
-    const bytes = await usableBytes(fd, path, kind, options.cdrom);
+    const bytes = await usableBytes(fd, path, kind, options);
     if (kind === "block" && !readOnly && isWriteProtected(fd)) throw await refusal(path, EROFS);
     const geometry =
       kind === "image" ? await imageGeometry(fd, readOnly) : blockGeometry(fd, readOnly, stats.rdev);
@@ -146,6 +152,13 @@ function kindOf(path: string, stats: BigIntStats): StoreKind {
   throw new DeviceError(EINVAL, path, `is ${kind}; name an image file or a block device`);
 }
 
+async function refusePseudoFile(path: string): Promise<void> {
+  const name = await pseudoFileSystemOf(path);
+  if (name === null) return;
+  const why = `is a file of the kernel's ${name}, not a disk; name an image file or a block device`;
+  throw new DeviceError(EINVAL, path, why);
+}
+
 /** Takes the locks and looks for users who do not take ours. Throws a DeviceError with EBUSY. */
 async function claim(
   fd: number,
@@ -184,9 +197,19 @@ async function claimedElsewhere(path: string): Promise<DeviceError> {
   return inUse(path, await openerOf(path, true));
 }
 
-async function usableBytes(fd: number, path: string, kind: StoreKind, cdrom = false): Promise<number> {
+async function usableBytes(
+  fd: number,
+  path: string,
+  kind: StoreKind,
+  { cdrom = false, format }: OpenOptions,
+): Promise<number> {
   const bytes = await storeBytes(fd, kind);
   if (bytes >= SECTOR || (cdrom && bytes === 0)) return bytes;
+  if (format !== undefined && kind === "image") {
+    const what = bytes === 0 ? "an empty file" : `a file of ${bytes} bytes`;
+    const make = `create one, e.g. \`qemu-img create -f ${format} ${path} 10G\``;
+    throw new DeviceError(EINVAL, path, `${what}, not a ${format} image; ${make}`);
+  }
   const size = bytes === 0 ? "empty" : `only ${bytes} bytes long`;
   const remedy = kind === "image" ? `give it a size, e.g. \`truncate -s 10G ${path}\`` : "insert a medium";
   throw new DeviceError(EINVAL, path, `${size}, less than a sector; ${remedy}`);
@@ -196,6 +219,8 @@ async function usableBytes(fd: number, path: string, kind: StoreKind, cdrom = fa
 async function warnOfFormat(fd: number, path: string, warn: (line: string) => void): Promise<void> {
   const format = await formatOf(fd);
   if (format === null) return;
+  if (format === "luks")
+    return warn(`${path}: holds LUKS and is served as it is: the guest has to decrypt it`);
   warn(`${path}: begins as a ${format} image does, and is served as a raw one: is format=${format} missing?`);
 }
 
@@ -221,9 +246,16 @@ export async function refusal(path: string, errno: number): Promise<DeviceError>
   switch (errno) {
     case ENOENT:
       return new DeviceError(errno, path, "no such file; create it or correct the disk's path");
+    case ELOOP:
+      return new DeviceError(errno, path, "a loop of symbolic links; make the link name an image");
+    case ENOTDIR:
+      return new DeviceError(errno, path, "a part of the path is not a directory; correct the disk's path");
     case EACCES:
-    case EPERM:
+    case EPERM: {
+      const flag = errno === EPERM ? await protection(path) : null;
+      if (flag !== null) return new DeviceError(errno, path, flag);
       return new DeviceError(errno, path, "permission denied; run as root, or give this user access to it");
+    }
     case EROFS:
       return new DeviceError(errno, path, "read-only; attach it read-only, or make it writable");
     case EBUSY:

@@ -1,6 +1,6 @@
 /** Sizes as people type and read them: binary units, 1K = 1024. */
 
-const UNITS = ["", "K", "M", "G", "T"];
+const UNITS = ["", "K", "M", "G", "T", "P", "E"];
 
 /** "512", "64K", "1G", "1.5G", "1GiB" in bytes; null when it is something else or not a whole number of bytes. */
 export function parseSize(text: string): number | null {
@@ -10,7 +10,7 @@ export function parseSize(text: string): number | null {
   return Number.isSafeInteger(bytes) ? bytes : null;
 }
 
-/** "64 MiB". */
+/** "64 MiB". Rounded down: what is not quite 1 TiB is not shown as one. */
 export function formatSize(bytes: number): string {
   let unit = 0;
   let value = bytes;
@@ -19,5 +19,6 @@ export function formatSize(bytes: number): string {
     unit++;
   }
   const digits = Number.isInteger(value) ? 0 : 1;
-  return `${value.toFixed(digits)} ${unit === 0 ? "bytes" : `${UNITS[unit]}iB`}`;
+  const shown = Math.floor(value * 10) / 10;
+  return `${shown.toFixed(digits)} ${unit === 0 ? "bytes" : `${UNITS[unit]}iB`}`;
 }

@@ -29,6 +29,7 @@ const TRUSTED = "if you trust its maker, `qemu-img convert` makes an image of it
 /** What `qemu-img info` tells of one image. */
 interface ImageInfo {
   readonly format: string;
+  readonly encrypted?: boolean;
   readonly "backing-filename"?: string;
   /** As its header says; absent where it does not. */
   readonly "backing-filename-format"?: string;
@@ -106,6 +107,7 @@ interface Base {
 /** What an image is based on; null for one that stands alone. */
 async function baseOf({ path, driver }: Layer): Promise<Base | null> {
   const info = await imageInfo(path, driver);
+  refuseEncryption(path, info);
   refuseOtherFiles(path, info);
   const name = info["backing-filename"];
   if (name === undefined) return null;
@@ -126,6 +128,13 @@ async function baseOf({ path, driver }: Layer): Promise<Base | null> {
     );
   }
   return { path: resolve(dirname(path), name), format };
+}
+
+/** Nobody gives a helper a password. */
+function refuseEncryption(path: string, { encrypted = false }: ImageInfo): void {
+  if (!encrypted) return;
+  const remedy = "decrypt it with `qemu-img convert`, or let the guest encrypt its disk";
+  throw new DeviceError(EINVAL, path, `is encrypted; encrypted images are not served: ${remedy}`);
 }
 
 /** All its data has to be in the image itself. */

@@ -77,7 +77,8 @@ export async function openHelped(
 type ImageSource = Extract<HelpedSource, { kind: "image" }>;
 
 async function openImage({ path, format }: ImageSource, readOnly: boolean, shared: boolean): Promise<Chain> {
-  const { fd } = await openStore(path, { readOnly, shared, warn: () => {} });
+  const driver = IMAGE_FORMATS[format];
+  const { fd } = await openStore(path, { readOnly, shared, format: driver, warn: () => {} });
   await closeFile(fd);
-  return openChain(path, IMAGE_FORMATS[format], shared);
+  return openChain(path, driver, shared);
 }
