@@ -1,8 +1,10 @@
 /** A vbd has an open file, and the next daemon opens a path: where that leads to another file, the guest waits. */
 import assert from "node:assert/strict";
-import { existsSync, linkSync, readFileSync, renameSync, rmSync, writeFileSync } from "node:fs";
+import { spawnSync } from "node:child_process";
+import { existsSync, linkSync, readFileSync, renameSync, rmSync, symlinkSync, writeFileSync } from "node:fs";
 import { test } from "node:test";
 import { LIMIT, MIB, pause, World } from "../cli/world.js";
+import { eventually } from "../e2e/harness.js";
 
 const OTHER = Buffer.alloc(16 * MIB, 0x99);
 
@@ -93,4 +95,55 @@ test("an overlay that was deleted is not made anew", LIMIT, async (t) => {
   await world.serveAgain();
   while (!/not the disk that the guest has/.test(world.daemon.stderr)) await pause(50);
   assert.equal(existsSync(overlay), false);
+});
+
+test("a loop device that was attached to another file is not the guest's disk", LIMIT, async (t) => {
+  if (process.geteuid?.() !== 0) return t.skip("loop devices need root");
+  const world = await World.start(t);
+  const losetup = (...args: string[]) => spawnSync("losetup", args, { encoding: "utf8" });
+  const made = losetup("--find", "--show", world.image("one.img"));
+  if (made.status !== 0) return t.skip(`no loop device: ${made.error?.message ?? made.stderr.trim()}`);
+  const loop = made.stdout.trim();
+  t.after(() => losetup("--detach", loop));
+  if (!existsSync(`/sys/block/${loop.slice("/dev/".length)}/diskseq`))
+    return t.skip("no sequence numbers of disks: needs Linux 5.15");
+  (await world.run("attach", "1", `${loop},raw,xvda,rw`)).expect(0);
+  await world.guest();
+  world.daemon.process.kill("SIGKILL");
+  await world.daemon.ended;
+  const other = world.scene.path("two.img");
+  writeFileSync(other, OTHER);
+  losetup("--detach", loop);
+  // It is detached when its last user has closed it.
+  await eventually(() => losetup(loop, other).status === 0, "the loop device has another file");
+  await world.serveAgain();
+  await shows(
+    world,
+    /not the disk that the guest has: it was block \d+, disk \d+, and now there is block \d+, disk \d+/,
+  );
+  (await world.run("show", "1/xvda")).expect(0).expectMatch(/^backend +Connected \(4\)/m);
+  assert.ok(readFileSync(other).equals(OTHER), "the other file is left alone");
+});
+
+test("a link that was moved does not lead to the guest's disk", LIMIT, async (t) => {
+  const world = await World.start(t);
+  const current = world.scene.path("current.img");
+  const v1 = world.image("v1.img");
+  const v2 = world.scene.path("v2.img");
+  writeFileSync(v2, OTHER);
+  const link = (to: string): void => {
+    symlinkSync(to, `${current}.new`);
+    renameSync(`${current}.new`, current);
+  };
+  link(v1);
+  (await world.run("attach", "1", `${current},raw,xvda,rw`)).expect(0);
+  await world.guest();
+  link(v2);
+  world.daemon.process.kill("SIGKILL");
+  await world.daemon.ended;
+  await world.serveAgain();
+  await shows(world, /not the disk that the guest has: it was file/);
+  assert.ok(readFileSync(v2).equals(OTHER), "the other file is left alone");
+  link(v1);
+  await shows(world, /^ring 0 /m);
 });
