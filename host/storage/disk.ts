@@ -1,9 +1,10 @@
 /** Opening whatever a disk specification's target names. */
-import { realpath, stat } from "node:fs/promises";
+import { realpath } from "node:fs/promises";
 import { constants } from "node:os";
 import type { BlockDevice } from "./device.js";
 import { EmptyDrive } from "./empty-drive.js";
 import { openHelped } from "./helper/open.js";
+import { fileIdentity } from "./identity.js";
 import { type ModuleOptions, openModule } from "./module/open.js";
 import { type NbdOptions, openNbd } from "./nbd/open.js";
 import { parseNbdUri } from "./nbd/uri.js";
@@ -94,9 +95,4 @@ async function findIdentity(target: string): Promise<string> {
 /** By name: a server that is started again makes another socket there, and serves the same. */
 async function socketIdentity(path: string): Promise<string> {
   return `unix ${await realpath(path).catch(() => path)}`;
-}
-
-async function fileIdentity(path: string): Promise<string> {
-  const stats = await stat(path, { bigint: true });
-  return stats.isBlockDevice() ? `block ${stats.rdev}` : `file ${stats.dev}:${stats.ino}`;
 }

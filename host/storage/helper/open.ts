@@ -15,6 +15,7 @@ import { IMAGE_FORMATS } from "../source.js";
 import { type Chain, openChain } from "./chain.js";
 import { commandFor, type HelpedSource } from "./command.js";
 import { Helper } from "./process.js";
+import { SameFiles } from "./same-files.js";
 
 const closeFile = promisify(close);
 /** The program's life is the connection's, and its storage may be slow. */
@@ -40,16 +41,25 @@ export async function openHelped(
   }
   const chain = source.kind === "image" ? await openImage(source, readOnly, shared) : null;
   const bases = chain?.bases ?? [];
-  let helper: Helper | null = null;
   const log = (line: string): void => warn(`${name}: ${line}`);
+  const paths = source.kind === "image" ? [source.path, ...bases.map(({ path }) => path)] : [];
+  const sameFiles = await SameFiles.of(name, paths, log).catch(async (error) => {
+    await chain?.close();
+    throw error;
+  });
+  let helper: Helper | null = null;
   const dial = async (): Promise<Line> => {
     // Its connection is gone. While it lives, it may still write.
     await helper?.end();
+    await sameFiles.check();
     const how = { readOnly, shared, cache, bases };
     const next = Helper.start(name, (socket) => commandFor(source, { ...how, socket }), log);
     helper = next;
     try {
-      return await next.connect(name);
+      const line = await next.connect(name);
+      // Another file may have come there while it started.
+      await sameFiles.check();
+      return line;
     } catch (error) {
       await next.stop();
       throw error;
