@@ -53,13 +53,19 @@ test("one look at a time; a disk that is opened anew begins as ok; what cannot b
   });
   let images = [await open()];
   const lines: string[] = [];
+  let asked = 0;
   const watch = new ImageWatch(
-    () => images,
+    () => {
+      asked++;
+      return images;
+    },
     (line) => lines.push(line),
   );
   t.after(() => watch.close());
   rmSync(path);
-  await Promise.all([watch.look(), watch.look()]);
+  const looks = [watch.look(), watch.look()];
+  assert.equal(asked, 1, "the second look has not begun");
+  await Promise.all(looks);
   await watch.look();
   assert.equal(watch.stateOf(images[0]), "deleted");
   assert.equal(lines.length, 1);
