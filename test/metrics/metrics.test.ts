@@ -264,6 +264,7 @@ test("who is slow or silent is disconnected, and so is who comes when there are 
     let ended = 0;
     for (const socket of many) socket.resume().on("close", () => ended++);
     await until("what is too many is disconnected", () => ended >= 8);
+    assert.equal(ended, 8, "the others were too slow");
     for (const socket of many) socket.destroy();
   }),
 );
