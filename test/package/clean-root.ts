@@ -5,7 +5,7 @@
 import assert from "node:assert/strict";
 import { type ChildProcess, spawn, spawnSync } from "node:child_process";
 import { once } from "node:events";
-import { copyFileSync, existsSync, mkdirSync, mkdtempSync, renameSync, rmSync, writeFileSync } from "node:fs";
+import { copyFileSync, mkdirSync, mkdtempSync, rmSync, writeFileSync } from "node:fs";
 import { tmpdir } from "node:os";
 import { basename, join } from "node:path";
 import { setTimeout as pause } from "node:timers/promises";
@@ -28,16 +28,13 @@ function run(program: string, args: readonly string[]): string {
   return stdout;
 }
 
-/** Debian's smallest system with systemd; made once, then kept in build/. */
+/** Debian's smallest system with systemd; made once, by one of the tests that want it, then kept in build/. */
 function template(): string {
   const directory = join(ROOT, "build/clean-root");
-  if (existsSync(directory)) return directory;
-  const unfinished = `${directory}.unfinished`;
-  rmSync(unfinished, { recursive: true, force: true });
   // In a namespace of its own: what it mounts does not stay when it is interrupted.
-  const bootstrap = ["--mount", "debootstrap", "--variant=minbase", "--include=systemd,systemd-sysv"];
-  run("unshare", [...bootstrap, "bookworm", unfinished]);
-  renameSync(unfinished, directory);
+  const bootstrap = "unshare --mount debootstrap --variant=minbase --include=systemd,systemd-sysv bookworm";
+  const make = `[ -d "$1" ] || { rm -rf "$1.unfinished" && ${bootstrap} "$1.unfinished" && mv "$1.unfinished" "$1"; }`;
+  run("flock", [`${directory}.lock`, "sh", "-c", make, "sh", directory]);
   return directory;
 }
 

@@ -13,7 +13,8 @@ export function refuseForeign(directory: string): void {
     throw new HypervisorError("EPERM", `${directory} ${why}: ${remedy}`);
   };
   if (!stats.isDirectory()) fail("is not a directory itself", "name the directory");
-  if (stats.uid !== process.geteuid?.()) {
+  // Root's is as good: root can do all of it anyway, and a daemon may have a user of its own.
+  if (stats.uid !== 0 && stats.uid !== process.geteuid?.()) {
     fail(`belongs to user ${stats.uid}`, "run this as that user, or choose another directory");
   }
   if ((stats.mode & 0o022) !== 0) {
