@@ -53,9 +53,10 @@ test("docs/metrics.md lists every metric, its type and its help", () => {
   );
 });
 
-e2e("the documented proxy answers who asks from elsewhere", ["nginx"], async (scene) => {
+e2e("the documented proxy answers who asks from elsewhere", ["nginx"], async (scene, t) => {
   const [behind, before] = [await freePort(), await freePort()];
   const exporter = await serveMetrics({ host: "127.0.0.1", port: behind }, () => "a 1\n");
+  t.after(() => exporter.close());
   const example = /```nginx\n([\s\S]*?)```/.exec(DOCUMENT)?.[1] as string;
   const server = example
     .replace("9749", `127.0.0.1:${before}`)
@@ -83,5 +84,4 @@ e2e("the documented proxy answers who asks from elsewhere", ["nginx"], async (sc
     });
   await eventually(async () => (await ask()) !== null, "nginx answers", 60_000);
   assert.deepEqual(await ask(), [200, "a 1\n"]);
-  await exporter.close();
 });
