@@ -255,7 +255,7 @@ test(
         const lines = record(machine.backend.vbd(NAME), 0, new AbortController().signal);
         const refused = assert.rejects(async () => {
           for await (const _ of lines);
-        }, /has not ended in 5 s.*`xbdback show` shows what is stuck/);
+        }, /have not completed in 5 s.*`xbdback show` shows what is stuck/);
         const second = disk.write(4096, new Uint8Array(512));
         await refused;
         await until("the next is taken", () => device.held === 2);

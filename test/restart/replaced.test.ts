@@ -59,7 +59,7 @@ test(
       assert.equal(said.length, 1, site.log.join("\n"));
       assert.match(
         said[0],
-        /\(xbdback was replaced by another release since .*\): rings go to those there are/,
+        /\(xbdback was replaced by another release since .*\): rings go to the existing ones/,
       );
 
       // A disk that the main thread serves: with the core that it began with.

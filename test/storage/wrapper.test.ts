@@ -236,11 +236,15 @@ test("what a disk has open: the store below all wrappers, and overlays", LIMIT, 
   writeFileSync(overlay, "");
   const [{ identity: base }] = await usesOf(path, false);
   const [{ identity: file }] = await usesOf(overlay, false);
-  assert.deepEqual(await usesOf(`delay:1ms:readonly:${path}`, false), [{ identity: base, readOnly: true }]);
-  assert.deepEqual(await usesOf(`delay:1ms:${path}`, false), [{ identity: base, readOnly: false }]);
+  assert.deepEqual(await usesOf(`delay:1ms:readonly:${path}`, false), [
+    { identity: base, readOnly: true, missing: false },
+  ]);
+  assert.deepEqual(await usesOf(`delay:1ms:${path}`, false), [
+    { identity: base, readOnly: false, missing: false },
+  ]);
   assert.deepEqual(await usesOf(`log:/l:cow:${overlay}:${path}`, false), [
-    { identity: file, readOnly: false },
-    { identity: base, readOnly: true },
+    { identity: file, readOnly: false, missing: false },
+    { identity: base, readOnly: true, missing: false },
   ]);
 });
 
