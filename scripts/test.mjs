@@ -15,7 +15,7 @@ import { fileURLToPath } from "node:url";
 import { FULL_ONLY } from "./test-levels.mjs";
 
 /** More than any test's own limit: test/package's for one with systemd, and twice the longest scenario's of the lab. */
-const SILENT_MINUTES = { test: 20, lab: 90 };
+const SILENT_MINUTES = { first: 8, full: 20, lab: 90 };
 
 /** Options of the runner whose value is the next word. */
 const VALUED = /^--test-(name-pattern|skip-pattern|concurrency|timeout|shard|reporter)$/;
@@ -99,7 +99,7 @@ function summarize() {
 
 /** Ends the run where nothing came of it for too long. */
 function watch() {
-  const minutes = SILENT_MINUTES[lab ? "lab" : "test"];
+  const minutes = SILENT_MINUTES[level];
   if (Date.now() - statSync(record, { throwIfNoEntry: false })?.mtimeMs > minutes * 60_000) endAll(minutes);
 }
 

@@ -4,7 +4,7 @@ import { cpSync, mkdirSync, readdirSync, readFileSync, symlinkSync, writeFileSyn
 import { dirname, join } from "node:path";
 import { test } from "node:test";
 import { NbdServer } from "../../host/guest/nbd/server.js";
-import { joinGuest } from "../../host/guest/process.js";
+import { type GuestProcess, joinGuest } from "../../host/guest/process.js";
 import { addVbd } from "../../host/toolstack/vbd.js";
 import { MemoryDisk } from "../nbd/memory-disk.js";
 import { until } from "../vbd/harness.js";
@@ -47,6 +47,7 @@ test(
   LIMIT,
   async () => {
     const site = await Site.start();
+    const guests: GuestProcess[] = [];
     try {
       const { command, bundle, core } = install(join(site.images, "xbdback"));
       const backend = site.run(command, "serve", "--directory", site.host.directory, "--reactors", "4");
@@ -54,6 +55,7 @@ test(
       replace(bundle);
       await site.plug(1, 1 << 20);
       const guest = await joinGuest(site.host.directory, 1, DEVID, { queues: 4 });
+      guests.push(guest);
       await guest.disk.write(0, sector(1));
       const said = site.log.filter((line) => line.includes("cannot start a reactor thread"));
       assert.equal(said.length, 1, site.log.join("\n"));
@@ -73,6 +75,7 @@ test(
         ...{ path, mode: "w" },
       });
       const other = await joinGuest(site.host.directory, 2, DEVID, {});
+      guests.push(other);
       await other.disk.write(0, sector(2));
       for (const [{ disk }, byte] of [
         [guest, 1],
@@ -82,11 +85,12 @@ test(
         await disk.read(0, seen);
         assert.deepEqual(seen, sector(byte));
       }
-      await guest.stop();
-      await other.stop();
+      for (const { stop } of guests.splice(0)) await stop();
       await server.close();
       await backend.kill("SIGTERM");
     } finally {
+      // A guest that goes on would keep this process.
+      for (const { stop } of guests) await stop().catch(() => {});
       await site.close();
     }
   },
