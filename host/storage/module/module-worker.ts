@@ -94,5 +94,7 @@ try {
   port.on("message", (request: ModuleRequest) => void answer(device, request));
   port.postMessage({ device: describe(device) } satisfies Opened);
 } catch (error) {
+  // The thread lives until it is ended: its end could be heard of before its answer.
+  port.on("message", () => {});
   port.postMessage({ refusal: reason(error) } satisfies Opened);
 }
