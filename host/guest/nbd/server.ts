@@ -65,7 +65,11 @@ export class NbdServer {
     try {
       await bind(nbd.#server, socketPath);
     } catch (error) {
-      if ((error as NodeJS.ErrnoException).code !== "EADDRINUSE" || !(await isStale(socketPath))) throw error;
+      if ((error as NodeJS.ErrnoException).code !== "EADDRINUSE") throw error;
+      if (!(await isStale(socketPath))) {
+        const why = `${socketPath}: another program listens on this socket: choose another path`;
+        throw Object.assign(new Error(why), { code: "EADDRINUSE" });
+      }
       unlinkSync(socketPath);
       await bind(nbd.#server, socketPath);
     }
