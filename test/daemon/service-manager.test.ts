@@ -55,9 +55,11 @@ for (const kind of ["a path", "an abstract name"] as const) {
       while (said.length === 0) await pause(5);
       assert.match(said[0], /a thread does not answer/);
       let told = next();
-      // One may have been on its way.
-      if ((await Promise.race([told, pause(200, null)])) !== null) told = next();
-      assert.equal(await Promise.race([told, pause(200, null)]), null);
+      // Some may have been on their way, to a receiver that is slow: it was told each 10 ms.
+      for (let late = 0; (await Promise.race([told, pause(500, null)])) !== null; late++) {
+        assert.ok(late < 20, "the service manager is told all the same");
+        told = next();
+      }
       wakes();
       assert.equal(await told, "WATCHDOG=1");
       manager.stopping();

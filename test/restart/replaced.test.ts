@@ -86,8 +86,9 @@ test(
         assert.deepEqual(seen, sector(byte));
       }
       for (const { stop } of guests.splice(0)) await stop();
-      await server.close();
+      // In this order: a daemon that ends waits for a server that is away.
       await backend.kill("SIGTERM");
+      await server.close();
     } finally {
       // A guest that goes on would keep this process.
       for (const { stop } of guests) await stop().catch(() => {});
