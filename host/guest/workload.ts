@@ -33,6 +33,8 @@ export class MismatchError extends Error {}
 const WORDS = 128;
 /** Sectors of 512 bytes that one operation touches at most: 1 MiB. */
 const MAX_SECTORS = 2048;
+/** For sectors that are free, while others are not. */
+const MOST_TRIES = 100;
 
 /** mulberry32: small, seedable, good enough to choose sectors with. */
 export function random(seed: number): () => number {
@@ -159,18 +161,25 @@ export class Workload {
       this.result.flushes++;
       return this.#disk.flush();
     }
-    const [first, count] = this.#range();
+    let range = this.#range();
+    for (; range === null; range = this.#range()) await new Promise<void>((wake) => this.#waiting.push(wake));
+    const [first, count] = range;
     this.#model.busy.fill(1, first, first + count);
     const data = bytes.subarray(0, count * 512);
     if (dice < 5 && this.#disk.canDiscard) await this.#discard(first, count);
     else if (dice < 50 && !this.#disk.readOnly) await this.#write(data, first, count);
     else await this.#read(data, first, count);
     this.#model.busy.fill(0, first, first + count);
+    for (const wake of this.#waiting.splice(0)) wake();
   }
 
-  /** Sectors that nobody is using: mostly few, at times many, at times next to the last ones. */
-  #range(): [first: number, count: number] {
+  /**
+   * Sectors that nobody is using: mostly few, at times many, at times next to the last ones. Null where it finds none, as
+   * on a small disk that one operation covers: before another one has ended, it never would.
+   */
+  #range(): [first: number, count: number] | null {
     const sectors = this.#model.busy.length;
+    let tries = 0;
     for (;;) {
       const shape = this.#random() % 16;
       const most = shape < 9 ? 8 : shape < 15 ? 128 : MAX_SECTORS;
@@ -182,10 +191,13 @@ export class Workload {
       }
       this.#cursor = first + count;
       if (!this.#isBusy(first, count)) return [first, count];
+      if (++tries === MOST_TRIES) return null;
     }
   }
 
   #cursor = 0;
+  /** Workers for which no sectors were free. */
+  readonly #waiting: (() => void)[] = [];
 
   #isBusy(first: number, count: number): boolean {
     for (let s = first; s < first + count; s++) if (this.#model.busy[s]) return true;
