@@ -27,6 +27,7 @@ export const FULL_ONLY = [
   "images/known-faults",
   "images/modules",
   "images/nbd",
+  "reactor/give-back",
   "reactor/observe",
   "reactor/polling",
   "reactor/threads",

@@ -11,6 +11,7 @@ const libc = koffi.load("libc.so.6");
 
 const c = {
   mmap: libc.func("int64 mmap(int64 addr, size_t len, int prot, int flags, int fd, int64 offset)"),
+  madvise: libc.func("int madvise(int64 addr, size_t len, int advice)"),
   munmap: libc.func("int munmap(int64 addr, size_t len)"),
   flock: libc.func("int flock(int fd, int operation)"),
   mkfifo: libc.func("int mkfifo(const char *path, uint32 mode)"),
@@ -98,6 +99,13 @@ export function mapFixed(
 export function mapAnonymous(address: number, length: number): void {
   const flags = MAP_FIXED | MAP_PRIVATE | MAP_ANONYMOUS;
   check(c.mmap(address, length, PROT_READ | PROT_WRITE, flags, -1, 0), "mmap");
+}
+
+const MADV_DONTNEED = 4;
+
+/** Gives the pages of private anonymous memory back to the kernel; they read as zeros. Both numbers are a page's multiples. */
+export function discardPages(address: number, length: number): void {
+  check(c.madvise(address, length, MADV_DONTNEED), "madvise");
 }
 
 /**

@@ -25,9 +25,9 @@ export function takeMemory(journal: RingJournal | null): LinearMemory {
 /** Takes a memory back; nothing may use it any more, and no I/O may be on its way into it. Its journal is released. */
 export function returnMemory(memory: LinearMemory, journal: RingJournal | null): void {
   journal?.release();
-  if (idle.length >= MAX_IDLE) return;
+  // Also where it is not kept: the garbage collector may find it late.
   mapAnonymous(memory.base, memory.memory.buffer.byteLength);
-  idle.push(memory);
+  if (idle.length < MAX_IDLE) idle.push(memory);
 }
 
 /** Memories that wait to be used again. */

@@ -4,6 +4,7 @@
  * blocks in io_uring (uring-loop.ts).
  */
 import type { EventChannels, GrantTable } from "../platform/ports.js";
+import { IdleWindows } from "./idle-windows.js";
 import { Ring, type RingOptions } from "./ring.js";
 import { bind } from "./start.js";
 
@@ -41,6 +42,7 @@ export class Reactor {
   /** When persistent grants are looked at; Infinity while there are none. */
   #trimAt = Number.POSITIVE_INFINITY;
   #active = false;
+  readonly #windows = new IdleWindows();
   readonly #onRingReady = (ring: Ring): void => {
     this.#ready.push(ring);
     if (this.#ready.length === 1) this.onReady();
@@ -68,7 +70,7 @@ export class Reactor {
 
   /** When {@link tick} is due, by performance.now(); Infinity when nothing is. */
   get due(): number {
-    let due = this.#trimAt;
+    let due = Math.min(this.#trimAt, this.#windows.due);
     for (const { until } of this.#masked) due = Math.min(due, until);
     for (const { resumeAt } of this.#throttled) due = Math.min(due, resumeAt);
     return due;
@@ -89,6 +91,7 @@ export class Reactor {
         port,
         onReady: this.#onRingReady,
         onThrottled: this.#onRingThrottled,
+        windows: this.#windows,
       });
     } catch (error) {
       await events.unbind(port).catch(() => {});
@@ -192,6 +195,7 @@ export class Reactor {
       if (this.#rings.get(port) === ring) this.events.unmask(port);
     }
     if (now >= this.#trimAt) this.#trim(now);
+    if (now >= this.#windows.due) this.#windows.tick(now);
     this.#resume(now);
   }
 

@@ -9,6 +9,8 @@ import { coreModule } from "../core/load.js";
 import { type LinearMemory, PAGE_SIZE } from "../core/memory.js";
 import { type EventChannels, Gntst, type GrantTable } from "../platform/ports.js";
 import { Result } from "../storage/device.js";
+import { DataWindow } from "./data-window.js";
+import type { IdleWindows } from "./idle-windows.js";
 import type { IoOwner, IoQueue } from "./io-queue.js";
 import { LatencyTable } from "./latency.js";
 import type { RingObserver } from "./observer.js";
@@ -41,6 +43,8 @@ export interface RingPlace {
   readonly onReady: (ring: Ring) => void;
   /** The ring wants {@link Ring.run} at {@link Ring.resumeAt}. */
   readonly onThrottled: (ring: Ring) => void;
+  /** Where it notes that its data window is used. */
+  readonly windows: IdleWindows;
 }
 
 const OPERATIONS = ["read", "write", "flush", "discard"];
@@ -57,6 +61,7 @@ export class Ring implements IoOwner {
   readonly #memory: LinearMemory;
   readonly #core: BlkifCore;
   readonly #queue: IoQueue;
+  readonly #window: DataWindow;
   /** Completions that the next pass takes in. */
   #completions = 0;
   #ready = false;
@@ -96,6 +101,7 @@ export class Ring implements IoOwner {
       begin(this.#core, { ...config, hashKey: randomInt(2 ** 32) }, options.start);
       // What others took is not this process's to charge.
       this.#reqCons = this.#core.reqCons;
+      this.#window = new DataWindow(memory);
       this.#queue = options.makeQueue(this.#core, this);
       // Whoever went before may have been killed between publishing responses and telling of them.
       if (options.start !== "attach") place.events.notify(place.port);
@@ -229,6 +235,7 @@ export class Ring implements IoOwner {
     } catch (error) {
       // Other rings go on.
       this.#broken = true;
+      this.#place.windows.forget(this.#window);
       this.#endObservation("the ring failed");
       this.#halt(`the ring failed: ${(error as Error).message}`);
     }
@@ -248,7 +255,10 @@ export class Ring implements IoOwner {
     while (flags & (abi.STEP_COPY | abi.STEP_MAP)) {
       this.#notify(flags);
       if (flags & abi.STEP_MAP) this.#map();
-      if (flags & abi.STEP_COPY) this.#place.grants.copy(this.#memory, abi.COPIES, core.copies);
+      if (flags & abi.STEP_COPY) {
+        this.#place.windows.note(this.#window, core);
+        this.#place.grants.copy(this.#memory, abi.COPIES, core.copies);
+      }
       this.#observer?.granted(flags);
       flags = core.step(0);
       this.#observer?.stepped();
@@ -304,6 +314,7 @@ export class Ring implements IoOwner {
     this.#endObservation("the ring was closed");
     this.#finalCounters = this.#core.counters();
     this.#detached = true;
+    this.#place.windows.forget(this.#window);
     this.#queue.close();
     const { grants } = this.#place;
     grants.unmap(this.#memory, abi.PERSISTENT, abi.MAX_PERSISTENT);
@@ -313,6 +324,8 @@ export class Ring implements IoOwner {
   ended(slot: number, result: Result, error?: Error): void {
     this.#ios--;
     if (result !== Result.Success) {
+      // What was read up to the error may be in the window, and is never copied from it.
+      if (!this.#broken) this.#place.windows.note(this.#window, this.#core);
       this.#options.onError(OPERATIONS[this.#core.ioAt(slot).operation] ?? "I/O", error, result);
     }
     if (!this.#broken) this.#core.setCompletion(this.#completions++, slot, result);
