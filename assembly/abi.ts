@@ -6,7 +6,7 @@
  */
 
 /** Changes whenever anything below changes its meaning. The export `version()` returns it. */
-export const ABI_VERSION = 2;
+export const ABI_VERSION = 3;
 
 // ---- Limits -------------------------------------------------------------------------------------------------
 
@@ -25,7 +25,7 @@ export const MAX_IO = MAX_SEGMENTS * PAGE;
 export const MAX_COPIES = 4096;
 /** Pages in the persistent-grant window. Linux's default limit is 1056 a ring. */
 export const MAX_PERSISTENT = 2048;
-/** Transfers of more than 44 KiB that can be under way at once without persistent grants. */
+/** Requests of more than 44 KiB that can be in flight at once without persistent grants. */
 export const MAX_LARGE = 64;
 
 // ---- Wire codes (xen/include/public/io/blkif.h) ---------------------------------------------------------------
@@ -107,6 +107,8 @@ export const CONFIG_BATCH = CONFIG + 44;
 export const CONFIG_MAX_PERSISTENT = CONFIG + 48;
 /** u32, at random and unknown to the guest: where the core looks for a persistent grant depends on it. */
 export const CONFIG_HASH_KEY = CONFIG + 52;
+/** Large data regions that the ring may use at once, at most MAX_LARGE; 0: as many as there are. */
+export const CONFIG_MAX_LARGE = CONFIG + 56;
 
 export const FEATURE_READ_ONLY = 1;
 export const FEATURE_FLUSH = 2;

@@ -1,5 +1,6 @@
 // A decoded request, 64 bytes a slot, and the lists of slots. Only the core reads or writes these.
 import {
+  CONFIG_MAX_LARGE,
   DATA,
   DATA_LARGE,
   DATA_LARGE_BYTES,
@@ -104,7 +105,8 @@ export function resetRequests(entries: u32): void {
   for (let i: u32 = 0; i < entries; i++) store<u16>(FREE_SLOTS + (i << 1), entries - 1 - i);
   for (let i = 0; i < MAX_LARGE; i++) store<u16>(FREE_LARGE + (i << 1), i);
   freeSlots = entries;
-  freeLarge = min<u32>(MAX_LARGE, entries);
+  const most = load<u32>(CONFIG_MAX_LARGE);
+  freeLarge = min<u32>(most == 0 ? MAX_LARGE : most, entries);
   passLength = 0;
   readyLength = 0;
 }

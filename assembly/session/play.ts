@@ -11,6 +11,7 @@ import {
   CONFIG_FEATURES,
   CONFIG_MAX_INDIRECT,
   CONFIG_MAX_IO,
+  CONFIG_MAX_LARGE,
   CONFIG_MAX_PERSISTENT,
   CONFIG_SECTOR_UNITS,
   CONFIG_SECTORS,
@@ -120,6 +121,7 @@ export function begin(length: u32): void {
   store<u32>(CONFIG_MAX_PERSISTENT, readU16() % (MAX_PERSISTENT + 1));
   store<u32>(CONFIG_BATCH, readU16() % (MAX_SLOTS + 1));
   store<u32>(CONFIG_DOMID, readU16() & 0x7fff);
+  store<u32>(CONFIG_MAX_LARGE, 0);
   store<u32>(CONFIG_MAX_IO, max<u32>(readU32() % (MAX_IO + 1), PAGE));
   const sectors = readSectors();
   store<u64>(CONFIG_SECTORS, sectors);

@@ -7,7 +7,6 @@ import { DEFAULT_CAPS } from "../reactor/capped.js";
 import { dismissThread } from "../reactor/spare.js";
 import { CACHES } from "../storage/direct.js";
 import { DEFAULT_PATIENCE } from "../storage/nbd/open.js";
-import { formatSize } from "../storage/size.js";
 import { operatorCommands } from "./commands/index.js";
 import { DEFAULT_FILE, live } from "./configuration.js";
 import { demo } from "./demo.js";
@@ -126,9 +125,13 @@ function capOptions(command: Command): Command {
       grants,
     )
     .addOption(
-      new Option("--max-memory <size>", "memory that one guest's rings may use, 37M to 90M for each")
+      new Option(
+        "--max-memory <size>",
+        "memory that one guest's rings may use, 6M to 90M for each: where little is left, fewer requests of more than 44K " +
+          "are in flight at once",
+      )
         .argParser(size)
-        .default(memory, formatSize(memory)),
+        .default(memory, "a quarter of the machine's, at most 5720M"),
     );
 }
 

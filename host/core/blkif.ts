@@ -27,6 +27,8 @@ export interface RingConfig {
   readonly batch?: number;
   /** Pages that persistent grants may keep mapped. */
   readonly maxPersistent?: number;
+  /** Requests of more than 44 KiB that may have their data in linear memory at once; default: MAX_LARGE. */
+  readonly maxLarge?: number;
   /** u32, at random and unknown to the guest; see CONFIG_HASH_KEY. */
   readonly hashKey?: number;
 }
@@ -191,6 +193,7 @@ export class BlkifCore {
     set(abi.CONFIG_MAX_IO, config.maxIo ?? abi.MAX_IO);
     set(abi.CONFIG_BATCH, config.batch ?? DEFAULT_BATCH);
     set(abi.CONFIG_MAX_PERSISTENT, config.maxPersistent ?? DEFAULT_MAX_PERSISTENT);
+    set(abi.CONFIG_MAX_LARGE, config.maxLarge ?? abi.MAX_LARGE);
     set(abi.CONFIG_HASH_KEY, config.hashKey ?? 0);
   }
 
@@ -237,7 +240,8 @@ export class BlkifCore {
       for (let i = 0; i < length; i++) this.#u16[(list >> 1) + i] = nth(i);
     };
     order(abi.FREE_SLOTS, entries, (i) => entries - 1 - i);
-    order(abi.FREE_LARGE, Math.min(abi.MAX_LARGE, entries), (i) => i);
+    const large = this.memory.u32[abi.CONFIG_MAX_LARGE >> 2] || abi.MAX_LARGE;
+    order(abi.FREE_LARGE, Math.min(large, entries), (i) => i);
     order(abi.FREE_PAGES, abi.MAX_PERSISTENT, (i) => abi.MAX_PERSISTENT - 1 - i);
   }
 

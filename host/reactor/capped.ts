@@ -5,6 +5,7 @@
 import * as abi from "../../assembly/abi.js";
 import { DEFAULT_MAX_PERSISTENT } from "../core/blkif.js";
 import type { BlockDevice } from "../storage/device.js";
+import { machineMemory } from "./machine-memory.js";
 import { mappablePages } from "./mappings.js";
 import type { AttachedRing, AttachOptions, ReactorStatus, RingHost } from "./ring-host.js";
 
@@ -19,20 +20,42 @@ export interface Caps {
   readonly memory: number;
 }
 
+/** What all domains together may have. */
+export interface Totals {
+  /** Pages of theirs that are mapped. */
+  readonly mappable: number;
+  /** Bytes of this process's that their requests may lie in. Past it a ring gets the least that it can do with. */
+  readonly memory: number;
+}
+
 const MOST_RINGS = 64;
+
+/** Parts of the machine's memory: for the rings of all domains, which packaging/xbdback.service leaves room for... */
+export const SHARE_OF_ALL = 2;
+/** ...and for those of one domain, where no cap is given. */
+const SHARE_OF_ONE = 4;
 
 /** Room for sixteen disks of four queues, each ring as large as a ring may be; and for half of {@link mappablePages}. */
 export const DEFAULT_CAPS: Caps = {
   vbds: MOST_RINGS,
   rings: MOST_RINGS,
   grants: 15360,
-  memory: MOST_RINGS * ringMemory(abi.MAX_RING_PAGES),
+  memory: defaultMemory(machineMemory()),
 };
 
-/** Bytes that a ring of so many pages may come to use: its tables, a small region for each slot, and the large ones. */
-export function ringMemory(pages: number): number {
+/** Bytes that one domain's rings may use on a machine with so many. */
+export function defaultMemory(machine: number): number {
+  return Math.min(MOST_RINGS * ringMemory(abi.MAX_RING_PAGES), Math.floor(machine / SHARE_OF_ONE));
+}
+
+export function machineTotals(): Totals {
+  return { mappable: mappablePages(), memory: Math.floor(machineMemory() / SHARE_OF_ALL) };
+}
+
+/** Bytes that a ring of so many pages may come to use: its tables, a small region for each slot, and large ones. */
+export function ringMemory(pages: number, large: number = abi.MAX_LARGE): number {
   const slots = pages * 32;
-  return abi.DATA + slots * abi.DATA_SMALL_BYTES + Math.min(abi.MAX_LARGE, slots) * abi.DATA_LARGE_BYTES;
+  return abi.DATA + slots * abi.DATA_SMALL_BYTES + Math.min(large, slots) * abi.DATA_LARGE_BYTES;
 }
 
 /** What a domain has. */
@@ -50,31 +73,34 @@ const MIB = 1 << 20;
  * {@link DEFAULT_CAPS}, as many rings as it may have, each as large as a ring may be.
  */
 const RING_SHARE = 8;
+/** A ring gets at most this part of the memory that is left. */
+const MEMORY_SHARE = 8;
 
 export class CappedRingHost implements RingHost {
   readonly #host: RingHost;
   readonly #caps: Caps;
   readonly #domains = new Map<number, Use>();
-  /** Pages of all domains that may be mapped, and those that are promised to rings. */
-  readonly #mappable: number;
-  /** Pages of these that persistent grants leave to the rings of disks to come. */
+  readonly #totals: Totals;
+  /** Pages of all domains that persistent grants leave to the rings of disks to come. */
   readonly #ringRoom: number;
   readonly #log: (line: string) => void;
-  #promised = 0;
-  #told = false;
+  /** What is promised to the rings of all domains. */
+  readonly #promised = { grants: 0, memory: 0 };
+  /** What the operator was told, once each. */
+  readonly #told = new Set<string>();
 
   /** Takes the host over; `close` closes it. `log` gets a line for the operator. */
   constructor(
     host: RingHost,
     caps: Partial<Caps> = {},
     log: (line: string) => void = () => {},
-    mappable = mappablePages(),
+    totals: Partial<Totals> = {},
   ) {
     this.#host = host;
     this.#caps = { ...DEFAULT_CAPS, ...caps };
     this.#log = log;
-    this.#mappable = mappable;
-    this.#ringRoom = Math.floor(mappable / RING_SHARE);
+    this.#totals = { ...machineTotals(), ...totals };
+    this.#ringRoom = Math.floor(this.#totals.mappable / RING_SHARE);
   }
 
   get mappedPages(): number {
@@ -87,20 +113,25 @@ export class CappedRingHost implements RingHost {
 
   /**
    * Rejects when the domain has all that it may have. A ring that a guest had before this process began is taken in any
-   * case: the guest is at work on it. Where few grants are left, a ring keeps fewer pages mapped, and copies.
+   * case: the guest is at work on it. Where few grants are left, a ring keeps fewer pages mapped, and copies; where little
+   * memory is left, fewer of its large requests are in flight at once.
    */
   async attach(options: AttachOptions): Promise<AttachedRing> {
     const { config, device, start } = options;
     const { domid, ringPages, maxPersistent = DEFAULT_MAX_PERSISTENT } = config;
     const use = this.#domains.get(domid) ?? { rings: 0, grants: 0, memory: 0, disks: new Map() };
-    const memory = ringMemory(ringPages);
-    if (start === "attach") this.#check(domid, use, device, ringPages, memory);
+    if (start === "attach") this.#check(domid, use, device, ringPages);
     const persistent = Math.min(maxPersistent, this.#left(use, ringPages));
     const grants = ringPages + persistent;
+    const maxLarge = this.#large(use, ringPages);
+    const memory = ringMemory(ringPages, maxLarge);
     const count = (sign: 1 | -1): void => this.#count(domid, use, device, { grants, memory }, sign);
     count(1);
     try {
-      const ring = await this.#host.attach({ ...options, config: { ...config, maxPersistent: persistent } });
+      const ring = await this.#host.attach({
+        ...options,
+        config: { ...config, maxPersistent: persistent, maxLarge },
+      });
       const detach = ring.detach.bind(ring);
       ring.detach = () => detach().finally(() => count(-1));
       return ring;
@@ -122,10 +153,10 @@ export class CappedRingHost implements RingHost {
   #left(use: Use, ringPages: number): number {
     const room = Math.floor(this.#caps.grants / RING_SHARE);
     const ofDomain = Math.max(0, this.#caps.grants - use.grants - Math.max(ringPages, room));
-    const ofAll = Math.max(0, this.#mappable - this.#promised - Math.max(ringPages, this.#ringRoom));
-    if (ofAll < Math.min(ofDomain, DEFAULT_MAX_PERSISTENT) && !this.#told) {
-      this.#told = true;
-      this.#log(
+    const unpromised = this.#totals.mappable - this.#promised.grants;
+    const ofAll = Math.max(0, unpromised - Math.max(ringPages, this.#ringRoom));
+    if (ofAll < Math.min(ofDomain, DEFAULT_MAX_PERSISTENT)) {
+      this.#tell(
         "xbdback: persistent grants have as many pages as this process may map; other rings copy: raise vm.max_map_count " +
           "for more",
       );
@@ -133,8 +164,37 @@ export class CappedRingHost implements RingHost {
     return Math.min(ofDomain, ofAll);
   }
 
-  #check(domid: number, use: Use, device: BlockDevice, pages: number, memory: number): void {
+  /**
+   * Requests of more than 44 KiB that a ring may have in flight by copying: each takes 1 MiB. A ring gets no more than a
+   * part of what is left, so that something is left for every other; and one at least, or it could not serve any.
+   */
+  #large(use: Use, ringPages: number): number {
+    const most = Math.min(abi.MAX_LARGE, ringPages * 32);
+    const without = ringMemory(ringPages, 0);
+    const part = (left: number): number => {
+      const large = Math.floor((left / MEMORY_SHARE - without) / abi.DATA_LARGE_BYTES);
+      return Math.max(1, Math.min(large, most));
+    };
+    const ofDomain = part(this.#caps.memory - use.memory);
+    const ofAll = part(this.#totals.memory - this.#promised.memory);
+    if (ofAll < ofDomain) {
+      this.#tell(
+        "xbdback: rings have most of the memory that is for them, half of the machine's; others have fewer large requests in " +
+          "flight at once",
+      );
+    }
+    return Math.min(ofDomain, ofAll);
+  }
+
+  #tell(line: string): void {
+    if (this.#told.has(line)) return;
+    this.#told.add(line);
+    this.#log(line);
+  }
+
+  #check(domid: number, use: Use, device: BlockDevice, pages: number): void {
     const { vbds, rings, grants, memory: most } = this.#caps;
+    const memory = ringMemory(pages, 1);
     const refuse = (why: string, option: string): never => {
       throw new Error(`domain ${domid} ${why}: detach a disk, or serve with a higher --${option}`);
     };
@@ -146,16 +206,17 @@ export class CappedRingHost implements RingHost {
       const has = `${use.grants} of the ${grants} pages that may be mapped from it`;
       refuse(`has ${has}, and a ring needs ${pages}`, "max-grants");
     }
-    if (this.#promised + pages > this.#mappable) {
+    const { mappable } = this.#totals;
+    if (this.#promised.grants + pages > mappable) {
       throw new Error(
-        `rings have all of the ${this.#mappable} pages of guests that this process may map: detach a disk, or raise ` +
+        `rings have all of the ${mappable} pages of guests that this process may map: detach a disk, or raise ` +
           "vm.max_map_count and restart it",
       );
     }
     if (use.memory + memory > most) {
       const [has, may, needs] = [use.memory, most, memory].map((bytes) => Math.ceil(bytes / MIB));
       refuse(
-        `has ${has} of the ${may} MiB that its rings may use, and this one may need ${needs}`,
+        `has ${has} of the ${may} MiB that its rings may use, and this one needs ${needs}`,
         "max-memory",
       );
     }
@@ -168,7 +229,8 @@ export class CappedRingHost implements RingHost {
     ring: { grants: number; memory: number },
     sign: 1 | -1,
   ): void {
-    this.#promised += sign * ring.grants;
+    this.#promised.grants += sign * ring.grants;
+    this.#promised.memory += sign * ring.memory;
     use.rings += sign;
     use.grants += sign * ring.grants;
     use.memory += sign * ring.memory;

@@ -29,6 +29,7 @@ export interface HarnessOptions {
   maxIo?: number;
   batch?: number;
   maxPersistent?: number;
+  maxLarge?: number;
   hashKey?: number;
   /** 512-byte sectors. */
   sectors?: number;
@@ -133,6 +134,7 @@ export class Harness {
       ...(options.maxIo === undefined ? {} : { maxIo: options.maxIo }),
       ...(options.batch === undefined ? {} : { batch: options.batch }),
       ...(options.maxPersistent === undefined ? {} : { maxPersistent: options.maxPersistent }),
+      ...(options.maxLarge === undefined ? {} : { maxLarge: options.maxLarge }),
       ...(options.hashKey === undefined ? {} : { hashKey: options.hashKey }),
     };
     assert.equal(this.core.attach(this.config), abi.ATTACH_OK);

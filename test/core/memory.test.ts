@@ -12,7 +12,7 @@ const root = new URL("../../../", import.meta.url);
 
 /** Every region: name, first byte, length, alignment. In the order in which they lie. */
 const REGIONS: [name: string, at: number, bytes: number, alignment: number][] = [
-  ["CONFIG", abi.CONFIG, abi.CONFIG_HASH_KEY + 4 - abi.CONFIG, 8],
+  ["CONFIG", abi.CONFIG, abi.CONFIG_MAX_LARGE + 4 - abi.CONFIG, 8],
   ["OUT", abi.OUT, abi.OUT_PERSISTENT + 4 - abi.OUT, 4],
   ["COUNTERS", abi.COUNTERS, abi.COUNTER_COUNT * 8, 8],
   ["COMPLETIONS", abi.COMPLETIONS, abi.MAX_SLOTS * 4, 4],

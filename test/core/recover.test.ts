@@ -103,30 +103,37 @@ test("requests are executed again in the order in which they were taken, and dra
   h.release();
 });
 
-test("more large requests than there are regions of memory wait their turn", () => {
-  const options = { features: ALL_FEATURES | abi.FEATURE_PERSISTENT, ringPages: 8, batch: 256, disk: false };
-  const h = new Harness({ sectors: 1 << 20, ...options });
-  const guest = new Guest(h);
-  const pages = guest.segments(12);
-  const requests = Array.from({ length: 200 }, (_, i) => guest.indirect(READ, i * 128, pages));
-  for (const request of requests) h.put(request);
-  h.push();
-  h.step();
-  for (let round = 0; round < 200 && h.flags & abi.STEP_MORE; round++) h.step();
-  assert.equal(h.core.inflight, 200, "mapped pages need no region");
-  assert.equal(succeed(h, { ...h.config, batch: 0 }), abi.ATTACH_OK);
-  h.step();
-  const complete = (): void => {
-    for (const io of h.underway.splice(0)) h.step([{ slot: io.slot, result: 0 }]);
-  };
-  for (let round = 0; round < 50 && (h.underway.length > 0 || h.flags & abi.STEP_MORE); round++) {
-    complete();
-    if (h.flags & abi.STEP_MORE) h.step();
-  }
-  assert.equal(h.core.inflight, 0);
-  assert.equal(h.statuses(requests).length, 200);
-  h.release();
-});
+for (const maxLarge of [abi.MAX_LARGE, 2]) {
+  test(`more large requests than ${maxLarge} regions of memory wait their turn`, () => {
+    const options = {
+      features: ALL_FEATURES | abi.FEATURE_PERSISTENT,
+      ringPages: 8,
+      batch: 256,
+      disk: false,
+    };
+    const h = new Harness({ sectors: 1 << 20, ...options });
+    const guest = new Guest(h);
+    const pages = guest.segments(12);
+    const requests = Array.from({ length: 200 }, (_, i) => guest.indirect(READ, i * 128, pages));
+    for (const request of requests) h.put(request);
+    h.push();
+    h.step();
+    for (let round = 0; round < 200 && h.flags & abi.STEP_MORE; round++) h.step();
+    assert.equal(h.core.inflight, 200, "mapped pages need no region");
+    assert.equal(succeed(h, { ...h.config, batch: 0, maxLarge }), abi.ATTACH_OK);
+    h.step();
+    const complete = (): void => {
+      for (const io of h.underway.splice(0)) h.step([{ slot: io.slot, result: 0 }]);
+    };
+    for (let round = 0; round < 50 && (h.underway.length > 0 || h.flags & abi.STEP_MORE); round++) {
+      complete();
+      if (h.flags & abi.STEP_MORE) h.step();
+    }
+    assert.equal(h.core.inflight, 0);
+    assert.equal(h.statuses(requests).length, 200);
+    h.release();
+  });
+}
 
 test("a journal that format 1 has written is recovered, byte by byte", () => {
   const text = readFileSync(new URL("../../../test/core/journal-v1.md", import.meta.url), "utf8");

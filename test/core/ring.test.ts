@@ -276,6 +276,25 @@ test("requests that wait for a large data region go on when there is one", () =>
   h.release();
 });
 
+test("a ring has as many large requests in flight as its configuration says", () => {
+  const { h, guest } = setup({ ringPages: 4, sectors: 65536, maxIo: 4096, maxLarge: 3 });
+  const requests = Array.from({ length: 8 }, (_, i) => guest.indirect(READ, i * 200, 12));
+  const small = guest.transfer(READ, 60000, 11);
+  for (const request of [...requests.slice(0, 3), small, ...requests.slice(3)]) h.put(request);
+  h.push();
+  h.step();
+  assert.equal(h.core.inflight, 4, "those that need no region pass with them");
+  const end = Math.max(...h.underway.map((io) => h.addresses(io)[0] + h.iovecs(io)[0]));
+  assert.ok(end <= abi.DATA_LARGE + 3 * abi.DATA_LARGE_BYTES, "the first regions are used, and no others");
+  while (h.underway.length > 0 || h.flags & abi.STEP_MORE) {
+    assert.ok(h.core.inflight <= 4);
+    const [io] = h.underway.splice(0, 1);
+    h.step(io ? [{ slot: io.slot, result: h.perform(io) }] : []);
+  }
+  assert.deepEqual(h.statuses([...requests, small]), Array(9).fill(OKAY));
+  h.release();
+});
+
 test("a large request whose predecessors all fail in its pass is not forgotten", () => {
   const { h, guest } = setup({ ringPages: 4, sectors: 65536, batch: 128 });
   const requests = Array.from({ length: 70 }, (_, i) => guest.indirect(READ, i * 200, 12));
@@ -307,6 +326,8 @@ test("attach refuses a configuration out of range, and a ring that lies", () => 
     { maxIo: abi.MAX_IO + 1 },
     { batch: 513 },
     { maxPersistent: 2049 },
+    { maxLarge: -1 },
+    { maxLarge: abi.MAX_LARGE + 1 },
   ];
   for (const change of wrong) {
     assert.equal(h.core.attach({ ...h.config, ...change }), abi.ATTACH_BAD_CONFIG, JSON.stringify(change));

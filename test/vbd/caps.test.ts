@@ -1,11 +1,22 @@
 /** What one domain may have. */
 import assert from "node:assert/strict";
+import { readFileSync } from "node:fs";
+import { totalmem } from "node:os";
 import { test } from "node:test";
-import { CappedRingHost, DEFAULT_CAPS, ringMemory } from "../../host/reactor/capped.js";
+import * as abi from "../../assembly/abi.js";
+import {
+  CappedRingHost,
+  DEFAULT_CAPS,
+  defaultMemory,
+  ringMemory,
+  SHARE_OF_ALL,
+} from "../../host/reactor/capped.js";
+import { machineMemory } from "../../host/reactor/machine-memory.js";
 import type { AttachedRing, AttachOptions, RingHost } from "../../host/reactor/ring-host.js";
 import type { BlockDevice } from "../../host/storage/device.js";
 
 const DISK = {} as BlockDevice;
+const MIB = 1 << 20;
 
 function options(domid: number, more: Partial<AttachOptions> = {}, ringPages = 1): AttachOptions {
   return { config: { domid, ringPages }, device: DISK, start: "attach", ...more } as AttachOptions;
@@ -83,22 +94,79 @@ test("persistent grants get what is left, and a ring without room for its pages 
 
 test("as many rings as a domain may have fit, each as large as a ring may be, as far as its caps go", async () => {
   const { host, attached } = plainHost();
-  const capped = new CappedRingHost(host, {}, () => {}, 1e6);
+  const capped = new CappedRingHost(host, { memory: 64 * ringMemory(16) }, () => {}, {
+    mappable: 1e6,
+    memory: 1e12,
+  });
   for (let i = 0; i < DEFAULT_CAPS.rings; i++) await capped.attach(options(1, {}, 16));
   const kept = attached.map(({ config }) => config.maxPersistent);
   assert.deepEqual(kept.slice(0, 14), [...Array(12).fill(1056), 576, 0]);
   await assert.rejects(capped.attach(options(1)), /^Error: domain 1 has 64 rings, its maximum: /);
 });
 
-test("memory is counted by what a ring may come to use", async () => {
-  const capped = new CappedRingHost(plainHost().host, { memory: ringMemory(1) + ringMemory(16) });
-  await capped.attach(options(1, {}, 16));
-  await assert.rejects(
-    capped.attach(options(1, {}, 16)),
-    /^Error: domain 1 has \d+ of the \d+ MiB that its rings may use, and this one may need \d+: .*--max-memory$/,
-  );
-  await capped.attach(options(1, {}, 1));
-  await assert.rejects(capped.attach(options(1, {}, 1)), /--max-memory/);
+/** The large regions that each ring was given. */
+const largeOf = (attached: AttachOptions[]): number[] => attached.map(({ config }) => config.maxLarge ?? 0);
+
+test("a ring gets at most an eighth of the memory that is left, one large region at least, or is refused", async () => {
+  const { host, attached } = plainHost();
+  const capped = new CappedRingHost(host, { memory: 128 * MIB });
+  const rings: AttachedRing[] = [];
+  const attach = async () => void rings.push(await capped.attach(options(1)));
+  await assert.rejects(async () => {
+    for (;;) await attach();
+  }, /^Error: domain 1 has \d+ of the 128 MiB that its rings may use, and this one needs 6: .*--max-memory$/);
+  const large = largeOf(attached);
+  assert.deepEqual(large.slice(0, 4), [11, 9, 7, 6]);
+  assert.ok(large.length >= 12, `room for three disks of four queues, not for ${large.length} rings`);
+  assert.equal(large.at(-1), 1);
+  const sum = large.reduce((bytes, regions) => bytes + ringMemory(1, regions), 0);
+  assert.ok(sum <= 128 * MIB && sum > 122 * MIB, `${sum} bytes are promised`);
+  await rings[0].detach();
+  await attach();
+  await capped.attach(options(2));
+  assert.equal(largeOf(attached).at(-1), 11, "another domain's memory is its own");
+});
+
+test("where there is memory, a ring has all regions that it can use", async () => {
+  const { host, attached } = plainHost();
+  const capped = new CappedRingHost(host, { memory: 64 * ringMemory(16) }, () => {}, { memory: 1e12 });
+  for (const pages of [1, 2, 16]) await capped.attach(options(1, {}, pages));
+  assert.deepEqual(largeOf(attached), [32, 64, 64]);
+  for (let i = 3; i < 64; i++) await capped.attach(options(1, {}, 16));
+  assert.ok(Math.min(...largeOf(attached)) >= 8, "64 rings, each as large as a ring may be");
+});
+
+test("all domains' rings get fewer large regions as the memory for them runs short, and are not refused for it", async () => {
+  const { host, attached } = plainHost();
+  const lines: string[] = [];
+  const capped = new CappedRingHost(host, { memory: 1e12, grants: 1e6 }, (line) => lines.push(line), {
+    mappable: 1e6,
+    memory: 512 * MIB,
+  });
+  for (let domid = 1; domid < 60; domid++) await capped.attach(options(domid));
+  const large = largeOf(attached);
+  assert.deepEqual([large[0], large.at(-1)], [32, 1]);
+  assert.ok(large.every((regions, i) => i === 0 || regions <= large[i - 1]));
+  assert.deepEqual(lines, [
+    "xbdback: rings have most of the memory that is for them, half of the machine's; others have fewer large requests in flight at once",
+  ]);
+  await capped.attach(options(99, { start: "recover" }, 16));
+  assert.equal(largeOf(attached).at(-1), 1);
+});
+
+test("one domain's default is a quarter of the machine's memory, at most what 64 of the largest rings use", () => {
+  const GIB = 1024 * MIB;
+  assert.equal(defaultMemory(GIB), GIB / 4);
+  assert.equal(defaultMemory(1024 * GIB), 64 * ringMemory(abi.MAX_RING_PAGES));
+  assert.equal(DEFAULT_CAPS.memory, defaultMemory(machineMemory()));
+  assert.ok(machineMemory() > 0 && machineMemory() <= totalmem());
+});
+
+test("the unit has room for what all guests' rings may use, and for the rest of the daemon", () => {
+  const unit = readFileSync(new URL("../../../packaging/xbdback.service", import.meta.url), "utf8");
+  const share = (key: string): number => Number(new RegExp(`^${key}=([0-9]+)%$`, "m").exec(unit)?.[1]) / 100;
+  assert.ok(share("MemoryHigh") >= 1 / SHARE_OF_ALL + 0.15, "MemoryHigh=");
+  assert.ok(share("MemoryMax") > share("MemoryHigh") && share("MemoryMax") < 1, "MemoryMax=");
 });
 
 test("a ring that a guest has had before is taken over its caps, and counts", async () => {
@@ -116,7 +184,7 @@ test("a ring that a guest has had before is taken over its caps, and counts", as
 test("all guests together get no more pages than the process may map", async () => {
   const { host, attached } = plainHost();
   const lines: string[] = [];
-  const capped = new CappedRingHost(host, {}, (line) => lines.push(line), 2000);
+  const capped = new CappedRingHost(host, {}, (line) => lines.push(line), { mappable: 2000, memory: 1e12 });
   await capped.attach(options(1));
   assert.deepEqual(lines, []);
   const second = await capped.attach(options(2, {}, 16));

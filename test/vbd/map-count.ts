@@ -29,7 +29,7 @@ function exhaust(file: string, spare: number): LinearMemory {
 
 const [spare, mappable] = process.argv.slice(2).map(Number);
 const machine = await Machine.start({
-  between: (reactor) => new CappedRingHost(reactor, {}, () => {}, mappable),
+  between: (reactor) => new CappedRingHost(reactor, {}, () => {}, { mappable }),
 });
 machine.image();
 await machine.plug();

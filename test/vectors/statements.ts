@@ -9,7 +9,7 @@ export const FILLER = 0xa5;
 
 // ---- config ----
 
-export interface VectorConfig extends Required<Omit<RingConfig, "hashKey">> {
+export interface VectorConfig extends Required<Omit<RingConfig, "hashKey" | "maxLarge">> {
   /** The log is to have the bytes of responses. */
   readonly showBytes: boolean;
 }
