@@ -32,8 +32,8 @@ const EBUSY = 16;
 export function exitCodeOf(error: unknown): number {
   if (error instanceof CliError) return error.exitCode;
   const { errno, code } = error as Partial<NodeJS.ErrnoException>;
-  // What a loopback machine says of a domain that does not exist.
-  if (code === "ESRCH") return Exit.notFound;
+  // A domain that does not exist, and a name that more than one has.
+  if (code === "ESRCH" || code === "ENOTUNIQ") return Exit.notFound;
   return errno === EBUSY ? Exit.busy : Exit.failure;
 }
 

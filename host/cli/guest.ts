@@ -6,6 +6,7 @@ import { type GuestProcess, joinGuest } from "../guest/process.js";
 import { runWorkload, type WorkloadResult } from "../guest/workload.js";
 import { CliError, signalled } from "./errors.js";
 import { untilStopped } from "./lifetime.js";
+import { machineStarted } from "./machine-start.js";
 
 export interface GuestOptions {
   directory: string;
@@ -43,8 +44,9 @@ function say(event: GuestEvent): void {
 }
 
 export async function guest(options: GuestOptions): Promise<void> {
-  const stopped = untilStopped(options.exitWithParent);
   const { directory, domid, devid, abi, ringPageOrder, queues, indirect, persistent } = options;
+  await machineStarted(directory, domid);
+  const stopped = untilStopped(options.exitWithParent);
   const joined = await joinGuest(directory, domid, devid, {
     abi,
     ringPageOrder,

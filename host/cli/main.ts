@@ -46,7 +46,7 @@ function planeOptions(command: Command): Command {
       live(
         new Option(
           "--cache <how>",
-          "the host's page cache; auto: none for block devices, writeback for images",
+          "the host's page cache; auto: none for block devices and disks with direct-io-safe, writeback for other images",
         )
           .choices(CACHES)
           .default("auto"),

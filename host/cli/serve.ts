@@ -21,6 +21,7 @@ import { platformOf } from "./daemon.js";
 import { CliError, Exit, exitCodeOf } from "./errors.js";
 import { LastGood } from "./last-good.js";
 import { handleInstead, untilStopped } from "./lifetime.js";
+import { machineStarted } from "./machine-start.js";
 import { reload } from "./reload.js";
 
 export interface ServeCommandOptions extends PlaneOptions {
@@ -73,6 +74,7 @@ export async function serveCommand(command: Command): Promise<void> {
   const live = liveOptions(command);
   const platform = await platformOf(directory);
   if (platform.kind === "xen") refuseBesideKernel(kind);
+  else await machineStarted(platform.directory, platform.domid);
   const stopped = untilStopped(exitWithParent);
   const log = makeLog(logFormat, process.stderr, { journal: isJournal(), lowest: () => live.logLevel });
   if (refused !== null) log(`xbdback: ${refused}`, { level: "error" });

@@ -1,7 +1,7 @@
 /** A guest as a process of its own on the loopback platform: joins its domain and connects its disk. */
 
 import { xenstoreSocket } from "../platform/loopback/host.js";
-import { openDomain } from "../platform/loopback/index.js";
+import { openDomain, startMachine } from "../platform/loopback/index.js";
 import { connectXenstore } from "../platform/xenstore/client.js";
 import { type Blkfront, type BlkfrontOptions, connectBlkfront, type GuestPlatform } from "./blkfront.js";
 
@@ -22,7 +22,7 @@ export async function joinDomain(directory: string, domid: number): Promise<Gues
   const opening = [
     domain.pages(),
     domain.eventChannels(),
-    connectXenstore(xenstoreSocket(directory, domid)),
+    connectXenstore(xenstoreSocket(directory, domid), startMachine(directory)),
   ] as const;
   const [pages, events, xenstore] = await Promise.all(opening).catch(async (error: Error) => {
     // What is left open would keep the process alive.

@@ -1,6 +1,6 @@
 /** The platforms behind the ports, and how a process (or one of its threads) joins one. */
 import { xenstoreSocket } from "./loopback/host.js";
-import { openDomain as openLoopbackDomain } from "./loopback/index.js";
+import { openDomain as openLoopbackDomain, startMachine } from "./loopback/index.js";
 import type { Domain, Xenstore } from "./ports.js";
 import { openXenDomain } from "./xen/domain.js";
 import { ownDomid } from "./xen/find.js";
@@ -38,5 +38,6 @@ export async function openDomain(platform: Platform): Promise<Domain> {
 /** Connects to the xenstored of a machine, with a domain's permissions. */
 export function openXenstore(platform: Platform): Promise<Xenstore> {
   if (platform.kind === "xen") return connectXen();
-  return connectXenstore(xenstoreSocket(platform.directory, platform.domid));
+  const { directory, domid } = platform;
+  return connectXenstore(xenstoreSocket(directory, domid), startMachine(directory));
 }

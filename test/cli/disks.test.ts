@@ -182,6 +182,19 @@ test("guests by their names", LIMIT, async (t) => {
       .expectMatch(/domain does not exist: "mail": `xl list`/, "stderr");
   }
   (await world.run("show", "web server/xvdb")).expect(4);
+  await xenstore.write("/local/domain/2/name", "web server");
+  for (const command of [
+    ["show", "web server/xvda"],
+    ["attach", "web server", "/x,raw,xvdb,rw"],
+  ]) {
+    (await world.run(...command))
+      .expect(4)
+      .expectMatch(
+        /^xbdback: domains 1 and 2 are both called "web server": say which by its number\n$/,
+        "stderr",
+      );
+  }
+  await xenstore.write("/local/domain/2/name", "1");
   (await world.run("show", "nonsense")).expect(2).expectMatch(/or, by its guest, web\/xvda/, "stderr");
   (await world.run("detach", "web server/xvda")).expect(0);
 });

@@ -5,10 +5,16 @@ import { once } from "node:events";
 import { existsSync, openSync, readFileSync, truncateSync, writeFileSync } from "node:fs";
 import { createServer } from "node:http";
 import { createServer as createSocket } from "node:net";
+import { join } from "node:path";
 import { test } from "node:test";
+import { machineStarted } from "../../host/cli/machine-start.js";
 import { program } from "../../host/cli/main.js";
 import { summary } from "../../host/daemon/service-manager.js";
+import { root, Scene } from "../e2e/harness.js";
+import { until } from "../vbd/harness.js";
 import { LIMIT, World } from "./world.js";
+
+const PROGRAM = join(root, "bin/xbdback.mjs");
 
 test("a daemon tells what it is, also of a port that another program has", LIMIT, async (t) => {
   const other = createServer().listen(0, "127.0.0.1");
@@ -31,6 +37,32 @@ test("a daemon tells what it is, also of a port that another program has", LIMIT
   ]);
   assert.match((await world.run("status")).stdout, /^problem +can't serve the page/m);
   assert.match(summary("vbd", [], told.problems), /0 connected; can't serve the page at/);
+});
+
+test("a machine whose directory cannot be made says so", LIMIT, async (t) => {
+  const scene = new Scene(t);
+  for (const directory of ["/proc/machine", "/proc/machine/below"]) {
+    const { status, stderr } = await scene.start(process.execPath, [PROGRAM, "machine", directory]).outcome();
+    assert.equal(status, 1);
+    assert.equal(stderr, "xbdback: /proc/machine cannot be made (ENOENT): choose another directory\n");
+  }
+});
+
+test("a daemon and a guest wait for a machine that is being started", LIMIT, async (t) => {
+  const scene = new Scene(t);
+  const directory = scene.path("machine");
+  const start = (...args: string[]) => scene.start(process.execPath, [PROGRAM, ...args]);
+  await assert.rejects(machineStarted(directory, 0, 100), {
+    message: `no loopback machine runs in ${directory}: start it with \`xbdback machine ${directory}\``,
+  });
+  const daemon = start("serve", "--directory", directory, "--reactors", "1");
+  const guest = start("guest", "--directory", directory);
+  const waits = /waiting for the machine/;
+  await until("both wait", () => waits.test(daemon.stderr) && waits.test(guest.stderr));
+  await start("machine", directory, "--guests", "1", "--memory", "64M").until(/^machine /m);
+  await until("it serves", () => daemon.stderr.includes("serving backend/vbd"));
+  const joined = await guest.outcome();
+  assert.match(joined.stderr, /^xbdback: domain 1 has no disk 51712 .*: attach it first$/m);
 });
 
 test(

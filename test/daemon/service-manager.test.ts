@@ -8,6 +8,7 @@ import { test } from "node:test";
 import { setTimeout as pause } from "node:timers/promises";
 import { ControlServer } from "../../host/daemon/control.js";
 import { ServiceManager, summary } from "../../host/daemon/service-manager.js";
+import { NOBODY, otherUserMissing } from "../support/other-user.js";
 import { absent } from "../support/programs.js";
 
 /** Receives datagrams and prints each as a line of JSON: Node cannot. */
@@ -108,7 +109,7 @@ socket.write('{"command": "list"}\\n');
 `;
 
 test("the control socket answers root and its own user, and refuses others even if they can connect", {
-  skip: process.getuid?.() !== 0 && "needs root, to be somebody else",
+  skip: otherUserMissing(),
 }, async () => {
   const directory = mkdtempSync(join(tmpdir(), "xbdback-peer-"));
   const path = join(directory, "control.sock");
@@ -127,7 +128,7 @@ test("the control socket answers root and its own user, and refuses others even 
     chmodSync(directory, 0o755);
     chmodSync(path, 0o666);
     assert.deepEqual(await askAs(0), { ok: true, asked: true });
-    assert.deepEqual(await askAs(65534), {
+    assert.deepEqual(await askAs(NOBODY), {
       ok: false,
       error: "user 65534 may not control this daemon: only root and user 0 may",
     });

@@ -39,7 +39,7 @@ test("a dead hypervisor's directory is taken over", async (t) => {
   await dead.kill();
   await assert.rejects(orphan.eventChannels(), /the loopback hypervisor of .* is gone/);
   await assert.rejects(orphan.grantTable(), { code: "ECONNRESET" });
-  await assert.rejects(openDomain(directory, 0), /no loopback hypervisor answers in .*ECONNREFUSED/);
+  await assert.rejects(openDomain(directory, 0), /no loopback machine runs in .*ECONNREFUSED/);
 
   const hypervisor = await Hypervisor.start(directory);
   await assert.rejects(openDomain(directory, GUEST), { code: "ESRCH" }, "its domains are gone");

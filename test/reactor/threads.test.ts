@@ -215,7 +215,7 @@ test("a thread that cannot join its machine says why", LIMIT, async () => {
     log: () => {},
     onFailure: () => {},
   });
-  await assert.rejects(starting, /no loopback hypervisor answers in \/nonexistent/);
+  await assert.rejects(starting, /no loopback machine runs in \/nonexistent/);
 });
 
 test(

@@ -20,6 +20,7 @@ import { controlSocket } from "../../host/daemon/serve.js";
 import { joinGuest } from "../../host/guest/process.js";
 import { paths } from "../../host/platform/loopback/layout.js";
 import { removeVbd } from "../../host/toolstack/vbd.js";
+import { NOBODY, otherUserMissing } from "../support/other-user.js";
 import { until } from "../vbd/harness.js";
 import { command, DEVID, Site } from "./processes.js";
 
@@ -189,7 +190,7 @@ require("node:net").createServer((socket) => socket.on("data", () =>
 
 test("a daemon of another user's: nothing of it runs as root", {
   ...LIMIT,
-  skip: process.getuid?.() !== 0 && "needs root, to be somebody else",
+  skip: otherUserMissing(),
 }, async () => {
   const directory = mkdtempSync(join(tmpdir(), "xbdback-stranger-"));
   chmodSync(directory, 0o777);
@@ -199,7 +200,7 @@ test("a daemon of another user's: nothing of it runs as root", {
   writeFileSync(required, `if (process.geteuid() === 0) ${write};\n`);
   const socket = controlSocket({ kind: "loopback", directory, domid: 0 }, "vbd");
   const child = spawn(process.execPath, ["-e", STRANGER, "--", "serve", "--directory", socket], {
-    ...{ uid: 65534, cwd: "/", stdio: "inherit" },
+    ...{ uid: NOBODY, cwd: "/", stdio: "inherit" },
     env: { ...process.env, NODE_OPTIONS: `--require=${required}` },
   });
   try {

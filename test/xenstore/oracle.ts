@@ -42,11 +42,15 @@ export async function startOracle(): Promise<Oracle> {
     rmSync(dir, { recursive: true, force: true });
   };
   const socketPath = join(dir, "socket");
-  const toolstack = await connectWhenUp(socketPath).catch(async (error) => {
+  const up = async (): Promise<[Peer, number]> => [
+    await whenUp(() => Peer.overSocket(socketPath)),
+    // It makes this after its socket.
+    await whenUp(async () => openSync(join(dir, "doorbell"), "r+")),
+  ];
+  const [toolstack, doorbell] = await up().catch(async (error) => {
     await stop();
     throw error;
   });
-  const doorbell = openSync(join(dir, "doorbell"), "r+");
   const guest = async (domid: number) => {
     const port = 100 + domid;
     const answer = await toolstack.ask(MessageType.introduce, `${domid}\0${1}\0${port}\0`);
@@ -66,10 +70,10 @@ export async function startOracle(): Promise<Oracle> {
   };
 }
 
-async function connectWhenUp(socketPath: string): Promise<Peer> {
+async function whenUp<T>(attempt: () => Promise<T>): Promise<T> {
   for (let tries = 0; ; tries++) {
     try {
-      return await Peer.overSocket(socketPath);
+      return await attempt();
     } catch (error) {
       if (tries === 6000) throw error;
       await sleep(10);

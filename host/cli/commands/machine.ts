@@ -1,5 +1,4 @@
 /** `xbdback machine`: a loopback machine to try the other commands on. */
-import { mkdirSync } from "node:fs";
 import { Command, InvalidArgumentError, Option } from "commander";
 import { LoopbackHost } from "../../platform/loopback/host.js";
 import { untilStopped } from "../lifetime.js";
@@ -52,7 +51,6 @@ async function machine(
   { guests, memory, json, exitWithParent }: MachineOptions,
 ): Promise<void> {
   const stopped = untilStopped(exitWithParent);
-  mkdirSync(directory, { recursive: true, mode: 0o700 });
   const host = await LoopbackHost.start(directory);
   for (const domid of guests) await host.createGuest(domid, memory);
   if (json) printJson({ directory, guests, memory });

@@ -26,9 +26,7 @@ export function statusCommand(): Command {
   const command = placeOptions(
     new Command("status")
       .summary("tell what the running daemon is: version, process, options")
-      .description(
-        "What is wrong with it is told, too: a refused configuration, an address that another program has.",
-      ),
+      .description("Also what is wrong: a refused configuration, an address that another program uses."),
   );
   return examples(command, "xbdback status", "xbdback status --json | jq .version").action(status);
 }

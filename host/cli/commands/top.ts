@@ -98,6 +98,7 @@ class TopSession {
     this.#enter();
     stdout.on("resize", resized);
     for (const signal of ["SIGTERM", "SIGHUP"] as const) process.on(signal, ended);
+    process.on("SIGTSTP", this.#suspend);
     try {
       await Promise.race([stopped, this.#follow()]);
     } finally {
@@ -135,14 +136,17 @@ class TopSession {
   }
 
   /** As programs do that leave the terminal alone: the shell gets it as it was, until `fg`. */
-  #suspend(): void {
+  readonly #suspend = (): void => {
     this.#leave();
     process.once("SIGCONT", () => {
+      process.on("SIGTSTP", this.#suspend);
       this.#enter();
       this.#draw();
     });
+    // With a listener of ours the process would not stop.
+    process.off("SIGTSTP", this.#suspend);
     process.kill(process.pid, "SIGTSTP");
-  }
+  };
 
   #enter(): void {
     process.stdin.setRawMode(true).resume();

@@ -1,5 +1,6 @@
 /** A process' connection to the hypervisor. The hypervisor takes its end for the end of the process. */
 import { createConnection, type Socket } from "node:net";
+import { startMachine } from "./directory.js";
 import { paths } from "./layout.js";
 import { checkSocketPath, HypervisorError, Lines, type Reply, type Result } from "./wire.js";
 
@@ -23,7 +24,7 @@ export class Connection {
     await new Promise<void>((resolve, reject) => {
       socket.once("connect", resolve);
       socket.once("error", (error: NodeJS.ErrnoException) => {
-        const message = `no loopback hypervisor answers in ${directory} (${error.code}): start one there first`;
+        const message = `no loopback machine runs in ${directory} (${error.code}): ${startMachine(directory)}`;
         reject(new HypervisorError(error.code ?? "EIO", message));
       });
     });

@@ -1,5 +1,6 @@
 /** Whose a hypervisor's directory is. */
-import { lstatSync } from "node:fs";
+import { existsSync, lstatSync, mkdirSync } from "node:fs";
+import { dirname } from "node:path";
 import { HypervisorError } from "./wire.js";
 
 /**
@@ -20,4 +21,27 @@ export function refuseForeign(directory: string): void {
   if ((stats.mode & 0o022) !== 0) {
     fail("can be written to by other users", "choose a new directory, which gets mode 0700");
   }
+}
+
+/**
+ * Makes a directory, and those above it, with mode 0700. Throws a HypervisorError where that cannot be. Not with mkdir's
+ * `recursive`: that of Node 20 never ends where a directory that exists takes no others, as /proc does.
+ */
+export function makeDirectory(directory: string): void {
+  try {
+    mkdirSync(directory, { mode: 0o700 });
+  } catch (error) {
+    const code = (error as NodeJS.ErrnoException).code ?? "EIO";
+    if (code === "EEXIST") return;
+    if (code !== "ENOENT" || existsSync(dirname(directory))) {
+      throw new HypervisorError(code, `${directory} cannot be made (${code}): choose another directory`);
+    }
+    makeDirectory(dirname(directory));
+    makeDirectory(directory);
+  }
+}
+
+/** What to do where no machine runs. */
+export function startMachine(directory: string): string {
+  return `start it with \`xbdback machine ${directory}\``;
 }

@@ -1,8 +1,9 @@
 /** A whole loopback machine in one directory: the hypervisor and xenstored, for guests and backends to join. */
-import { mkdirSync, mkdtempSync, rmSync } from "node:fs";
+import { mkdtempSync, rmSync } from "node:fs";
 import { join } from "node:path";
 import type { Xenstore } from "../ports.js";
 import { connectXenstore } from "../xenstore/client.js";
+import { makeDirectory } from "./directory.js";
 import { Hypervisor } from "./hypervisor.js";
 import { runtimeParent } from "./layout.js";
 import { XenstoreServer } from "./xenstored/server.js";
@@ -37,7 +38,7 @@ export class LoopbackHost {
   static async start(directory?: string): Promise<LoopbackHost> {
     const place = directory ?? mkdtempSync(join(runtimeParent(), "xbdback-"));
     const hypervisor = await Hypervisor.start(place);
-    mkdirSync(join(place, "xenstored"), { recursive: true, mode: 0o700 });
+    makeDirectory(join(place, "xenstored"));
     const socket = xenstoreSocket(place, 0);
     const server = await XenstoreServer.listen(socket);
     const xenstore = await connectXenstore(socket);

@@ -20,7 +20,7 @@ import {
 import { createServer, type Server, type Socket } from "node:net";
 import { tryLock } from "../libc.js";
 import type { Handle } from "./arbiter.js";
-import { refuseForeign } from "./directory.js";
+import { makeDirectory, refuseForeign } from "./directory.js";
 import { HostedDomain } from "./hosted-domain.js";
 import { paths } from "./layout.js";
 import { Machine } from "./machine.js";
@@ -121,7 +121,7 @@ export class Hypervisor {
 
 /** Locks the directory for as long as this process lives. Returns the lock's descriptor. */
 function claim(directory: string): number {
-  mkdirSync(directory, { recursive: true, mode: 0o700 });
+  makeDirectory(directory);
   refuseForeign(directory);
   if (readdirSync(directory).length > 0 && !existsSync(paths.lock(directory))) {
     const message = `${directory} is not empty and not a hypervisor's: choose another directory`;

@@ -16,9 +16,12 @@ const PATIENCE = 4;
 /** Transactions open at once; xenstored gives a driver domain 10. */
 const OPEN_TRANSACTIONS = 8;
 
-/** Connects to xenstored's Unix socket. Rejects with a {@link XenstoreError} that says what to do. */
-export async function connectXenstore(socketPath: string): Promise<Xenstore> {
-  return openXenstore(await connectSocket(socketPath));
+/**
+ * Connects to xenstored's Unix socket. Rejects with a {@link XenstoreError} that says what to do; `absent` is said where
+ * nobody listens, in place of a question for xenstored.
+ */
+export async function connectXenstore(socketPath: string, absent?: string): Promise<Xenstore> {
+  return openXenstore(await connectSocket(socketPath, absent));
 }
 
 /**

@@ -13,25 +13,27 @@ export interface ByteStream {
   close(): void;
 }
 
-const REMEDIES: Readonly<Record<string, string>> = {
-  ENOENT: "is xenstored running?",
-  ECONNREFUSED: "is xenstored running?",
-  EACCES: "run as root, or as the socket's owner",
-};
+/** What to do when nobody listens. */
+const XENSTORED = "is xenstored running?";
+
+function remedyFor(code: string, absent: string): string | undefined {
+  if (code === "ENOENT" || code === "ECONNREFUSED") return absent;
+  return code === "EACCES" ? "run as root, or as the socket's owner" : undefined;
+}
 
 /** xenstored listens with a backlog of 1: a connect(2) that finds it full fails with EAGAIN and is tried again. */
 const CONNECT_ATTEMPTS = 200;
 const CONNECT_PAUSE = 5;
 
-/** Connects to xenstored's socket. Rejects with a {@link XenstoreError} that has the errno's name. */
-export async function connectSocket(path: string): Promise<ByteStream> {
+/** Connects to xenstored's socket. Rejects with a {@link XenstoreError} that has the errno's name and the remedy. */
+export async function connectSocket(path: string, absent = XENSTORED): Promise<ByteStream> {
   for (let attempt = 1; ; attempt++) {
     try {
       return streamOf(await connected(path), path);
     } catch (error) {
       const code = (error as NodeJS.ErrnoException).code ?? "EIO";
       if (code !== "EAGAIN" || attempt === CONNECT_ATTEMPTS) {
-        const remedy = REMEDIES[code];
+        const remedy = remedyFor(code, absent);
         throw new XenstoreError(code, `can't connect to ${path}${remedy ? ` (${remedy})` : ""}`);
       }
     }

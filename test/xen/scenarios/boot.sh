@@ -73,12 +73,12 @@ check "xl creates a PVH guest of GRUB" grub_guest grub32 pvh /usr/lib/grub-xen/g
 check "it speaks x86_32-abi" grep -qx x86_32-abi /tmp/grub32.protocol
 check "it reads its configuration" within 240 seen grub32 "MARK grub xen_pvh i386"
 check "a file's hash is right" within 240 seen grub32 "$sum  /data"
-within 240 seen grub32 "MARK grub-done"; xl destroy grub32 2>/dev/null
+within 240 seen grub32 "MARK grub-done"; xl destroy grub32 2>/dev/null; within 120 gone grub32
 
 say "Linux, PVH"
 image /root/a.img 64M; dd if=/dev/urandom of=/root/a.img bs=64k count=16 conv=notrunc 2>/dev/null
-domu --name pvh --type pvh --mem 256 --disk "$(disk xvda /root/a.img)" "$(guest_script hello)"
-check "a PVH Linux reads its disk" seen pvh "MARK sum $(head -c 1M /root/a.img | sha256sum | cut -d' ' -f1)"
+check "a PVH Linux runs to its end" domu --name pvh --type pvh --mem 256 --disk "$(disk xvda /root/a.img)" "$(guest_script hello)"
+check "it has read its disk" within 60 seen pvh "MARK sum $(head -c 1M /root/a.img | sha256sum | cut -d' ' -f1)"
 check "nothing is left of the guests" within 120 released
 check "no grant is in use" no_grants_in_use
 daemon_stop

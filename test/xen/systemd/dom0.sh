@@ -49,7 +49,12 @@ check "a remote disk that the unit keeps away is refused with the remedy" refuse
 printf '[Service]\nIPAddressAllow=198.51.100.7\n' | drop_in
 systemctl daemon-reload; systemctl restart xbdback
 check "the daemon that was restarted has resumed the guest's disk" within 180 resumed
-check "with the drop-in of xbdback(8) the server is asked" refused_with xvdc "nobody listens at"
+check "with the drop-in of xbdback(8) the server is asked" refused_with xvdc "connection refused by"
+# A wrong configuration at the first start, with no good one kept: it would fail again and again.
+systemctl stop xbdback; rm -f /run/xbdback/last-good-*; echo 'no such key = 1' > /etc/xbdback/xbdback.toml
+systemctl start xbdback
+failed() { systemctl show -P NRestarts -P ExecMainStatus xbdback | tee /dev/stderr | tr '\n' ' ' | grep -q '^0 2 ' && systemctl is-failed xbdback; }
+check "with a wrong configuration the unit fails once" within 60 failed
 journalctl -u xbdback -u xen -u xendomains -o short-monotonic --no-pager
 tail -n 20 $CONSOLE /var/log/xen/xl-guest.log
 echo "CHECKS DONE"
