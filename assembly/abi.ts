@@ -6,7 +6,7 @@
  */
 
 /** Changes whenever anything below changes its meaning. The export `version()` returns it. */
-export const ABI_VERSION = 3;
+export const ABI_VERSION = 4;
 
 // ---- Limits -------------------------------------------------------------------------------------------------
 
@@ -25,6 +25,9 @@ export const MAX_IO = MAX_SEGMENTS * PAGE;
 export const MAX_COPIES = 4096;
 /** Pages in the persistent-grant window. Linux's default limit is 1056 a ring. */
 export const MAX_PERSISTENT = 2048;
+/** Segments and bytes that a pass can take up at all. */
+export const MAX_PASS_SEGMENTS = MAX_SLOTS * MAX_SEGMENTS;
+export const MAX_PASS_BYTES = MAX_PASS_SEGMENTS * PAGE;
 /** Requests of more than 44 KiB that can be in flight at once without persistent grants. */
 export const MAX_LARGE = 64;
 
@@ -109,6 +112,10 @@ export const CONFIG_MAX_PERSISTENT = CONFIG + 48;
 export const CONFIG_HASH_KEY = CONFIG + 52;
 /** Large data regions that the ring may use at once, at most MAX_LARGE; 0: as many as there are. */
 export const CONFIG_MAX_LARGE = CONFIG + 56;
+/** Segments, 1 to MAX_PASS_SEGMENTS, and bytes, 1 to MAX_PASS_BYTES, that a pass takes up before it ends: see
+ * assembly/budget.ts. It exceeds each by less than one request. May be changed at any time, for the next pass. */
+export const CONFIG_PASS_SEGMENTS = CONFIG + 60;
+export const CONFIG_PASS_BYTES = CONFIG + 64;
 
 export const FEATURE_READ_ONLY = 1;
 export const FEATURE_FLUSH = 2;
@@ -127,6 +134,9 @@ export const OUT_REQ_CONS = OUT + 12;
 export const OUT_RSP_PROD = OUT + 16;
 export const OUT_INFLIGHT = OUT + 20;
 export const OUT_PERSISTENT = OUT + 24;
+/** At the end of a pass: what it has taken up. */
+export const OUT_PASS_SEGMENTS = OUT + 28;
+export const OUT_PASS_BYTES = OUT + 32;
 
 /** u64 counters since attach(), in this order. */
 export const COUNTERS = 1024;

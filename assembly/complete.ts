@@ -21,7 +21,6 @@ import { noteAnswered } from "./journal";
 import {
   ACTIVE,
   ALONE,
-  addToPass,
   addToReady,
   BUSY,
   DONE,
@@ -35,7 +34,7 @@ import {
 } from "./request";
 import { entries, respond, rspProd } from "./ring";
 
-/** Takes in `n` completions. What they finish is responded to, or, where data must be copied out first, in the pass. */
+/** Takes in `n` completions. What they finish is responded to, or, where data must be copied out first, made ready. */
 export function complete(n: u32): void {
   for (let i: u32 = 0; i < n; i++) {
     const completion = load<u32>(COMPLETIONS + (i << 2));
@@ -66,9 +65,9 @@ function finishAll(slot: u32, io: Io, result: u32): void {
     const request = requestAt(slot);
     const next = request.next;
     if (result == IO_RESULT_SUCCESS && request.operation == BLKIF_OP_READ && !(request.flags & MAPPED)) {
-      retire(slot);
       request.state = READ_DONE;
-      addToPass(slot);
+      addToReady(slot);
+      retire(slot);
     } else {
       finish(slot, request, statusOf(request, result));
       answer(slot, request);

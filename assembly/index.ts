@@ -24,11 +24,15 @@ import {
   CONFIG_MAX_IO,
   CONFIG_MAX_LARGE,
   CONFIG_MAX_PERSISTENT,
+  CONFIG_PASS_BYTES,
+  CONFIG_PASS_SEGMENTS,
   CONFIG_SECTOR_UNITS,
   COUNT_BAD_GRANT,
   JOURNAL_REQUEST,
   MAX_IO,
   MAX_LARGE,
+  MAX_PASS_BYTES,
+  MAX_PASS_SEGMENTS,
   MAX_PERSISTENT,
   MAX_SEGMENTS,
   MAX_SLOTS,
@@ -45,6 +49,7 @@ import {
   STEP_MORE,
   STEP_NOTIFY,
 } from "./abi";
+import { beginBudget, correctBytes, mayTakeUp, publishUse, takeUpNew } from "./budget";
 import { beginPlan, configureCoalesce, ios, plan } from "./coalesce";
 import { answer, complete, finish } from "./complete";
 import { count, resetCounters } from "./counters";
@@ -139,7 +144,9 @@ function configured(): bool {
     within(CONFIG_MAX_IO, PAGE, MAX_IO) &&
     within(CONFIG_MAX_PERSISTENT, 0, MAX_PERSISTENT) &&
     within(CONFIG_MAX_LARGE, 0, MAX_LARGE) &&
-    within(CONFIG_BATCH, 0, MAX_SLOTS)
+    within(CONFIG_BATCH, 0, MAX_SLOTS) &&
+    within(CONFIG_PASS_SEGMENTS, 1, MAX_PASS_SEGMENTS) &&
+    within(CONFIG_PASS_BYTES, 1, MAX_PASS_BYTES)
   );
 }
 
@@ -198,6 +205,7 @@ export function step(n: u32): i32 {
     complete(n);
   } else {
     complete(n);
+    beginBudget();
     readyToPass();
     takeRequests();
   }
@@ -222,7 +230,7 @@ function takeRequests(): void {
     halted = true;
     return;
   }
-  for (let left = min(claimed, batch); left != 0; left--) {
+  for (let left = min(claimed, batch); left != 0 && mayTakeUp(); left--) {
     const slot = takeSlot();
     const copy = copyRequest(slot);
     const large = isLarge(copy);
@@ -241,6 +249,7 @@ function takeRequests(): void {
 /** Takes up what was in flight when another instance ended, in its order. False while some of it has to wait. */
 function takeRecovered(): bool {
   while (hasRecovered()) {
+    if (!mayTakeUp()) return false;
     const slot = nextRecovered();
     const copy = entryOf(slot) + JOURNAL_REQUEST;
     const large = isLarge(copy);
@@ -262,6 +271,7 @@ function begin(slot: u32, request: Request, copy: u32, large: bool): void {
     return;
   }
   if (large) takeLarge(request);
+  takeUpNew(request);
   addToPass(slot);
 }
 
@@ -320,7 +330,9 @@ function copyOut(slot: u32, request: Request): void {
 }
 
 function enter(slot: u32, request: Request): void {
-  if (!validate(slot, request)) return;
+  const valid = validate(slot, request);
+  correctBytes(request);
+  if (!valid) return;
   countOperation(request);
   if (request.operation == BLKIF_OP_DISCARD && request.sectors == 0) {
     finish(slot, request, BLKIF_RSP_OKAY);
@@ -346,6 +358,7 @@ function endOfPass(): i32 {
     if (request.state == LOADED) plan(slot, request);
   }
   endPass();
+  publishUse();
   store<u32>(OUT_IOS, ios);
   let flags = ios != 0 ? STEP_IO : 0;
   if (readyLength != 0 || (hasRecovered() && freeLarge != 0)) flags |= STEP_MORE;

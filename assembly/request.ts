@@ -17,6 +17,7 @@ import {
   SEGMENT_BYTES,
   SEGMENTS,
 } from "./abi";
+import { mayTakeUp, takeUpAgain } from "./budget";
 
 // The life of a request. A pass moves it as far as it goes without the host (see index.ts).
 export const FREE: u8 = 0;
@@ -142,19 +143,22 @@ export function endPass(): void {
   passLength = 0;
 }
 
-/** The next pass takes these up before it looks at the ring. */
+/** The next passes take these up, in this order, before they look at the ring. */
 export function addToReady(slot: u32): void {
   store<u16>(READY_LIST + (readyLength++ << 1), slot);
 }
 
 export function readyToPass(): void {
-  for (let i: u32 = 0; i < readyLength; i++) {
+  let i: u32 = 0;
+  for (; i < readyLength && mayTakeUp(); i++) {
     const slot = load<u16>(READY_LIST + (i << 1));
     const request = requestAt(slot);
+    takeUpAgain(request);
     if (request.state == READY) request.state = ADMITTED;
     addToPass(slot);
   }
-  readyLength = 0;
+  readyLength -= i;
+  if (readyLength != 0) memory.copy(READY_LIST, READY_LIST + (i << 1), readyLength << 1);
 }
 
 // ---- Data window ----

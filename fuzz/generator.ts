@@ -38,8 +38,14 @@ function header(random: Random): SessionHeader {
     sectors: random.oneIn(12) ? LARGE_DISK_SECTORS : DISK_SECTORS - 64 * random.below(3),
     start: random.pick([0, 0, 0xfffffff0, 0x7ffffffa, random.u32()]),
     ahead: 0,
+    passSegments: random.pick(PASS_SEGMENTS),
+    passBytes: random.pick(PASS_BYTES),
   };
 }
+
+/** What a pass may take up. Most are as much as there is. */
+const PASS_SEGMENTS = [1, 12, 300, abi.MAX_PASS_SEGMENTS, abi.MAX_PASS_SEGMENTS];
+const PASS_BYTES = [1, 8192, 65536, abi.MAX_PASS_BYTES, abi.MAX_PASS_BYTES];
 
 /** The core's hash of grant references (assembly/persistent.ts) multiplies by this and takes the highest 12 bits. */
 const HASH_FACTOR = 0x9e3779b1;
@@ -250,8 +256,11 @@ class Guest {
       if (random.oneIn(2)) this.records.push({ kind: "complete", which: 0, result: 0 }, { kind: "step" });
     } else if (roll < 98)
       this.records.push({ kind: "resize", sectors: this.#header.sectors - random.below(300) });
-    else if (roll < 99) this.records.push({ kind: "batch", batch: random.pick([0, 1, 64]) });
-    else if (random.oneIn(3))
+    else if (roll < 99) {
+      const [segments, bytes] = [random.pick(PASS_SEGMENTS), random.pick(PASS_BYTES)];
+      if (random.oneIn(2)) this.records.push({ kind: "budget", segments, bytes });
+      else this.records.push({ kind: "batch", batch: random.pick([0, 1, 64]) });
+    } else if (random.oneIn(3))
       this.records.push({
         kind: "ended",
         slot: random.oneIn(4) ? random.below(65536) : random.below(8),

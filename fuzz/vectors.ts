@@ -34,7 +34,9 @@ function spoiltBy(config: VectorConfig): number {
   if (config.maxIndirect > abi.MAX_SEGMENTS) return format.SPOILT_MAX_INDIRECT + 1;
   if (config.maxIo < abi.PAGE) return format.SPOILT_MAX_IO;
   if (config.maxPersistent > abi.MAX_PERSISTENT) return format.SPOILT_MAX_PERSISTENT + 1;
-  return config.batch > abi.MAX_SLOTS ? format.SPOILT_BATCH + 1 : 0;
+  if (config.batch > abi.MAX_SLOTS) return format.SPOILT_BATCH + 1;
+  if (config.passSegments === 0) return format.SPOILT_PASS_SEGMENTS;
+  return config.passBytes === 0 ? format.SPOILT_PASS_BYTES : 0;
 }
 
 /** Fields that a spoilt one does not let into a header. */
@@ -106,6 +108,7 @@ class Converter {
       this.#records.push({ kind: "ended", slot: act.slot, result: act.result });
     else if (act.kind === "sectors") this.#records.push({ kind: "resize", sectors: act.value });
     else if (act.kind === "batch") this.#records.push({ kind: "batch", batch: act.value });
+    else if (act.kind === "budget") this.#records.push(act);
     else if (act.kind === "trim") this.#records.push({ kind: "trim", now: act.value });
     else if (act.kind === "grant" && (act.status === "forgotten" || typeof act.status === "number")) {
       const status = act.status === "forgotten" ? format.FORGOTTEN : act.status;

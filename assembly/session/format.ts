@@ -7,7 +7,7 @@
 
 /** "XBDS". Tools that are asked to play a file insist on it; fuzzers do not. */
 export const MAGIC = 0x53444258;
-export const FORMAT_VERSION = 2;
+export const FORMAT_VERSION = 3;
 
 // ---- Header ---------------------------------------------------------------------------------------------------
 
@@ -39,7 +39,10 @@ export const HEADER_SECTORS = 24;
 export const HEADER_START = 32;
 /** u32: req_prod less rsp_prod when the session begins; more than the ring holds is the guest's fault. */
 export const HEADER_AHEAD = 36;
-export const HEADER_BYTES = 40;
+/** u32 mod MAX_PASS_SEGMENTS and u32 mod MAX_PASS_BYTES, each less one: what a pass takes up before it ends. */
+export const HEADER_PASS_SEGMENTS = 40;
+export const HEADER_PASS_BYTES = 44;
+export const HEADER_BYTES = 48;
 
 // What the host has spoilt: the field of CONFIG gets the value, and attach() must answer ATTACH_BAD_CONFIG.
 
@@ -57,7 +60,11 @@ export const SPOILT_MAX_IO = 11;
 export const SPOILT_MAX_PERSISTENT = 13;
 /** CONFIG_BATCH: -1, MAX_SLOTS + 1. */
 export const SPOILT_BATCH = 15;
-export const SPOILT_KINDS = 17;
+/** CONFIG_PASS_SEGMENTS: 0, MAX_PASS_SEGMENTS + 1. */
+export const SPOILT_PASS_SEGMENTS = 17;
+/** CONFIG_PASS_BYTES: 0, MAX_PASS_BYTES + 1. */
+export const SPOILT_PASS_BYTES = 19;
+export const SPOILT_KINDS = 21;
 
 // ---- Records: a type byte (mod RECORD_TYPES), then -----------------------------------------------------------------
 
@@ -90,7 +97,9 @@ export const RECORD_ONCE = 10;
 export const RECORD_ENDED = 11;
 /** u32 gref, i16 status: grant operations of it end so from now on. Dropped when MAX_GRANTS are remembered. */
 export const RECORD_GRANT = 12;
-export const RECORD_TYPES = 13;
+/** u32 segments and u32 bytes, as in the header: what a pass takes up from now on. */
+export const RECORD_BUDGET = 13;
+export const RECORD_TYPES = 14;
 
 /** A status: the host writes none. */
 export const FORGOTTEN = 0x7fff;
@@ -146,3 +155,5 @@ export const BAD_HANG = 15;
 export const BAD_LEAK = 16;
 /** The core contradicts the host: attach or the flags. */
 export const BAD_ANSWER = 17;
+/** A pass has taken up more than its budget and one request, or done more than it has taken up. */
+export const BAD_BUDGET = 18;

@@ -2,6 +2,8 @@
 import {
   CONFIG_DOMID,
   CONFIG_MAX_PERSISTENT,
+  CONFIG_PASS_BYTES,
+  CONFIG_PASS_SEGMENTS,
   COPIES,
   COPY_BYTES,
   COPY_DEST,
@@ -19,15 +21,20 @@ import {
   MAP_PAGE,
   MAP_STATUS,
   MAPS,
+  MAX_IO,
   MAX_PERSISTENT,
+  MAX_SEGMENTS,
   OUT_COPIES,
   OUT_MAPS,
+  OUT_PASS_BYTES,
+  OUT_PASS_SEGMENTS,
   PAGE,
   SEGMENT_BYTES,
   UNMAPS,
 } from "../abi";
 import { dataOf, FREE, LARGE, Request, requestAt, segmentsOf } from "../request";
 import {
+  BAD_BUDGET,
   BAD_COPY,
   BAD_COPY_MEMORY,
   BAD_MAP,
@@ -55,9 +62,12 @@ let faults: u32 = 0;
 let grants: u32 = 0;
 /** Pages ever given content. */
 let contents: u32 = 0;
+/** Maps, and copies of data, that the present pass has asked for. */
+let passMaps: u32 = 0;
+let passCopies: u32 = 0;
 
 export function beginGrants(): void {
-  operations = faults = grants = contents = 0;
+  operations = faults = grants = contents = passMaps = passCopies = 0;
   if (mapped != 0) memory.fill(MAPPED_PAGES, 0, MAX_PERSISTENT);
   mapped = highest = 0;
 }
@@ -134,9 +144,20 @@ function nextStatus(gref: u32): i32 {
 export function performGrants(): void {
   const maps = load<u32>(OUT_MAPS);
   check(maps <= <u32>MAX_PERSISTENT, BAD_MAP);
+  passMaps += maps;
   for (let i: u32 = 0; i < maps; i++) map(MAPS + i * MAP_BYTES);
   const copies = load<u32>(OUT_COPIES);
   for (let i: u32 = 0; i < copies; i++) copy(COPIES + i * COPY_BYTES, load<u16>(COPY_OWNERS + (i << 1)));
+}
+
+/** At the end of a pass: it has kept to its budget, and done no more than it has taken up. */
+export function checkBudget(): void {
+  const segments = load<u32>(OUT_PASS_SEGMENTS);
+  const bytes = load<u32>(OUT_PASS_BYTES);
+  check(segments < load<u32>(CONFIG_PASS_SEGMENTS) + MAX_SEGMENTS, BAD_BUDGET);
+  check(bytes < load<u32>(CONFIG_PASS_BYTES) + MAX_IO, BAD_BUDGET);
+  check(bytes <= segments * PAGE && passMaps <= segments && passCopies <= segments, BAD_BUDGET);
+  passMaps = passCopies = 0;
 }
 
 function map(at: u32): void {
@@ -189,6 +210,7 @@ function copy(at: u32, owner: u32): void {
     if (status == 0) copyContent(<u32>grant, <u32>segments, length);
     return;
   }
+  passCopies++;
   check(inData(owner, request, address, length), BAD_COPY_MEMORY);
 }
 

@@ -13,12 +13,16 @@ import {
   CONFIG_MAX_IO,
   CONFIG_MAX_LARGE,
   CONFIG_MAX_PERSISTENT,
+  CONFIG_PASS_BYTES,
+  CONFIG_PASS_SEGMENTS,
   CONFIG_SECTOR_UNITS,
   CONFIG_SECTORS,
   COUNTER_COUNT,
   COUNTERS,
   MAX_IO,
   MAX_LARGE,
+  MAX_PASS_BYTES,
+  MAX_PASS_SEGMENTS,
   MAX_PERSISTENT,
   MAX_SEGMENTS,
   MAX_SLOTS,
@@ -39,6 +43,7 @@ import {
   MAX_PASSES,
   MAX_ROUNDS,
   RECORD_BATCH,
+  RECORD_BUDGET,
   RECORD_COMPLETE,
   RECORD_ENDED,
   RECORD_FAULT,
@@ -60,9 +65,21 @@ import {
   SPOILT_MAX_INDIRECT,
   SPOILT_MAX_IO,
   SPOILT_MAX_PERSISTENT,
+  SPOILT_PASS_BYTES,
+  SPOILT_PASS_SEGMENTS,
   SPOILT_SECTOR_UNITS,
 } from "./format";
-import { BASE, beginGrants, mapped, performGrants, playFault, playGrant, playPage, unmap } from "./grants";
+import {
+  BASE,
+  beginGrants,
+  checkBudget,
+  mapped,
+  performGrants,
+  playFault,
+  playGrant,
+  playPage,
+  unmap,
+} from "./grants";
 import { atEnd, beginInput, readU8, readU16, readU32, readU64 } from "./input";
 import {
   beginIos,
@@ -102,6 +119,11 @@ function readSectors(): u64 {
   return readU64() & (((<u64>1) << SECTOR_BITS) - 1);
 }
 
+function readBudget(): void {
+  store<u32>(CONFIG_PASS_SEGMENTS, (readU32() % MAX_PASS_SEGMENTS) + 1);
+  store<u32>(CONFIG_PASS_BYTES, (readU32() % MAX_PASS_BYTES) + 1);
+}
+
 /** Starts on the session of so many bytes that lies at INPUT. */
 export function begin(length: u32): void {
   clearViolation();
@@ -128,6 +150,7 @@ export function begin(length: u32): void {
   store<u64>(CONFIG_BASE, BASE);
   const start = readU32();
   beginRing(pages, start, readU32());
+  readBudget();
   beginGrants();
   beginIos(sectors);
   spoil(spoilt);
@@ -152,7 +175,10 @@ function spoil(kind: i32): void {
     store<i32>(CONFIG_MAX_IO, kind == SPOILT_MAX_IO ? PAGE - 1 : MAX_IO + 1);
   else if (kind < SPOILT_BATCH)
     store<i32>(CONFIG_MAX_PERSISTENT, kind == SPOILT_MAX_PERSISTENT ? -1 : MAX_PERSISTENT + 1);
-  else store<i32>(CONFIG_BATCH, kind == SPOILT_BATCH ? -1 : MAX_SLOTS + 1);
+  else if (kind < SPOILT_PASS_SEGMENTS) store<i32>(CONFIG_BATCH, kind == SPOILT_BATCH ? -1 : MAX_SLOTS + 1);
+  else if (kind < SPOILT_PASS_BYTES)
+    store<i32>(CONFIG_PASS_SEGMENTS, kind == SPOILT_PASS_SEGMENTS ? 0 : MAX_PASS_SEGMENTS + 1);
+  else store<i32>(CONFIG_PASS_BYTES, kind == SPOILT_PASS_BYTES ? 0 : MAX_PASS_BYTES + 1);
 }
 
 function spoilTo(field: u32, choice: i32, a: u32, b: u32, c: u32): void {
@@ -184,6 +210,7 @@ function playBetweenPasses(type: u32): void {
   if (type == RECORD_TRIM) drop(readU32());
   else if (type == RECORD_RESIZE) resize(readSectors());
   else if (type == RECORD_BATCH) store<u32>(CONFIG_BATCH, readU16() % (MAX_SLOTS + 1));
+  else if (type == RECORD_BUDGET) readBudget();
 }
 
 function resize(sectors: u64): void {
@@ -219,6 +246,7 @@ function pass(once: bool): void {
     flags = call(0);
   }
   inPass = false;
+  checkBudget();
   check(mayHalt((flags & STEP_HALTED) != 0), BAD_ANSWER);
   more = (flags & STEP_MORE) != 0;
   if (flags & STEP_IO) startIos();

@@ -92,6 +92,8 @@ int main(void)
 	*AT(uint32_t, XBD_CONFIG_SECTOR_UNITS) = 1;
 	*AT(uint32_t, XBD_CONFIG_MAX_IO) = XBD_MAX_IO;
 	*AT(uint32_t, XBD_CONFIG_BATCH) = 64;
+	*AT(uint32_t, XBD_CONFIG_PASS_SEGMENTS) = XBD_MAX_PASS_SEGMENTS;
+	*AT(uint32_t, XBD_CONFIG_PASS_BYTES) = XBD_MAX_PASS_BYTES;
 	if (Z_blkifZ_version(&core) != XBD_ABI_VERSION || Z_blkifZ_attach(&core) != XBD_ATTACH_OK) {
 		fprintf(stderr, "the core refuses: header and module of different builds, or a bad configuration\n");
 		return 1;

@@ -25,6 +25,9 @@ export interface RingConfig {
   readonly maxIo?: number;
   /** Requests that one pass takes at most. */
   readonly batch?: number;
+  /** Segments and bytes that one pass takes up, see CONFIG_PASS_SEGMENTS; as many as there are, unless it is told otherwise. */
+  readonly passSegments?: number;
+  readonly passBytes?: number;
   /** Pages that persistent grants may keep mapped. */
   readonly maxPersistent?: number;
   /** Requests of more than 44 KiB that may have their data in linear memory at once; default: MAX_LARGE. */
@@ -192,6 +195,7 @@ export class BlkifCore {
     set(abi.CONFIG_MAX_INDIRECT, config.maxIndirect);
     set(abi.CONFIG_MAX_IO, config.maxIo ?? abi.MAX_IO);
     set(abi.CONFIG_BATCH, config.batch ?? DEFAULT_BATCH);
+    this.setBudget(config.passSegments ?? abi.MAX_PASS_SEGMENTS, config.passBytes ?? abi.MAX_PASS_BYTES);
     set(abi.CONFIG_MAX_PERSISTENT, config.maxPersistent ?? DEFAULT_MAX_PERSISTENT);
     set(abi.CONFIG_MAX_LARGE, config.maxLarge ?? abi.MAX_LARGE);
     set(abi.CONFIG_HASH_KEY, config.hashKey ?? 0);
@@ -205,6 +209,21 @@ export class BlkifCore {
   /** How many requests a pass takes at most. At 0 those in flight go on to their responses. */
   setBatch(batch: number): void {
     this.memory.u32[abi.CONFIG_BATCH >> 2] = batch;
+  }
+
+  /** How many segments and bytes the next pass takes up before it ends, at least 1 of each. */
+  setBudget(segments: number, bytes: number): void {
+    this.memory.u32[abi.CONFIG_PASS_SEGMENTS >> 2] = segments;
+    this.memory.u32[abi.CONFIG_PASS_BYTES >> 2] = bytes;
+  }
+
+  /** Segments and bytes that the last pass has taken up. */
+  get segmentsUsed(): number {
+    return this.memory.u32[abi.OUT_PASS_SEGMENTS >> 2];
+  }
+
+  get bytesUsed(): number {
+    return this.memory.u32[abi.OUT_PASS_BYTES >> 2];
   }
 
   /** Bytes of the reads and writes that were taken since the ring was attached. */

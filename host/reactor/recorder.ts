@@ -29,6 +29,9 @@ export class Recorder implements RingObserver {
   readonly #underWay: number[] = [];
   /** rsp_event, as the player has it. */
   #rspEvent = 0;
+  /** The budget of a pass, as the player has it. */
+  #segments = 0;
+  #bytes = 0;
   #halted = false;
   #over = false;
 
@@ -72,7 +75,11 @@ export class Recorder implements RingObserver {
       sectors: config(abi.CONFIG_SECTORS) + config(abi.CONFIG_SECTORS + 4) * TWO_TO_32,
       start,
       ahead: 0,
+      passSegments: config(abi.CONFIG_PASS_SEGMENTS),
+      passBytes: config(abi.CONFIG_PASS_BYTES),
     });
+    this.#segments = config(abi.CONFIG_PASS_SEGMENTS);
+    this.#bytes = config(abi.CONFIG_PASS_BYTES);
     this.#write([header]);
   }
 
@@ -88,6 +95,13 @@ export class Recorder implements RingObserver {
       const which = this.#underWay.indexOf(completion & 0xffff);
       this.#underWay.splice(which, 1);
       this.#completions.push({ kind: "complete", which, result: completion >>> 16 });
+    }
+    const segments = u32[abi.CONFIG_PASS_SEGMENTS >> 2];
+    const bytes = u32[abi.CONFIG_PASS_BYTES >> 2];
+    if (segments !== this.#segments || bytes !== this.#bytes) {
+      this.#segments = segments;
+      this.#bytes = bytes;
+      this.#completions.push({ kind: "budget", segments, bytes });
     }
     const rspEvent = u32[abi.SRING_RSP_EVENT >> 2];
     if (rspEvent === this.#rspEvent) return;

@@ -24,6 +24,9 @@ export interface SessionHeader {
   /** rsp_prod, and how far req_prod is ahead of it, when the session begins. */
   readonly start: number;
   readonly ahead: number;
+  /** Segments and bytes that a pass takes up before it ends. */
+  readonly passSegments: number;
+  readonly passBytes: number;
 }
 
 /** See RECORD_* in assembly/session/format.ts. */
@@ -38,6 +41,7 @@ export type SessionRecord =
   | { readonly kind: "trim"; readonly now: number }
   | { readonly kind: "resize"; readonly sectors: number }
   | { readonly kind: "batch"; readonly batch: number }
+  | { readonly kind: "budget"; readonly segments: number; readonly bytes: number }
   | { readonly kind: "once" }
   | { readonly kind: "ended"; readonly slot: number; readonly result: number }
   | { readonly kind: "grant"; readonly gref: number; readonly status: number };
@@ -69,6 +73,8 @@ export function encodeHeader(header: SessionHeader): Uint8Array {
   view.setBigUint64(format.HEADER_SECTORS, BigInt(header.sectors), true);
   view.setUint32(format.HEADER_START, header.start, true);
   view.setUint32(format.HEADER_AHEAD, header.ahead, true);
+  view.setUint32(format.HEADER_PASS_SEGMENTS, header.passSegments - 1, true);
+  view.setUint32(format.HEADER_PASS_BYTES, header.passBytes - 1, true);
   return bytes;
 }
 
@@ -113,6 +119,10 @@ export function encodeRecord(record: SessionRecord): ArrayLike<number> {
       return [format.RECORD_RESIZE, ...littleEndian(record.sectors, 8)];
     case "batch":
       return [format.RECORD_BATCH, ...littleEndian(record.batch, 2)];
+    case "budget": {
+      const bytes = littleEndian(record.bytes - 1, 4);
+      return [format.RECORD_BUDGET, ...littleEndian(record.segments - 1, 4), ...bytes];
+    }
     case "once":
       return [format.RECORD_ONCE];
     case "ended":
@@ -194,6 +204,8 @@ function decodeHeader(cursor: Cursor): SessionHeader {
     sectors: cursor.sectors(),
     start: cursor.u32(),
     ahead: cursor.u32(),
+    passSegments: (cursor.u32() % abi.MAX_PASS_SEGMENTS) + 1,
+    passBytes: (cursor.u32() % abi.MAX_PASS_BYTES) + 1,
   };
 }
 
@@ -222,6 +234,10 @@ function decodeRecord(cursor: Cursor): SessionRecord {
       return { kind: "trim", now: cursor.u32() };
     case format.RECORD_RESIZE:
       return { kind: "resize", sectors: cursor.sectors() };
+    case format.RECORD_BUDGET: {
+      const segments = (cursor.u32() % abi.MAX_PASS_SEGMENTS) + 1;
+      return { kind: "budget", segments, bytes: (cursor.u32() % abi.MAX_PASS_BYTES) + 1 };
+    }
     case format.RECORD_ONCE:
       return { kind: "once" };
     case format.RECORD_ENDED:

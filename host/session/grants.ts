@@ -42,6 +42,9 @@ export class SessionGrants {
   /** In the order in which they were first written. */
   readonly #contents = new Map<number, Uint8Array>();
   #operations = 0;
+  /** Maps, and copies of data, that the present pass has asked for. */
+  #passMaps = 0;
+  #passCopies = 0;
 
   constructor(core: BlkifCore, domid: number, maxPersistent: number) {
     this.#core = core;
@@ -88,8 +91,19 @@ export class SessionGrants {
     return status;
   }
 
+  /** At the end of a pass: it has kept to its budget, and done no more than it has taken up. */
+  checkBudget(): void {
+    const { segmentsUsed: segments, bytesUsed: bytes, memory } = this.#core;
+    check(segments < memory.u32[abi.CONFIG_PASS_SEGMENTS >> 2] + abi.MAX_SEGMENTS, format.BAD_BUDGET);
+    check(bytes < memory.u32[abi.CONFIG_PASS_BYTES >> 2] + abi.MAX_IO, format.BAD_BUDGET);
+    const most = Math.max(bytes / abi.PAGE, this.#passMaps, this.#passCopies);
+    check(most <= segments, format.BAD_BUDGET);
+    this.#passMaps = this.#passCopies = 0;
+  }
+
   performMaps(told: (map: GrantMap) => void): void {
     check(this.#core.maps <= abi.MAX_PERSISTENT, format.BAD_MAP);
+    this.#passMaps += this.#core.maps;
     for (let i = 0; i < this.#core.maps; i++) {
       const { gref, page } = this.#core.map(i);
       const map = { gref, page, status: this.#nextStatus(gref) };
@@ -135,7 +149,10 @@ export class SessionGrants {
     check(copy.length !== 0 && copy.offset + copy.length <= abi.PAGE, format.BAD_COPY);
     check(slot < abi.MAX_SLOTS, format.BAD_COPY);
     if (copy.segments) check(copy.offset === 0 && copy.length <= SEGMENTS_BYTES, format.BAD_COPY_MEMORY);
-    else check(isData(copy), format.BAD_COPY_MEMORY);
+    else {
+      this.#passCopies++;
+      check(isData(copy), format.BAD_COPY_MEMORY);
+    }
     if (copy.status !== format.FORGOTTEN) view.setInt16(at + abi.COPY_STATUS, copy.status, true);
   }
 

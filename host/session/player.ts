@@ -119,6 +119,7 @@ export class SessionPlayer {
     if (record.kind === "trim") this.#trim(record.now);
     else if (record.kind === "resize") this.#resize(record.sectors);
     else if (record.kind === "batch") this.#setBatch(record.batch);
+    else if (record.kind === "budget") this.#core.setBudget(record.segments, record.bytes);
   }
 
   /** Lets everything end that is under way, and checks that nothing is left. */
@@ -200,6 +201,7 @@ export class SessionPlayer {
       flags = this.#call(0);
     }
     this.#inPass = false;
+    this.#grants.checkBudget();
     check(this.#ring.mayHalt((flags & abi.STEP_HALTED) !== 0), format.BAD_ANSWER);
     this.#more = (flags & abi.STEP_MORE) !== 0;
     if (flags & abi.STEP_IO) this.#ios.start((io) => this.#logIo(io));
@@ -273,6 +275,8 @@ function spoiltField(spoilt: number): Partial<RingConfig> {
     ...[abi.PAGE - 1, abi.MAX_IO + 1].map((maxIo) => ({ maxIo })),
     ...[-1, abi.MAX_PERSISTENT + 1].map((maxPersistent) => ({ maxPersistent })),
     ...[-1, abi.MAX_SLOTS + 1].map((batch) => ({ batch })),
+    ...[0, abi.MAX_PASS_SEGMENTS + 1].map((passSegments) => ({ passSegments })),
+    ...[0, abi.MAX_PASS_BYTES + 1].map((passBytes) => ({ passBytes })),
   ];
   return fields[spoilt];
 }

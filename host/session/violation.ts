@@ -19,6 +19,7 @@ const MEANINGS: Record<number, string> = {
   [format.BAD_HANG]: "the core never comes to rest",
   [format.BAD_LEAK]: "requests, regions or pages are left over",
   [format.BAD_ANSWER]: "the core contradicts its host",
+  [format.BAD_BUDGET]: "a pass that does more than its budget allows",
 };
 
 export function meaningOf(code: number): string {

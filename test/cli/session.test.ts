@@ -57,7 +57,7 @@ test("a session is played; another file is none", LIMIT, async (t) => {
       maxPersistent: 0,
       batch: 64,
     },
-    ...{ domid: 1, maxIo: 65536, sectors: 1000, start: 0, ahead: 0 },
+    ...{ domid: 1, maxIo: 65536, sectors: 1000, start: 0, ahead: 0, passSegments: 64, passBytes: 65536 },
   };
   const entry = new Uint8Array(112);
   // A flush of id 5.

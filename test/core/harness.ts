@@ -28,6 +28,8 @@ export interface HarnessOptions {
   maxIndirect?: number;
   maxIo?: number;
   batch?: number;
+  passSegments?: number;
+  passBytes?: number;
   maxPersistent?: number;
   maxLarge?: number;
   hashKey?: number;
@@ -133,6 +135,8 @@ export class Harness {
       maxIndirect: options.maxIndirect ?? 256,
       ...(options.maxIo === undefined ? {} : { maxIo: options.maxIo }),
       ...(options.batch === undefined ? {} : { batch: options.batch }),
+      ...(options.passSegments === undefined ? {} : { passSegments: options.passSegments }),
+      ...(options.passBytes === undefined ? {} : { passBytes: options.passBytes }),
       ...(options.maxPersistent === undefined ? {} : { maxPersistent: options.maxPersistent }),
       ...(options.maxLarge === undefined ? {} : { maxLarge: options.maxLarge }),
       ...(options.hashKey === undefined ? {} : { hashKey: options.hashKey }),

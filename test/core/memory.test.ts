@@ -12,8 +12,8 @@ const root = new URL("../../../", import.meta.url);
 
 /** Every region: name, first byte, length, alignment. In the order in which they lie. */
 const REGIONS: [name: string, at: number, bytes: number, alignment: number][] = [
-  ["CONFIG", abi.CONFIG, abi.CONFIG_MAX_LARGE + 4 - abi.CONFIG, 8],
-  ["OUT", abi.OUT, abi.OUT_PERSISTENT + 4 - abi.OUT, 4],
+  ["CONFIG", abi.CONFIG, abi.CONFIG_PASS_BYTES + 4 - abi.CONFIG, 8],
+  ["OUT", abi.OUT, abi.OUT_PASS_BYTES + 4 - abi.OUT, 4],
   ["COUNTERS", abi.COUNTERS, abi.COUNTER_COUNT * 8, 8],
   ["COMPLETIONS", abi.COMPLETIONS, abi.MAX_SLOTS * 4, 4],
   ["IO_LIST", abi.IO_LIST, abi.MAX_SLOTS * 2, 2],

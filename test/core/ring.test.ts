@@ -328,6 +328,10 @@ test("attach refuses a configuration out of range, and a ring that lies", () => 
     { maxPersistent: 2049 },
     { maxLarge: -1 },
     { maxLarge: abi.MAX_LARGE + 1 },
+    { passSegments: 0 },
+    { passSegments: abi.MAX_PASS_SEGMENTS + 1 },
+    { passBytes: 0 },
+    { passBytes: abi.MAX_PASS_BYTES + 1 },
   ];
   for (const change of wrong) {
     assert.equal(h.core.attach({ ...h.config, ...change }), abi.ATTACH_BAD_CONFIG, JSON.stringify(change));

@@ -99,6 +99,8 @@ export interface Scenario {
     features: number;
     maxIndirect: number;
     batch: number;
+    passSegments: number;
+    passBytes: number;
   };
   badSectors: number[];
   /** Grefs that are a multiple of this cannot be mapped; 0 for none. */
@@ -116,6 +118,8 @@ export const scenario: fc.Arbitrary<Scenario> = fc
     maxIndirect: fc.constantFrom(0, 16, 256),
     maxIo: fc.constantFrom(4096, 65536, abi.MAX_IO),
     batch: fc.constantFrom(1, 3, 64),
+    passSegments: fc.constantFrom(1, 7, abi.MAX_PASS_SEGMENTS, abi.MAX_PASS_SEGMENTS),
+    passBytes: fc.constantFrom(1, 20000, abi.MAX_PASS_BYTES, abi.MAX_PASS_BYTES),
     maxPersistent: fc.constantFrom(0, 5, 64, 1056),
     startIndex: fc.constantFrom(0, 0xfffffff0, 0x7ffffffa),
     persistent: fc.boolean(),

@@ -31,6 +31,12 @@ export const BUGS: readonly Bug[] = [
     from: "  respond(request);",
     to: "  respond(request);\n  if (request.segments == 11) respond(request);",
   },
+  {
+    name: "what waits is taken up whatever the budget is",
+    file: "request.ts",
+    from: "i < readyLength && mayTakeUp()",
+    to: "i < readyLength",
+  },
 ];
 
 /** Calls `use` with a directory that holds the sources with the bug, and removes it. */

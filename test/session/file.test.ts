@@ -17,6 +17,8 @@ const header = {
   sectors: 2 ** 44 - 4,
   start: 0xfffffff0,
   ahead: 3,
+  passSegments: 300,
+  passBytes: 65536,
 };
 
 const session: Session = {
@@ -33,6 +35,7 @@ const session: Session = {
     { kind: "trim", now: 600 },
     { kind: "resize", sectors: 2 ** 40 + 8 },
     { kind: "batch", batch: 0 },
+    { kind: "budget", segments: 131072, bytes: 1 },
     { kind: "once" },
     { kind: "ended", slot: 40000, result: 2 },
     { kind: "grant", gref: 0x80000009, status: format.FORGOTTEN },
@@ -49,8 +52,8 @@ test("the bytes are those of the documentation", () => {
   const bytes = Buffer.from(encodeSession({ header, records: session.records.slice(2, 5) }));
   assert.equal(
     bytes.toString("hex"),
-    `${"58424453"}${"0200"}${"01"}${"02"}${"2e00"}${"02"}${"07"}${"0001"}${"0008"}${"0002"}${"ef7f"}${"00001000"}` +
-      `${"fcffffffff0f0000"}${"f0ffffff"}${"03000000"}` +
+    `${"58424453"}${"0300"}${"01"}${"02"}${"2e00"}${"02"}${"07"}${"0001"}${"0008"}${"0002"}${"ef7f"}${"00001000"}` +
+      `${"fcffffffff0f0000"}${"f0ffffff"}${"03000000"}${"2b010000"}${"ffff0000"}` +
       `${"01"}${"0203efbeadde"}${"03feffffffa00f0300010203"}`,
   );
 });
@@ -81,6 +84,6 @@ test("a file of another kind or version is refused by name", () => {
     /b\.png is not/,
   );
   const newer = bytes.slice();
-  newer[format.HEADER_VERSION] = 3;
-  assert.throws(() => readSession("c.xbds", newer), /c\.xbds has format version 3, this program reads 2/);
+  newer[format.HEADER_VERSION] = 4;
+  assert.throws(() => readSession("c.xbds", newer), /c\.xbds has format version 4, this program reads 3/);
 });

@@ -121,6 +121,7 @@ export class Player {
     else if (act.kind === "grant") this.#grantStatus.set(act.gref, act.status);
     else if (act.kind === "sectors") this.#core.resize(act.value);
     else if (act.kind === "batch") memory.u32[abi.CONFIG_BATCH >> 2] = act.value;
+    else if (act.kind === "budget") this.#core.setBudget(act.segments, act.bytes);
     else if (act.kind === "trim") this.#trim(act.value);
     else if (act.kind === "bad-sector") this.#badSectors.add(act.value);
     else if (act.kind === "finish") this.#finish();

@@ -25,6 +25,8 @@ export const DEFAULT_CONFIG: VectorConfig = {
   maxIo: abi.MAX_IO,
   batch: 64,
   maxPersistent: 1056,
+  passSegments: abi.MAX_PASS_SEGMENTS,
+  passBytes: abi.MAX_PASS_BYTES,
   showBytes: false,
 };
 
@@ -48,6 +50,8 @@ export const NUMBERS = {
   "max-io": "maxIo",
   batch: "batch",
   "max-persistent": "maxPersistent",
+  "pass-segments": "passSegments",
+  "pass-bytes": "passBytes",
 } as const;
 
 function cannotRead({ words, line }: Statement): Error {
@@ -149,6 +153,7 @@ export type HostAct =
   | { readonly kind: "step"; readonly once: boolean }
   | { readonly kind: "complete"; readonly slot: number; readonly result: number }
   | { readonly kind: "grant"; readonly gref: number; readonly status: GrantStatus }
+  | { readonly kind: "budget"; readonly segments: number; readonly bytes: number }
   | { readonly kind: "sectors" | "batch" | "trim" | "bad-sector"; readonly value: number };
 
 const WORDS: readonly string[] = ["forgotten", "read-only", "unmappable"];
@@ -163,6 +168,7 @@ function readAct({ words: [verb, ...words] }: Statement): HostAct | null {
     const status = WORDS.includes(words[2]) ? (words[2] as GrantStatus) : Number(words[2]);
     return { kind: "grant", gref: Number(words[0]), status };
   }
+  if (verb === "budget") return { kind: verb, segments: Number(words[0]), bytes: Number(words[1]) };
   if (verb === "sectors" || verb === "batch" || verb === "trim" || verb === "bad-sector")
     return { kind: verb, value: Number(words[0]) };
   return null;
