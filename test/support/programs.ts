@@ -59,7 +59,7 @@ const PACKAGES = {
   "/usr/lib/grub/i386-pc/boot.img": "grub-pc-bin",
   "/usr/lib/x86_64-linux-gnu/qemu/block-rbd.so": "qemu-block-extra",
   "/usr/lib/xen-4.17/bin/xenstored": "xen-utils-4.17",
-  "/usr/share/wabt/wasm2c/wasm-rt.h": "wabt",
+  "/usr/share/wabt/wasm2c/wasm-rt-impl.c": "wabt",
 } as const satisfies Record<string, string>;
 
 export type Program = keyof typeof PACKAGES;
