@@ -44,6 +44,7 @@ export const FULL_ONLY = [
   "cli/throttle",
   "daemon/image-watch",
   "restart/another-file",
+  "restart/kept-descriptors",
   "restart/held",
   "vbd/faults",
   "vbd/many",

@@ -2,10 +2,11 @@
 import { spawnSync } from "node:child_process";
 import { existsSync, openSync, readFileSync, readlinkSync } from "node:fs";
 import type { Listener } from "../daemon/replace.js";
+import { OWN_VARIABLES } from "../platform/service-variables.js";
 import { CliError } from "./errors.js";
 
 /** What a service manager gives to the process that it has started, and to no other. */
-const NOT_INHERITED = ["NOTIFY_SOCKET", "WATCHDOG_USEC", "WATCHDOG_PID", "INVOCATION_ID", "JOURNAL_STREAM"];
+const NOT_INHERITED = [...OWN_VARIABLES, "INVOCATION_ID", "JOURNAL_STREAM"];
 
 export class RunningDaemon {
   readonly pid: number;

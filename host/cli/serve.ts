@@ -3,6 +3,7 @@ import { setTimeout as sleep } from "node:timers/promises";
 import type { Command } from "commander";
 import { Endpoint } from "../daemon/endpoint.js";
 import { formatHttpAddress, type HttpAddress } from "../daemon/http.js";
+import { KeptDescriptors } from "../daemon/kept-descriptors.js";
 import { isJournal, type LogFormat, type LogLevel, makeLog } from "../daemon/log.js";
 import { type Daemon, type PlaneOptions, type ServeOptions, serve } from "../daemon/serve.js";
 import { ServiceManager, summary } from "../daemon/service-manager.js";
@@ -93,7 +94,8 @@ export async function serveCommand(command: Command): Promise<void> {
   ];
   const machine = platform.kind === "xen" ? "Xen" : platform.directory;
   const about = (): object => ({ machine, kind, options: optionsOf(command), problems: problems() });
-  const daemon = await serve({ ...daemonOptions(options, live), platform, log, about }, lose);
+  const descriptors = manager.present ? { descriptors: new KeptDescriptors(manager) } : {};
+  const daemon = await serve({ ...daemonOptions(options, live), ...descriptors, platform, log, about }, lose);
   pageProblems = () => daemon.problems();
   const { backend, reactor } = daemon;
   manager.alive = () => reactor.answers();

@@ -9,13 +9,15 @@ import { type Use, usesOf } from "../storage/disk.js";
 import { major, minor } from "../storage/geometry.js";
 import { type VbdId, vbdName } from "../vbd/name.js";
 
-interface ImageRecord {
+export interface ImageRecord {
   /** Changes with the meaning of the others. */
   readonly format: 1;
   readonly path: string;
   readonly readOnly: boolean;
   /** The files and devices of the disk, as {@link identitiesOf} has them. */
   readonly identities: readonly string[];
+  /** Paths of an image's bases, the last of the identities; not there in those of releases before. */
+  readonly bases?: readonly string[];
 }
 
 /** "" or no identity where there is nothing to be looked at. */
@@ -37,8 +39,8 @@ export class ImageRecords {
   }
 
   /** Notes what a vbd has open. */
-  write(vbd: VbdId, path: string, readOnly: boolean, uses: readonly Use[]): void {
-    const record: ImageRecord = { format: 1, path, readOnly, identities: identitiesOf(uses) };
+  write(vbd: VbdId, path: string, readOnly: boolean, uses: readonly Use[], bases: readonly string[]): void {
+    const record: ImageRecord = { format: 1, path, readOnly, identities: identitiesOf(uses), bases };
     const file = this.#file(vbd);
     writeFileSync(`${file}.new`, JSON.stringify(record), { mode: 0o600 });
     renameSync(`${file}.new`, file);
@@ -53,19 +55,10 @@ export class ImageRecords {
     for (const name of this.#names()) if (!exists(name)) rmSync(join(this.#directory, this.#prefix + name));
   }
 
-  /** Whether the vbd has had this disk already. */
-  knows(vbd: VbdId, path: string): boolean {
-    return this.#read(vbdName(vbd))?.path === path;
-  }
-
-  /** How what a path leads to now differs from what the vbd has; null where it is the same, or nothing is known. */
-  difference(vbd: VbdId, path: string, uses: readonly Use[]): Difference | null {
+  /** What the vbd has had already at this path; null where it has not, or nothing is known. */
+  read(vbd: VbdId, path: string): ImageRecord | null {
     const record = this.#read(vbdName(vbd));
-    if (record === null || record.path !== path) return null;
-    const now = identitiesOf(uses);
-    const same =
-      now.length === record.identities.length && now.every((one, i) => one === record.identities[i]);
-    return same ? null : { path, before: record.identities, now };
+    return record?.path === path ? record : null;
   }
 
   /** The differences of all vbds, by name. */
@@ -74,9 +67,9 @@ export class ImageRecords {
     for (const name of this.#names()) {
       const record = this.#read(name);
       if (record === null) continue;
-      const now = identitiesOf(await usesOf(record.path, record.readOnly).catch(() => []));
-      if (now.join("\n") !== record.identities.join("\n"))
-        found.set(name, { path: record.path, before: record.identities, now });
+      const { path, readOnly, bases } = record;
+      const difference = differenceFrom(record, await usesOf(path, readOnly, bases).catch(() => []));
+      if (difference) found.set(name, difference);
     }
     return found;
   }
@@ -102,6 +95,15 @@ export class ImageRecords {
   }
 }
 
+/** How what a path leads to now differs from what a vbd has had; null where it is the same. */
+export function differenceFrom(
+  { path, identities }: ImageRecord,
+  uses: readonly Pick<Use, "identity">[],
+): Difference | null {
+  const now = identitiesOf(uses);
+  return now.join("\n") === identities.join("\n") ? null : { path, before: identities, now };
+}
+
 /** For people: what was there, and what is. */
 export function describeDifference({ before, now }: Difference): string {
   const is = now.filter((one) => one !== "").join(", ") || "nothing";
@@ -112,7 +114,7 @@ export function describeDifference({ before, now }: Difference): string {
 }
 
 /** A block device that was taken out and another one put in has the number of the first, but not its sequence number. */
-export function identitiesOf(uses: readonly Use[]): string[] {
+export function identitiesOf(uses: readonly Pick<Use, "identity">[]): string[] {
   return uses.map(({ identity }) => {
     const device = /^block (\d+)$/.exec(identity);
     return device ? `${identity}${diskSequence(BigInt(device[1]))}` : identity;

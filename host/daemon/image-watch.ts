@@ -13,6 +13,10 @@ export interface OpenImage {
   readonly vbd: VbdId;
   readonly path: string;
   readonly readOnly: boolean;
+  /** See {@link BlockDevice.bases}. */
+  readonly bases: readonly string[];
+  /** See {@link ImageStatus.imageKept}. */
+  readonly kept: boolean;
   /** As {@link identitiesOf}. */
   readonly identities: readonly string[];
 }
@@ -73,13 +77,16 @@ export class ImageWatch {
     const name = vbdName(image.vbd);
     this.#seen.set(name, { image, state });
     const level = state === "ok" ? "info" : "warning";
-    this.#log(`${name}: ${image.path}: ${describeImage(state)}`, { vbd: image.vbd, level });
+    this.#log(`${name}: ${image.path}: ${describeImage({ imageState: state, imageKept: image.kept })}`, {
+      vbd: image.vbd,
+      level,
+    });
   }
 }
 
 /** Null where it cannot be told: a file server that does not answer, say. */
-async function stateOf({ path, readOnly, identities }: OpenImage): Promise<ImageState | null> {
-  const uses = await usesOf(path, readOnly).catch(() => null);
+async function stateOf({ path, readOnly, bases, identities }: OpenImage): Promise<ImageState | null> {
+  const uses = await usesOf(path, readOnly, bases).catch(() => null);
   if (uses === null || uses.length !== identities.length) return null;
   const now = identitiesOf(uses);
   const different = uses.filter((_, i) => identities[i] !== "" && now[i] !== identities[i]);

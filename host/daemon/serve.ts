@@ -20,6 +20,7 @@ import { formatHttpAddress, type HttpAddress, servePage } from "./http.js";
 import { describeDifference, ImageRecords } from "./image-records.js";
 import { ImageWatch } from "./image-watch.js";
 import { openJournals, recordsDirectory } from "./journals.js";
+import type { KeptDescriptors } from "./kept-descriptors.js";
 import { takePlace } from "./replace.js";
 import { Stores } from "./stores.js";
 
@@ -35,6 +36,8 @@ export interface ServeOptions extends Pick<VbdHost, "features" | "log" | "open">
   readonly http?: HttpAddress;
   /** What `xbdback status` is told beside version, process and reactors. */
   readonly about?: () => object;
+  /** Where the disks' locks outlive this process; left out where nowhere. */
+  readonly descriptors?: KeptDescriptors;
   /** Takes the place of the daemon that serves this kind, if there is one. Default: rejects then. */
   readonly replace?: boolean;
 }
@@ -84,7 +87,7 @@ export function controlSocket(platform: Platform, kind: string): string {
  */
 export async function serve(options: ServeOptions, lost: (error: Error) => void): Promise<Daemon> {
   const { platform, kind, plane = DEFAULT_PLANE, caps } = options;
-  const { http, replace = false, ...host } = options;
+  const { http, replace = false, descriptors, ...host } = options;
   /** What undoes what was done, last thing first. */
   const undo: (() => unknown)[] = [];
   const stop = async (): Promise<void> => {
@@ -117,7 +120,7 @@ export async function serve(options: ServeOptions, lost: (error: Error) => void)
     const assumedProtocol = platform.kind === "loopback" ? "native" : "x86_32-abi";
     const { domid } = platform;
     const records = new ImageRecords(recordsDirectory(platform), kind);
-    const stores = new Stores(xenstore, host.open ?? openDisk, records, caps?.vbds);
+    const stores = new Stores(xenstore, host.open ?? openDisk, records, caps?.vbds, descriptors);
     const images = new ImageWatch(() => stores.images(), host.log);
     undo.push(
       () => stores.close(),
@@ -129,9 +132,9 @@ export async function serve(options: ServeOptions, lost: (error: Error) => void)
     const hold: NonNullable<VbdHost["hold"]> = (path, options, vbd) => stores.hold(path, options, vbd);
     const release = (vbd: VbdId): Promise<void> => stores.forget(vbd);
     const held = (vbd: VbdId): BlockDevice | null => stores.deviceOf(vbd);
-    const imageState: NonNullable<VbdHost["imageState"]> = (vbd) => {
-      const image = stores.imageOf(vbd);
-      return image && images.stateOf(image);
+    const image: NonNullable<VbdHost["image"]> = (vbd) => {
+      const open = stores.imageOf(vbd);
+      return open && { imageState: images.stateOf(open), imageKept: open.kept };
     };
     const told = (id: VbdId, why: string): boolean => hotplug.told(id, why);
     const rest = {
@@ -139,9 +142,14 @@ export async function serve(options: ServeOptions, lost: (error: Error) => void)
       open,
       hold,
       held,
-      imageState,
+      image,
       release,
-      records,
+      records: {
+        sweep(exists: (name: string) => boolean): void {
+          records.sweep(exists);
+          descriptors?.sweep(exists);
+        },
+      },
       changed,
       xenstore,
       reactor,

@@ -1,12 +1,24 @@
 /**
- * What a daemon tells the service manager that has started it: sd_notify(3). Without one, every call does nothing.
+ * What a daemon tells the service manager that has started it: sd_notify(3), and which descriptors it leaves there for the
+ * next process: sd_listen_fds(3). Without one, every call does nothing.
  *
  * The datagrams go out through libc: Node has no Unix datagram sockets, and a program like systemd-notify, started anew
  * for each message, is not the main process that the unit's NotifyAccess wants to hear.
  */
-import { sendDatagram } from "../platform/libc.js";
+import { sendDatagram } from "../platform/datagram.js";
+import { OWN_VARIABLES } from "../platform/service-variables.js";
+
+/** A descriptor that an earlier process has left with the service manager. */
+export interface Inherited {
+  readonly name: string;
+  readonly fd: number;
+}
+
+/** SD_LISTEN_FDS_START. */
+const FIRST_FD = 3;
 
 export class ServiceManager {
+  readonly inherited: readonly Inherited[];
   readonly #socket: string | undefined;
   readonly #log: (line: string) => void;
   readonly #watchdog: NodeJS.Timeout | null;
@@ -16,14 +28,30 @@ export class ServiceManager {
   #asking = false;
   #status = "";
 
-  /** Reads NOTIFY_SOCKET, WATCHDOG_USEC and WATCHDOG_PID and takes them out of `environment`: they are not for children. */
+  /** Reads {@link OWN_VARIABLES} and takes them out of `environment`. */
   constructor(log: (line: string) => void, environment: NodeJS.ProcessEnv = process.env) {
     const { NOTIFY_SOCKET, WATCHDOG_USEC, WATCHDOG_PID = String(process.pid) } = environment;
-    for (const name of ["NOTIFY_SOCKET", "WATCHDOG_USEC", "WATCHDOG_PID"]) delete environment[name];
+    this.inherited = inheritedBy(environment);
+    for (const name of OWN_VARIABLES) delete environment[name];
     this.#socket = NOTIFY_SOCKET;
     this.#log = log;
     const microseconds = WATCHDOG_PID === String(process.pid) ? Number(WATCHDOG_USEC ?? 0) : 0;
     this.#watchdog = microseconds > 0 ? this.#startWatchdog(microseconds / 1000) : null;
+  }
+
+  /** Whether there is one. */
+  get present(): boolean {
+    return this.#socket !== undefined;
+  }
+
+  /** Leaves an open file with the service manager until it is removed or the unit stops; a kill and a restart keep it. */
+  storeDescriptor(name: string, fd: number): void {
+    this.#send(`FDSTORE=1\nFDNAME=${name}`, fd);
+  }
+
+  /** Removes all descriptors of this name. */
+  removeDescriptors(name: string): void {
+    this.#send(`FDSTOREREMOVE=1\nFDNAME=${name}`);
   }
 
   /** The daemon serves. Also after {@link reloading}. */
@@ -71,14 +99,20 @@ export class ServiceManager {
     }
   }
 
-  #send(message: string): void {
+  #send(message: string, descriptor: number | null = null): void {
     if (this.#socket === undefined) return;
     try {
-      sendDatagram(this.#socket, Buffer.from(message));
+      sendDatagram(this.#socket, Buffer.from(message), descriptor);
     } catch (error) {
       this.#log(`xbdback: the service manager cannot be notified: ${(error as Error).message}`);
     }
   }
+}
+
+function inheritedBy({ LISTEN_FDS = "0", LISTEN_FDNAMES = "", LISTEN_PID }: NodeJS.ProcessEnv): Inherited[] {
+  if (LISTEN_PID !== String(process.pid)) return [];
+  const names = LISTEN_FDNAMES.split(":");
+  return Array.from({ length: Number(LISTEN_FDS) }, (_, i) => ({ name: names[i] ?? "", fd: FIRST_FD + i }));
 }
 
 /** For {@link ServiceManager.status}. */

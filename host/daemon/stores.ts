@@ -11,8 +11,15 @@ import { type Use, usesOf } from "../storage/disk.js";
 import { DeviceError, errnoOf, type OpenOptions, refusal } from "../storage/open.js";
 import { type VbdId, vbdName } from "../vbd/name.js";
 import type { Open } from "../vbd/store-opener.js";
-import { describeDifference, type ImageRecords, identitiesOf } from "./image-records.js";
+import {
+  describeDifference,
+  differenceFrom,
+  type ImageRecord,
+  type ImageRecords,
+  identitiesOf,
+} from "./image-records.js";
 import type { OpenImage } from "./image-watch.js";
+import type { KeptDescriptors } from "./kept-descriptors.js";
 
 /** A vbd has the store, or is about to open it. */
 interface Claim {
@@ -47,19 +54,22 @@ export class Stores {
   readonly #tails = new Map<string, Promise<unknown>>();
   readonly #records: ImageRecords | null;
   readonly #maxVbds: number;
+  readonly #descriptors: KeptDescriptors | null;
   #keeping = true;
 
-  /** `records`: null where none are kept. `maxVbds`: of one domain. */
+  /** `records`: null where none are kept. `maxVbds`: of one domain. `descriptors`: null without a service manager. */
   constructor(
     xenstore: Xenstore,
     open: Open,
     records: ImageRecords | null = null,
     maxVbds = DEFAULT_CAPS.vbds,
+    descriptors: KeptDescriptors | null = null,
   ) {
     this.#xenstore = xenstore;
     this.#open = open;
     this.#records = records;
     this.#maxVbds = maxVbds;
+    this.#descriptors = descriptors;
   }
 
   /**
@@ -112,7 +122,7 @@ export class Stores {
   release(vbd: VbdId): Promise<void> {
     return this.#inTurn(vbd, async () => {
       const held = this.#held.get(vbdName(vbd));
-      if (!held) return;
+      if (!held) return this.#descriptors?.release(vbd);
       held.kept = false;
       if (held.inUse === null) await this.#end(held, vbd);
     });
@@ -127,10 +137,11 @@ export class Stores {
   /** What connections give back is closed from now on: another process is to have it. */
   keepNothing(): void {
     this.#keeping = false;
+    this.#descriptors?.leave();
   }
 
   async close(): Promise<void> {
-    this.#keeping = false;
+    this.keepNothing();
     await Promise.all([...this.#held.values()].map(({ claim }) => this.release(claim.vbd)));
   }
 
@@ -175,31 +186,51 @@ export class Stores {
 
   async #use(path: string, options: OpenOptions, vbd: VbdId): Promise<Held> {
     const { readOnly } = options;
-    const claim: Claim = { vbd, uses: await usesOf(path, readOnly), path, readOnly };
+    const record = this.#records?.read(vbd, path) ?? null;
+    const claims = this.#descriptors?.of(vbd);
+    await claims?.inherit(record?.readOnly === readOnly ? filesOf(record, await usesOf(path, readOnly)) : []);
+    const look = async (bases: readonly string[] = []): Promise<Use[]> => {
+      const uses = await usesOf(path, readOnly, bases);
+      return claims?.own(uses) ?? uses;
+    };
+    const claim: Claim = { vbd, uses: await look(record?.bases), path, readOnly };
     // Before it is opened: a server lets two in that come at the same time.
     this.#claims.add(claim);
     try {
       // Before anything is opened or made.
-      const again = this.#checkSame(vbd, claim);
+      if (record) checkSame(record, claim.uses);
+      const again = record !== null;
       // What a guest had before this process began is its own in any case.
       if (!again) this.#checkCount(claim);
       const shared = options.shared || (await this.#sharedWith(claim));
       const user = vbd.domid * 2 ** 32 + vbd.devid;
       const deviceModel = await this.#hasDeviceModel(vbd.domid);
-      const device = await this.#open(path, { ...options, shared, user, deviceModel, again }, vbd);
+      const how = { ...options, shared, user, deviceModel, again, ...(claims && { claims }) };
+      const device = await this.#open(path, how, vbd);
+      const { bases = [] } = device;
       try {
-        // Opening may have made a file.
-        claim.uses = await usesOf(path, readOnly);
-        this.#records?.write(vbd, path, readOnly, claim.uses);
+        // Opening may have made a file, and has shown an image's bases.
+        claim.uses = await look(bases);
+        if (record?.bases) checkSame(record, claim.uses);
+        this.#records?.write(vbd, path, readOnly, claim.uses, bases);
       } catch (error) {
         await device.close();
         throw error instanceof DeviceError ? error : await refusal(path, errnoOf(error));
       }
       const close = device.close.bind(device);
-      const end = (): Promise<void> => close().finally(() => this.#claims.delete(claim));
-      const image: OpenImage = { vbd, path, readOnly, identities: identitiesOf(claim.uses) };
+      const end = async (): Promise<void> => {
+        try {
+          await close();
+          await this.#descriptors?.release(vbd);
+        } finally {
+          this.#claims.delete(claim);
+        }
+      };
+      const kept = claims !== undefined && claim.uses.every((use) => claims.get(use.path) !== null);
+      const image: OpenImage = { vbd, path, readOnly, bases, kept, identities: identitiesOf(claim.uses) };
       return { claim, shared: options.shared ?? false, image, device, end, inUse: null, kept: true };
     } catch (error) {
+      await claims?.undo();
       this.#claims.delete(claim);
       throw error;
     }
@@ -212,13 +243,6 @@ export class Stores {
       throw error;
     });
     return type === "hvm";
-  }
-
-  /** Whether the vbd has had it before. Throws when a path leads to another file by now than to the one that it has. */
-  #checkSame(vbd: VbdId, { path, uses }: Claim): boolean {
-    const difference = this.#records?.difference(vbd, path, uses) ?? null;
-    if (difference) throw new DeviceError(constants.errno.ESTALE, path, describeDifference(difference));
-    return this.#records?.knows(vbd, path) ?? false;
   }
 
   /** Throws when the domain has as many disks as it may, before it is promised one that it would never get. */
@@ -263,6 +287,17 @@ export class Stores {
     const machines = await Promise.all(domids.map((id) => this.#xenstore.read(`/local/domain/${id}/vm`)));
     return machines.filter((machine) => machine !== null);
   }
+}
+
+/** Throws when a path leads to another file by now than to the one that the vbd has had. */
+function checkSame(record: ImageRecord, uses: readonly Use[]): void {
+  const difference = differenceFrom(record, uses);
+  if (difference) throw new DeviceError(constants.errno.ESTALE, record.path, describeDifference(difference));
+}
+
+/** The files that a vbd has had, with the paths that led to them. */
+function filesOf({ identities }: ImageRecord, uses: readonly Use[]): { path: string; identity: string }[] {
+  return uses.map(({ path }, i) => ({ path, identity: identities[i] ?? "" }));
 }
 
 function conflict(one: Claim, other: Claim): boolean {

@@ -3,7 +3,6 @@
  *
  * Each wrapper throws a {@link SystemError} that names the call and the errno; none returns -1.
  */
-import { closeSync } from "node:fs";
 import { constants } from "node:os";
 import koffi from "koffi";
 
@@ -24,9 +23,7 @@ const c = {
   read: libc.func("long read(int fd, void *buffer, size_t count)"),
   write: libc.func("long write(int fd, const void *buffer, size_t count)"),
   socket: libc.func("int socket(int domain, int type, int protocol)"),
-  sendto: libc.func(
-    "long sendto(int fd, const void *bytes, size_t length, int flags, const void *address, uint32 addressLength)",
-  ),
+  sendmsg: libc.func("long sendmsg(int fd, const void *message, int flags)"),
   getsockopt: libc.func(
     "int getsockopt(int fd, int level, int option, _Out_ void *value, _Inout_ uint32 *length)",
   ),
@@ -119,6 +116,7 @@ export function copyBytes(to: number, from: number, length: number): void {
 export const LOCK_SH = 1;
 export const LOCK_EX = 2;
 export const LOCK_NB = 4;
+const LOCK_UN = 8;
 
 /** flock(2) without waiting. False when somebody else holds the lock. */
 export function tryLock(fd: number, exclusive: boolean): boolean {
@@ -136,6 +134,14 @@ export function tryLockAsync(fd: number, exclusive: boolean): Promise<boolean> {
     });
     c.flock.async(fd, (exclusive ? LOCK_EX : LOCK_SH) | LOCK_NB, done);
   });
+}
+
+/** Releases the flock and all byte-range locks (OFD) of an open file, whoever else has it. */
+export async function unlock(fd: number): Promise<void> {
+  await new Promise<void>((resolve) => c.flock.async(fd, LOCK_UN, () => resolve()));
+  await new Promise<void>((resolve) =>
+    c.fcntl.async(fd, F_OFD_SETLK, rangeLock(F_UNLCK, 0, 0), () => resolve()),
+  );
 }
 
 export function makeFifo(path: string, mode = 0o600): void {
@@ -265,27 +271,22 @@ export function writeNonBlocking(fd: number, buffer: Uint8Array): boolean {
   throw new SystemError("write", koffi.errno());
 }
 
-const AF_UNIX = 1;
+export const AF_UNIX = 1;
 const SOCK_DGRAM = 2;
 const SOCK_CLOEXEC = 0x80000;
 const MSG_NOSIGNAL = 0x4000;
 
-/** Sends one datagram to a Unix socket: a path, or, with `@` in front, a name of the abstract namespace. */
-export function sendDatagram(address: string, bytes: Uint8Array): void {
-  // struct sockaddr_un: u16 family, then the path; an abstract name begins with 0 and has no end but the length.
-  const name = Buffer.from(address);
-  if (name[0] === 0x40) name[0] = 0;
-  const sockaddr = Buffer.concat([Buffer.from([AF_UNIX, 0]), name]);
-  const fd = check(c.socket(AF_UNIX, SOCK_DGRAM | SOCK_CLOEXEC, 0), "socket");
-  try {
-    const flags = MSG_NOSIGNAL;
-    check(c.sendto(fd, bytes, bytes.byteLength, flags, sockaddr, sockaddr.byteLength), "sendto", address);
-  } finally {
-    closeSync(fd);
-  }
+/** A Unix datagram socket, to be closed with node:fs. */
+export function datagramSocket(): number {
+  return check(c.socket(AF_UNIX, SOCK_DGRAM | SOCK_CLOEXEC, 0), "socket");
 }
 
-const SOL_SOCKET = 1;
+/** sendmsg(2); `message` is a struct msghdr, and `to` names the receiver for people. */
+export function sendMessage(fd: number, message: Uint8Array, to: string): void {
+  check(c.sendmsg(fd, message, MSG_NOSIGNAL), "sendmsg", to);
+}
+
+export const SOL_SOCKET = 1;
 const SO_PEERCRED = 17;
 
 /** Who is at the other end of a connected Unix socket, as of the time of connect(2). */

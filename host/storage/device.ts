@@ -84,6 +84,8 @@ export interface BlockDevice {
 
   /** What another thread needs to do I/O on the same open store; not there where only this thread can. */
   readonly store?: Store;
+  /** The paths of what it is based on, where that is known only since it is open: an image's header names its base. */
+  readonly bases?: readonly string[];
   /** False where I/O of a dead process that had the same store open may still reach it. */
   readonly fenced?: boolean;
   /** True where all that was written ends with this process. */

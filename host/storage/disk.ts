@@ -54,6 +54,8 @@ function readLayer(target: string, source: Wrapped): Layer {
 
 /** What a target has open, and whether for reading alone. */
 export interface Use {
+  /** What leads to it. */
+  readonly path: string;
   /** As {@link identityOf}. */
   readonly identity: string;
   readonly readOnly: boolean;
@@ -61,12 +63,22 @@ export interface Use {
   readonly missing: boolean;
 }
 
-/** All that a target has open: the store below all wrappers, and files of theirs. Rejects as {@link openDisk} does. */
-export async function usesOf(target: string, readOnly: boolean): Promise<Use[]> {
+/**
+ * All that a target has open: the store below all wrappers, and files of theirs; and the bases of an image, which only its
+ * device knows (see {@link BlockDevice.bases}). Rejects as {@link openDisk} does.
+ */
+export async function usesOf(
+  target: string,
+  readOnly: boolean,
+  bases: readonly string[] = [],
+): Promise<Use[]> {
   const source = parseSource(target);
-  if (source?.kind !== "wrapped") return [{ ...(await lookUp(target)), readOnly }];
+  if (source?.kind !== "wrapped") {
+    const below = await Promise.all(bases.map(async (base) => ({ ...(await lookUp(base)), readOnly: true })));
+    return [{ ...(await lookUp(target)), readOnly }, ...below];
+  }
   const { file, readsOnly = false } = readLayer(target, source);
-  const below = await usesOf(source.inner, readOnly || readsOnly);
+  const below = await usesOf(source.inner, readOnly || readsOnly, bases);
   return file === undefined ? below : [{ ...(await lookUp(file)), readOnly }, ...below];
 }
 
@@ -75,12 +87,12 @@ export async function identityOf(target: string): Promise<string> {
   return (await lookUp(target)).identity;
 }
 
-async function lookUp(target: string): Promise<Pick<Use, "identity" | "missing">> {
+async function lookUp(target: string): Promise<Omit<Use, "readOnly">> {
   try {
-    return { identity: await findIdentity(target), missing: false };
+    return { path: target, identity: await findIdentity(target), missing: false };
   } catch (error) {
     const { code } = error as NodeJS.ErrnoException;
-    return { identity: "", missing: code === "ENOENT" || code === "ENOTDIR" };
+    return { path: target, identity: "", missing: code === "ENOENT" || code === "ENOTDIR" };
   }
 }
 

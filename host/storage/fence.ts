@@ -11,19 +11,36 @@ const { errno } = constants;
 /** Bytes that nobody else locks: far behind every image's end. */
 const FIRST_BYTE = 2 ** 50;
 
+/** What fcntl(2) says of bytes that another open file has locked. */
+const LOCKED: number[] = [errno.EAGAIN, errno.EACCES];
+
 /** What a file system says that keeps no locks. */
 const WITHOUT_LOCKS: number[] = [errno.ENOLCK, errno.ENOSYS, errno.EOPNOTSUPP, errno.EINVAL];
 
-/**
- * Sets the mark of a user, a number below 2^47. False, and nothing set, while I/O for that user may be under way on another
- * open file. Where the file system keeps no locks there is nothing to set, and nothing to wait for.
- */
+/** Whether I/O for a user, a number below 2^47, may be under way on another open file. */
+export async function isFenced(fd: number, user: number): Promise<boolean> {
+  return whereLocksAreKept(() => isRangeLocked(fd, FIRST_BYTE + user, 1), false);
+}
+
+/** Sets the mark of a user. False where the file system keeps no locks. */
 export async function fence(fd: number, user: number): Promise<boolean> {
   return whereLocksAreKept(async () => {
-    if (await isRangeLocked(fd, FIRST_BYTE + user, 1)) return false;
     await shareRange(fd, FIRST_BYTE + user, 1);
     return true;
-  }, true);
+  }, false);
+}
+
+/**
+ * As {@link fence}, for the open file that does the I/O, where another one has the locks. False, too, where the file system
+ * takes a flock for a lock of all bytes (NFS, SMB), so that the two open files would exclude each other.
+ */
+export async function fenceBeside(fd: number, user: number): Promise<boolean> {
+  try {
+    return await fence(fd, user);
+  } catch (error) {
+    if (error instanceof SystemError && LOCKED.includes(error.errno)) return false;
+    throw error;
+  }
 }
 
 /** What `locking` returns, or `otherwise` where the file system keeps no locks. */

@@ -3,10 +3,11 @@ import { type BigIntStats, close, constants as flags, fstat, open, stat } from "
 import { constants } from "node:os";
 import { promisify } from "node:util";
 import { SystemError, tryLockAsync } from "../platform/libc.js";
+import type { Claims } from "./claims.js";
 import type { BlockDevice } from "./device.js";
 import { type Cache, makeDirect } from "./direct.js";
 import type { IoEngine } from "./engine.js";
-import { fence } from "./fence.js";
+import { fence, fenceBeside, isFenced } from "./fence.js";
 import { protection, pseudoFileSystemOf } from "./file-system.js";
 import { formatOf } from "./format.js";
 import {
@@ -65,6 +66,8 @@ export interface OpenOptions {
   readonly again?: boolean;
   /** The toolstack allows direct I/O to an image, too: see {@link cacheFor}. */
   readonly directIoSafe?: boolean;
+  /** Keeps the open files that have the locks: see {@link Claims}. Default: the disk's own open file has them. */
+  readonly claims?: Claims;
   /** Whether the page cache is used. Default: writeback. */
   readonly cache?: Cache;
   /** Gets one line about a store that is served, but not as one might think. Default: console.warn. */
@@ -93,36 +96,72 @@ export async function openDevice(path: string, options: DeviceOptions): Promise<
  * Rejects with a {@link DeviceError}.
  */
 export async function openStore(path: string, options: OpenOptions): Promise<Store> {
-  const { readOnly, shared = false } = options;
-  const access = readOnly ? flags.O_RDONLY : flags.O_RDWR;
+  const { readOnly, shared = false, claims, warn = console.warn } = options;
+  let claimed = -1;
   let fd = -1;
   try {
-    // Looked at before it is opened: opening a FIFO waits, and opening a tape rewinds it.
-    const seen = kindOf(path, await statPath(path, { bigint: true }));
-    if (seen === "image") await refusePseudoFile(path);
-    const exclusive = seen === "block" && !shared;
-    fd = await openFile(path, exclusive ? access | flags.O_EXCL : access);
-    const stats = await statFile(fd, { bigint: true });
+    claimed = claims?.get(path) ?? (await openFirst(path, options));
+    const stats = await statFile(claimed, { bigint: true });
     const kind = kindOf(path, stats);
-    if (!shared) await claim(fd, path, kind, stats, options);
-    // What is not ours alone may still be read, or written, by a dead process for the same user.
-    if ((shared || readOnly) && options.user !== undefined && !(await fence(fd, options.user))) {
-      throw inUse(path, await openerOf(path, false));
-    }
+    if (!shared) await claim(claimed, path, kind, stats, options);
+    fd = await openForTransfers(claimed, path, options);
     const bytes = await usableBytes(fd, path, kind, options);
     if (kind === "block" && !readOnly && isWriteProtected(fd)) throw await refusal(path, EROFS);
     const geometry =
       kind === "image" ? await imageGeometry(fd, readOnly) : blockGeometry(fd, readOnly, stats.rdev);
     checkSectors(path, geometry);
-    if (bytes % SECTOR !== 0) warnOfTail(path, bytes, options.warn ?? console.warn);
-    await warnOfFormat(fd, path, options.warn ?? console.warn);
+    if (bytes % SECTOR !== 0) warnOfTail(path, bytes, warn);
+    await warnOfFormat(fd, path, warn);
     await applyCache(fd, path, kind, geometry, bytes, options);
+    if (fd !== claimed) claims?.add(path, claimed);
     const flushErrno = new SharedArrayBuffer(4);
     return { ...geometry, fd, name: path, kind, readOnly, bytes, flushErrno };
   } catch (error) {
-    if (fd >= 0) await closeFile(fd);
+    if (fd >= 0 && fd !== claimed) await closeFile(fd);
+    if (claimed >= 0 && claimed !== claims?.get(path)) await closeFile(claimed);
     throw error instanceof DeviceError ? error : await refusal(path, errnoOf(error));
   }
+}
+
+/** The open file that is to have the locks. */
+async function openFirst(path: string, { readOnly, shared = false }: OpenOptions): Promise<number> {
+  // Looked at before it is opened: opening a FIFO waits, and opening a tape rewinds it.
+  const seen = kindOf(path, await statPath(path, { bigint: true }));
+  if (seen === "image") await refusePseudoFile(path);
+  const exclusive = seen === "block" && !shared;
+  return openFile(path, accessFor(readOnly) | (exclusive ? flags.O_EXCL : 0));
+}
+
+function accessFor(readOnly: boolean): number {
+  return readOnly ? flags.O_RDONLY : flags.O_RDWR;
+}
+
+/**
+ * The open file for I/O, with the mark of its user: a dead process may still read or write the same for the same user. It
+ * is another one than the one with the locks where that outlives the process, because the next process waits until the
+ * last I/O has ended, which only the locks of an open file that nobody keeps can tell.
+ */
+async function openForTransfers(claimed: number, path: string, options: OpenOptions): Promise<number> {
+  const { user, claims, readOnly, shared = false, deviceModel = false } = options;
+  if (user === undefined) return claimed;
+  if (await isFenced(claimed, user)) throw inUse(path, await openerOf(path, false));
+  if (claims) {
+    const fd = await openFile(`/proc/self/fd/${claimed}`, accessFor(readOnly));
+    try {
+      if (await fenceBeside(fd, user)) {
+        // Others are kept out until the last I/O has ended, whoever has the other open file by then.
+        if (!shared) await lockAsQemu(fd, readOnly, deviceModel);
+        return fd;
+      }
+    } catch (error) {
+      await closeFile(fd);
+      throw error;
+    }
+    await closeFile(fd);
+    if (claims.get(path) === claimed) throw inUse(path, 0);
+  }
+  await fence(claimed, user);
+  return claimed;
 }
 
 /** Direct I/O where that is wanted and works. */

@@ -7,7 +7,7 @@ import type { Features } from "./backend-keys.js";
 import type { AssumedProtocol } from "./frontend.js";
 import type { Journals } from "./journals.js";
 import type { VbdId } from "./name.js";
-import type { ImageState } from "./status.js";
+import type { ImageStatus } from "./status.js";
 import type { Open } from "./store-opener.js";
 import type { Log } from "./vbd-log.js";
 
@@ -28,7 +28,7 @@ export interface VbdHost {
   /** The disk that is held for a vbd; null where none is. */
   readonly held?: (vbd: VbdId) => BlockDevice | null;
   /** Whether the path still leads to that disk; null where none is held. */
-  readonly imageState?: (vbd: VbdId) => ImageState | null;
+  readonly image?: (vbd: VbdId) => ImageStatus | null;
   /** The layout of a frontend that does not say; where it is left out, x86_32-abi, as on every x86 Xen. */
   readonly assumedProtocol?: AssumedProtocol;
   /** Where rings outlive this process. */

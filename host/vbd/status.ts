@@ -10,8 +10,15 @@ import type { LastError } from "./vbd-log.js";
 /** "replaced": the path leads to another file by now; "deleted": to none. */
 export type ImageState = "ok" | "replaced" | "deleted";
 
+export interface ImageStatus {
+  /** Whether the disk's path still leads to what is open; null when no disk is open. */
+  readonly imageState: ImageState | null;
+  /** The service manager keeps what is open for the next daemon, wherever the path leads. */
+  readonly imageKept: boolean;
+}
+
 /** What is worth knowing about a vbd at one moment. */
-export interface VbdStatus extends ConnectionStatus, ThrottleStatus {
+export interface VbdStatus extends ConnectionStatus, ThrottleStatus, ImageStatus {
   readonly name: string;
   readonly kind: string;
   readonly domid: number;
@@ -29,8 +36,6 @@ export interface VbdStatus extends ConnectionStatus, ThrottleStatus {
   readonly waitsFor: string | null;
   readonly error: string | null;
   readonly storage: StorageStatus;
-  /** Whether the disk's path still leads to what is open; null when no disk is open. */
-  readonly imageState: ImageState | null;
   /** The age of the oldest request in flight, in seconds; null when there is none. */
   readonly oldestSeconds: number | null;
   /** What its log said last of something wrong, failed I/O included. */
@@ -75,13 +80,15 @@ export function waitsFor(facts: Facts): string | null {
 }
 
 /** For people, behind the disk's name. */
-export function describeImage(state: ImageState): string {
-  if (state === "ok") return "the path leads to the guest's disk again";
-  const what = state === "deleted" ? "deleted" : "replaced: another file is there now";
-  return (
-    `${what}; the guest continues with the former one, which the next daemon will not find: ` +
-    "put it back, or detach the disk and attach it again"
-  );
+export function describeImage({ imageState, imageKept }: ImageStatus): string {
+  if (imageState !== "deleted" && imageState !== "replaced")
+    return "the path leads to the guest's disk again";
+  const what = imageState === "deleted" ? "deleted" : "replaced: another file is there now";
+  const until = imageKept
+    ? "until its unit is stopped (a restart keeps it): "
+    : "which the next daemon will not find: ";
+  const remedy = "put it back, or detach the disk and attach it again";
+  return `${what}; the guest continues with the former one, ${until}${remedy}`;
 }
 
 /** In one sentence, what it does or waits for. */

@@ -2,6 +2,7 @@
 import { join } from "node:path";
 import type { TestContext } from "node:test";
 import { type Outcome, type Running, root, Scene } from "../e2e/harness.js";
+import type { FakeServiceManager } from "../support/service-manager.js";
 
 const command = join(root, "bin/xbdback.mjs");
 export const LIMIT = { timeout: 120_000 };
@@ -12,12 +13,19 @@ export class World {
   readonly directory: string;
   daemon: Running;
   readonly #serve: readonly string[];
+  readonly #service: FakeServiceManager | undefined;
 
-  private constructor(scene: Scene, directory: string, daemon: Running, serve: readonly string[]) {
+  private constructor(
+    scene: Scene,
+    directory: string,
+    serve: readonly string[],
+    service?: FakeServiceManager,
+  ) {
     this.#serve = serve;
+    this.#service = service;
     this.scene = scene;
     this.directory = directory;
-    this.daemon = daemon;
+    this.daemon = this.#startDaemon();
   }
 
   /** The command itself. */
@@ -26,7 +34,16 @@ export class World {
   }
 
   /** A machine with guests 1 and 2, and a daemon that serves it. */
-  static async start(t: TestContext, ...serve: string[]): Promise<World> {
+  static start(t: TestContext, ...serve: string[]): Promise<World> {
+    return World.startUnder(undefined, t, ...serve);
+  }
+
+  /** The same, with daemons that a service manager starts. */
+  static async startUnder(
+    service: FakeServiceManager | undefined,
+    t: TestContext,
+    ...serve: string[]
+  ): Promise<World> {
     const scene = new Scene(t);
     const directory = scene.path("machine");
     const machine = scene.start(process.execPath, [
@@ -39,17 +56,20 @@ export class World {
       "64M",
     ]);
     await machine.until(/^machine /m);
-    const daemon = scene.start(process.execPath, [command, "serve", "--directory", directory, ...serve]);
-    const world = new World(scene, directory, daemon, serve);
+    const world = new World(scene, directory, serve, service);
     await world.#answers();
     return world;
   }
 
   /** The next daemon, where the one before has ended. */
   async serveAgain(...more: string[]): Promise<void> {
-    const args = [command, "serve", "--directory", this.directory, ...this.#serve, ...more];
-    this.daemon = this.scene.start(process.execPath, args);
+    this.daemon = this.#startDaemon(...more);
     await this.#answers();
+  }
+
+  #startDaemon(...more: string[]): Running {
+    const args = [command, "serve", "--directory", this.directory, ...this.#serve, ...more];
+    return this.scene.start(process.execPath, args, false, this.#service);
   }
 
   async #answers(): Promise<void> {

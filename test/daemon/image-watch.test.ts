@@ -49,6 +49,8 @@ test("one look at a time; a disk that is opened anew begins as ok; what cannot b
     vbd,
     path,
     readOnly: false,
+    bases: [],
+    kept: false,
     identities: (await usesOf(path, false)).map(({ identity }) => identity),
   });
   let images = [await open()];

@@ -83,9 +83,23 @@ test("a service manager that is gone is told of in a line, and kills nothing", (
   const lines: string[] = [];
   new ServiceManager((line) => lines.push(line), { NOTIFY_SOCKET: "/nonexistent/notify" }).ready();
   assert.deepEqual(lines, [
-    "xbdback: the service manager cannot be notified: sendto /nonexistent/notify: ENOENT",
+    "xbdback: the service manager cannot be notified: sendmsg /nonexistent/notify: ENOENT",
   ]);
   new ServiceManager(assert.fail, {}).ready();
+});
+
+test("descriptors are those of this process, and nothing of it is for its children", () => {
+  const given = (pid: number) => ({ LISTEN_PID: String(pid), LISTEN_FDS: "3", LISTEN_FDNAMES: "a:b" });
+  const environment: NodeJS.ProcessEnv = { PATH: "/bin", ...given(process.pid) };
+  const { inherited, present } = new ServiceManager(assert.fail, environment);
+  assert.deepEqual(inherited, [
+    { name: "a", fd: 3 },
+    { name: "b", fd: 4 },
+    { name: "", fd: 5 },
+  ]);
+  assert.equal(present, false);
+  assert.deepEqual(environment, { PATH: "/bin" });
+  assert.deepEqual(new ServiceManager(assert.fail, given(1)).inherited, []);
 });
 
 test("another process's watchdog is not ours", async () => {

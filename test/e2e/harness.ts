@@ -19,6 +19,7 @@ import { join } from "node:path";
 import { type TestContext, test } from "node:test";
 import { fileURLToPath } from "node:url";
 import { absent, assertAsked, type Program, searchPath } from "../support/programs.js";
+import type { FakeServiceManager } from "../support/service-manager.js";
 
 export const MIB = 1 << 20;
 /** XBDBACK_TEST=full runs everything, which takes minutes. */
@@ -68,6 +69,13 @@ export class Outcome {
   }
 }
 
+interface Start {
+  /** In a process group of its own. */
+  readonly own?: boolean;
+  /** Of this process, for the command after the first three. */
+  readonly descriptors?: readonly number[];
+}
+
 /** A command under way. */
 export class Running {
   readonly command: string;
@@ -80,7 +88,12 @@ export class Running {
   #changed: () => void = () => {};
   #over = false;
 
-  constructor(scene: Scene, program: string, args: readonly string[], env: NodeJS.ProcessEnv, own: boolean) {
+  constructor(
+    scene: Scene,
+    program: string,
+    args: readonly string[],
+    { env, own = false, descriptors = [] }: Start & { readonly env: NodeJS.ProcessEnv },
+  ) {
     assertAsked(program, args);
     this.#scene = scene;
     this.command = [program, ...args].join(" ");
@@ -88,11 +101,11 @@ export class Running {
       cwd: scene.directory,
       env,
       detached: own,
-      stdio: ["ignore", "pipe", "pipe"],
+      stdio: ["ignore", "pipe", "pipe", ...descriptors],
     });
     this.process = child;
-    child.stdout.setEncoding("latin1").on("data", (text) => this.#take("stdout", text));
-    child.stderr.setEncoding("latin1").on("data", (text) => this.#take("stderr", text));
+    child.stdout?.setEncoding("latin1").on("data", (text) => this.#take("stdout", text));
+    child.stderr?.setEncoding("latin1").on("data", (text) => this.#take("stderr", text));
     this.ended = new Promise((resolve, reject) => {
       child.on("error", reject);
       child.on("close", (status, signal) => {
@@ -180,15 +193,17 @@ export class Scene {
   }
 
   /** Starts a command in the directory; `own`: in a process group of its own. */
-  start(program: string, args: readonly string[], own = false): Running {
+  start(program: string, args: readonly string[], own = false, service?: FakeServiceManager): Running {
+    const started = service?.start(program, args) ?? { program, args, environment: {} };
     const env = {
       ...process.env,
       PATH: searchPath(),
       TMPDIR: this.#scratch,
       LC_ALL: "C.UTF-8",
       [MARK]: this.#mark,
+      ...started.environment,
     };
-    const running = new Running(this, program, args, env, own);
+    const running = new Running(this, started.program, started.args, { ...started, env, own });
     this.#started.push(running);
     return running;
   }

@@ -1,4 +1,4 @@
-/** A helper that dies is started again, on the files that its guest has, and on no others. */
+/** A helper that dies, or its daemon, is started again on the files that its guest has, and on no others. */
 import assert from "node:assert/strict";
 import { execFileSync } from "node:child_process";
 import { linkSync, readFileSync, renameSync } from "node:fs";
@@ -38,3 +38,43 @@ for (const which of ["image", "base"] as const) {
     await guest.until(new RegExp(`^[^]{${done}}[^]*"done":[0-9]+`));
   });
 }
+
+withPrograms(
+  QEMU,
+  "after a restart, another base is not the guest's, nor another base by the header",
+  async (t) => {
+    const world = await World.start(t);
+    const base = create(world.scene.path("base.qcow2"));
+    const image = create(world.scene.path("image.qcow2"), "-b", base, "-F", "qcow2");
+    const other = create(world.scene.path("other.qcow2"));
+    const kept = `${base}.kept`;
+    linkSync(base, kept);
+    (await world.run("attach", "1", `${image},qcow2,xvda,rw`)).expect(0);
+    await world.guest();
+    const restart = async (meanwhile = (): void => {}): Promise<void> => {
+      world.daemon.process.kill("SIGTERM");
+      await world.daemon.ended;
+      meanwhile();
+      await world.serveAgain();
+    };
+    const rebase = (to: string) => (): void => {
+      execFileSync("qemu-img", ["rebase", "-u", "-b", to, "-F", "qcow2", image]);
+    };
+    const refused =
+      /not the disk that the guest has: it was file \d+:\d+, file \d+:\d+, and now there is file/;
+    const shows = (pattern: RegExp, what: string): Promise<void> =>
+      eventually(async () => pattern.test((await world.run("show", "1/xvda")).stdout), what);
+    renameSync(other, base);
+    await eventually(() => /base\.qcow2|replaced/.test(world.daemon.stderr), "the running daemon says so");
+    (await world.run("upgrade")).expect(1);
+    await restart();
+    await shows(refused, "the base's file is another one");
+    renameSync(kept, base);
+    await shows(/^ring 0 /m, "the guest has its own base again");
+    create(other);
+    await restart(rebase(other));
+    await shows(refused, "the header names another base");
+    await restart(rebase(base));
+    await shows(/^ring 0 /m, "the header names the guest's base again");
+  },
+);

@@ -120,7 +120,7 @@ async function serveLoopback(): Promise<void> {
 }
 
 /** A restart and a crash, each under a guest whose writes go on: it sees a pause, and nothing else. */
-async function restartUnderGuest(disk: Blkfront): Promise<void> {
+async function restartUnderGuest(disk: Blkfront, image: string): Promise<void> {
   const mainPid = (): Promise<string> => root.output("systemctl show -p MainPID --value xbdback");
   const takenOver = async (): Promise<number> => (await journal()).match(/taken over/g)?.length ?? 0;
   let writes = 0;
@@ -131,6 +131,9 @@ async function restartUnderGuest(disk: Blkfront): Promise<void> {
   for (const [time, how] of ["systemctl restart xbdback", "systemctl kill -s KILL xbdback"].entries()) {
     const pid = await mainPid();
     await root.output(how);
+    // systemd keeps the image's lock, and the image itself.
+    if (time === 1)
+      assert.equal(await root.output(`flock --nonblock ${image} true; echo $?; rm ${image}`), "1");
     await wait(async () => (await takenOver()) > time, 30);
     assert.equal(await takenOver(), time + 1, `${how}: ${await journal()}`);
     assert.notEqual(await mainPid(), pid);
@@ -192,10 +195,15 @@ test("under systemd a guest has its disk, and the daemon no more than it needs",
   await disk.write(0, new Uint8Array(4096));
   writeFileSync(root.path("etc/xbdback/xbdback.toml"), "");
 
-  await restartUnderGuest(disk);
+  const stored = (): Promise<string> => show("NFileDescriptorStore");
+  assert.equal(await stored(), "1");
+  await restartUnderGuest(disk, path);
+  assert.equal(await stored(), "1");
 
   await disk.close();
   assert.equal(await removeVbd(machine.xenstore, spec), "closed");
+  await wait(async () => (await stored()) === "0", 10);
+  assert.equal(await stored(), "0");
   await root.output("systemctl stop xbdback");
   assert.equal(await root.output("systemctl show -p Result --value xbdback"), "success");
 });

@@ -9,6 +9,7 @@ import { type GuestDomain, joinDomain, joinGuest } from "../../host/guest/proces
 import { makeFifo } from "../../host/platform/libc.js";
 import { paths } from "../../host/platform/loopback/layout.js";
 import { removeVbd, type VbdSpec } from "../../host/toolstack/vbd.js";
+import { FakeServiceManager } from "../support/service-manager.js";
 import { pause, until } from "../vbd/harness.js";
 import { DEVID, Site } from "./processes.js";
 import { playSlice, WAYS } from "./slice.js";
@@ -39,10 +40,16 @@ interface Scene {
   error(): Promise<string | null>;
 }
 
-/** A guest in this process, whose backend is another one. */
-function scene(body: (scene: Scene) => Promise<void>, mode = "w", program?: string): () => Promise<void> {
+/** A guest in this process, whose backend is another one; `kept`: a service manager keeps the disks' locks. */
+function scene(
+  body: (scene: Scene) => Promise<void>,
+  mode = "w",
+  program?: string,
+  kept = false,
+): () => Promise<void> {
   return async () => {
     const site = await Site.start();
+    if (kept) site.service = new FakeServiceManager();
     const backend = "/local/domain/0/backend/vbd";
     const { xenstore, directory } = site.host;
     let domain: GuestDomain | null = null;
@@ -63,6 +70,7 @@ function scene(body: (scene: Scene) => Promise<void>, mode = "w", program?: stri
       await disk?.close().catch(() => {});
       await domain?.leave().catch(() => {});
       await site.close();
+      site.service?.close();
     }
   };
 }
@@ -247,15 +255,21 @@ test(
   }),
 );
 
-for (const mode of ["w", "w!"]) {
+for (const [mode, kept] of [
+  ["w", false],
+  ["w!", false],
+  ["w", true],
+] as const) {
+  const locks = kept ? ", locks kept by the service manager" : "";
   test(
-    `a write that is still in the kernel when its process dies never lands on a newer one; mode ${mode}`,
+    `a write that is still in the kernel when its process dies never lands on a newer one; mode ${mode}${locks}`,
     LIMIT,
     scene(
       async (scene) => {
         const { site, guest, spec } = scene;
         const old = guest.disk.write(0, filled(1));
         await logged(scene, /^HELD$/);
+        if (site.service) await until("its locks are kept", () => site.service?.stored.size === 1);
         await site.backend?.kill();
         const { started } = site.serve();
         await old;
@@ -269,6 +283,7 @@ for (const mode of ["w", "w!"]) {
       },
       mode,
       lateWriter,
+      kept,
     ),
   );
 }

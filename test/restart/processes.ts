@@ -14,6 +14,7 @@ import { paths } from "../../host/platform/loopback/layout.js";
 import { addVbd, type VbdSpec } from "../../host/toolstack/vbd.js";
 import { monotonicMs } from "../../host/vbd/journals.js";
 import type { VbdStatus } from "../../host/vbd/status.js";
+import type { FakeServiceManager } from "../support/service-manager.js";
 import type { GuestArguments, GuestHears, GuestSays } from "./guest.js";
 
 export const DEVID = 51712;
@@ -27,6 +28,8 @@ export class Site {
   /** What backends have said, the last lines. */
   readonly log: string[] = [];
   backend: Backend | null = null;
+  /** Who starts the backends; null: nobody in particular. */
+  service: FakeServiceManager | null = null;
   closed = false;
 
   private constructor(host: LoopbackHost) {
@@ -56,10 +59,12 @@ export class Site {
 
   /** Starts any program that serves as a backend. */
   start(program: string, ...args: string[]): Backend {
-    this.backend = new Backend(program, args, (line) => {
+    const log = (line: string): void => {
       this.log.push(line);
       if (this.log.length > 1000) this.log.splice(0, 500);
-    });
+    };
+    const started = this.service?.start(program, args) ?? { program, args, environment: {} };
+    this.backend = new Backend(started.program, started.args, log, started);
     return this.backend;
   }
 
@@ -116,8 +121,16 @@ export class Backend {
   /** Rejects if it ends by itself. */
   readonly failed: Promise<never>;
 
-  constructor(program: string, args: readonly string[], log: (line: string) => void) {
-    this.process = spawn(program, args, { stdio: ["ignore", "inherit", "pipe"] });
+  constructor(
+    program: string,
+    args: readonly string[],
+    log: (line: string) => void,
+    { environment = {}, descriptors = [] }: { environment?: NodeJS.ProcessEnv; descriptors?: number[] } = {},
+  ) {
+    this.process = spawn(program, args, {
+      env: { ...process.env, ...environment },
+      stdio: ["ignore", "inherit", "pipe", ...descriptors],
+    });
     this.#exited = once(this.process, "exit");
     this.failed = this.#exited.then(() => {
       if (this.#ending) return new Promise<never>(() => {});

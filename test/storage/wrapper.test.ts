@@ -237,14 +237,14 @@ test("what a disk has open: the store below all wrappers, and overlays", LIMIT, 
   const [{ identity: base }] = await usesOf(path, false);
   const [{ identity: file }] = await usesOf(overlay, false);
   assert.deepEqual(await usesOf(`delay:1ms:readonly:${path}`, false), [
-    { identity: base, readOnly: true, missing: false },
+    { path, identity: base, readOnly: true, missing: false },
   ]);
   assert.deepEqual(await usesOf(`delay:1ms:${path}`, false), [
-    { identity: base, readOnly: false, missing: false },
+    { path, identity: base, readOnly: false, missing: false },
   ]);
   assert.deepEqual(await usesOf(`log:/l:cow:${overlay}:${path}`, false), [
-    { identity: file, readOnly: false, missing: false },
-    { identity: base, readOnly: true, missing: false },
+    { path: overlay, identity: file, readOnly: false, missing: false },
+    { path, identity: base, readOnly: true, missing: false },
   ]);
 });
 

@@ -7,7 +7,7 @@ import { control } from "../../daemon/control.js";
 import { daemonAt, killAdvice, listenerAt } from "../../daemon/replace.js";
 import { VERSION } from "../../daemon/version.js";
 import { XenbusState } from "../../platform/xenbus-state.js";
-import type { VbdStatus } from "../../vbd/status.js";
+import { describeImage, type ImageStatus, type VbdStatus } from "../../vbd/status.js";
 import { program } from "../child.js";
 import { ask, socketOf } from "../daemon.js";
 import { CliError, Exit } from "../errors.js";
@@ -54,6 +54,8 @@ async function upgrade(options: UpgradeOptions): Promise<void> {
   const old = new RunningDaemon(listener);
   const { pid, unit } = old;
   rehearse(old, unit);
+  // Without a unit, the new daemon looks for itself.
+  if (unit !== null) refuseLostImages(vbds);
   const deadline = performance.now() + timeout * 1000;
   const successor = unit === null ? start(old) : restart(unit);
   const next = await untilReplaced(socket, old, successor, deadline);
@@ -101,6 +103,16 @@ function rehearse(old: RunningDaemon, unit: string | null): void {
     `xbdback ${VERSION} does not take the running daemon's options: ${why}; process ${old.pid} serves on`,
     Exit.usage,
   );
+}
+
+/** A disk that the next daemon would not find: its guest would wait, so the running daemon is left alone. */
+export function refuseLostImages(vbds: readonly (ImageStatus & Pick<VbdStatus, "name" | "device">)[]): void {
+  const lost = vbds.find(
+    ({ imageState, imageKept }) => imageState !== null && imageState !== "ok" && !imageKept,
+  );
+  if (!lost) return;
+  const { name, device } = lost;
+  throw new CliError(`${name}: ${device}: ${describeImage(lost)}; the running daemon has not been stopped`);
 }
 
 /** Starts a daemon that takes the old one's place, and its output. */

@@ -71,6 +71,7 @@ export async function openHelped(
     { ...options, patience: { ...options.patience, silenceMs: NEVER } },
     {
       fenced: source.kind === "http" || (source.kind === "image" && !shared),
+      bases: bases.map(({ path }) => path),
       server: () => `${helper?.name}, process ${helper?.pid}${chain?.description ?? ""}`,
       release: async () => {
         await helper?.end();

@@ -5,6 +5,7 @@ import { constants, tmpdir } from "node:os";
 import { join } from "node:path";
 import { createInterface } from "node:readline";
 import { setTimeout as sleep } from "node:timers/promises";
+import { OWN_VARIABLES } from "../../platform/service-variables.js";
 import { type Line, openLine } from "../nbd/negotiate.js";
 import { DeviceError } from "../open.js";
 import { findProgram, type HelperCommand } from "./command.js";
@@ -72,7 +73,7 @@ export class Helper {
       }
       const [wrapper, ...rest] = [...confinement(), path, ...args];
       const environment: NodeJS.ProcessEnv = { ...process.env, LC_ALL: "C" };
-      for (const ours of ["NOTIFY_SOCKET", "WATCHDOG_USEC", "WATCHDOG_PID"]) delete environment[ours];
+      for (const ours of OWN_VARIABLES) delete environment[ours];
       const child = spawn(wrapper, rest, { cwd: "/", env: environment, stdio: ["ignore", "ignore", "pipe"] });
       return new Helper(program, child, directory, log);
     } catch (error) {

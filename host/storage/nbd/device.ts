@@ -21,6 +21,8 @@ export interface NbdDeviceOptions extends Pick<LinkOptions, "dial" | "reconnectM
   readonly readOnly: boolean;
   /** See {@link BlockDevice.fenced}. */
   readonly fenced?: boolean;
+  /** See {@link BlockDevice.bases}. */
+  readonly bases?: readonly string[];
   /** For people: what is connected to. */
   readonly server?: () => string;
   /** Lets go of what is behind the server, after the last connection to it. */
@@ -41,6 +43,7 @@ export class NbdDevice implements BlockDevice {
   readonly discardAlignment = 0;
   readonly canDiscard: boolean;
   readonly fenced: boolean;
+  readonly bases: readonly string[];
   flushErrno = 0;
 
   readonly #options: NbdDeviceOptions;
@@ -67,6 +70,7 @@ export class NbdDevice implements BlockDevice {
     this.name = options.name;
     this.readOnly = options.readOnly;
     this.fenced = options.fenced ?? false;
+    this.bases = options.bases ?? [];
     this.sectorSize = sectorsOf(exported);
     this.physicalSectorSize = Math.max(this.sectorSize, Math.min(preferredBlock, 4096));
     this.discardGranularity = this.physicalSectorSize;

@@ -38,7 +38,7 @@ export async function openExport(
   name: string,
   dial: () => Promise<Line>,
   { readOnly, patience, warn = console.warn }: NbdOptions,
-  rest: Pick<NbdDeviceOptions, "fenced" | "server" | "release">,
+  rest: Pick<NbdDeviceOptions, "fenced" | "bases" | "server" | "release">,
 ): Promise<NbdDevice> {
   const line = await dial().catch((error: Error) => {
     throw error instanceof DeviceError ? error : new DeviceError(EIO, name, error.message);

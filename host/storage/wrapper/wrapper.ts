@@ -41,6 +41,10 @@ export class Wrapper implements BlockDevice {
     return `${this.#what}, over ${through ?? `${store?.kind === "block" ? "block device" : "raw image"} ${name}`}`;
   }
 
+  get bases(): readonly string[] {
+    return this.inner.bases ?? [];
+  }
+
   get outage(): Outage | null {
     return this.inner.outage ?? null;
   }

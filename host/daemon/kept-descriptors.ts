@@ -1,0 +1,166 @@
+/**
+ * The open files with the disks' locks, in the service manager's descriptor store. They outlive this process there, so that
+ * nobody takes an image between a kill and the next start, and a deleted image is kept. They do no I/O: what the next
+ * process is given has the locks already, and would not tell it when the last I/O of this process has ended.
+ */
+import { close, constants, open, readlinkSync } from "node:fs";
+import { setTimeout as sleep } from "node:timers/promises";
+import { promisify } from "node:util";
+import { unlock } from "../platform/libc.js";
+import type { Claims } from "../storage/claims.js";
+import type { Use } from "../storage/disk.js";
+import { openFileIdentity } from "../storage/identity.js";
+import { type VbdId, vbdName } from "../vbd/name.js";
+import { identitiesOf } from "./image-records.js";
+import type { ServiceManager } from "./service-manager.js";
+
+const closeFile = promisify(close);
+const openFile = promisify(open);
+/** How long the service manager may take to close what it was told to remove. */
+const REMOVAL_MS = 2000;
+const POLL_MS = 2;
+
+type Manager = Pick<ServiceManager, "storeDescriptor" | "removeDescriptors" | "inherited">;
+
+export class KeptDescriptors {
+  readonly #manager: Manager;
+  readonly #vbds = new Map<string, VbdClaims>();
+  #leaving = false;
+
+  /** Takes what an earlier process has left; names are those of vbds. */
+  constructor(manager: Manager) {
+    this.#manager = manager;
+    for (const { name, fd } of manager.inherited)
+      if (name.startsWith("xbdback")) this.#of(name).inherited.push(fd);
+  }
+
+  of(vbd: VbdId): VbdClaims {
+    return this.#of(vbdName(vbd));
+  }
+
+  /** The vbd is without its disk, which is closed. Resolves when nobody has its locks any more. */
+  async release(vbd: VbdId): Promise<void> {
+    const name = vbdName(vbd);
+    const claims = this.#vbds.get(name);
+    this.#vbds.delete(name);
+    await claims?.release();
+  }
+
+  /** Gives back what an earlier process has left of vbds that do not exist any more. */
+  sweep(exists: (name: string) => boolean): void {
+    for (const [name, claims] of this.#vbds) if (!exists(name)) void claims.inherit([]);
+  }
+
+  /** From now on nothing is removed: another process is to have it. */
+  leave(): void {
+    this.#leaving = true;
+  }
+
+  #of(name: string): VbdClaims {
+    let claims = this.#vbds.get(name);
+    if (!claims) {
+      claims = new VbdClaims(name, this.#manager, () => this.#leaving);
+      this.#vbds.set(name, claims);
+    }
+    return claims;
+  }
+}
+
+/** Those of one vbd. */
+export class VbdClaims implements Claims {
+  /** Left by an earlier process, and not looked at yet. */
+  readonly inherited: number[] = [];
+  readonly #name: string;
+  readonly #manager: Manager;
+  readonly #leaving: () => boolean;
+  /** By the path that led to it. */
+  readonly #open = new Map<string, number>();
+  /** Those of {@link #open} that an earlier process has opened. */
+  readonly #older = new Set<number>();
+
+  constructor(name: string, manager: Manager, leaving: () => boolean) {
+    this.#name = name;
+    this.#manager = manager;
+    this.#leaving = leaving;
+  }
+
+  get(path: string): number | null {
+    return this.#open.get(path) ?? null;
+  }
+
+  add(path: string, fd: number): void {
+    if (this.#open.get(path) === fd) return;
+    this.#open.set(path, fd);
+    this.#manager.storeDescriptor(this.#name, fd);
+  }
+
+  /** Takes over what an earlier process has left of these files, each with its path, and gives the rest back. */
+  async inherit(files: readonly { readonly path: string; readonly identity: string }[]): Promise<void> {
+    const rest: number[] = [];
+    for (const fd of this.inherited.splice(0)) {
+      const [identity] = identitiesOf([{ identity: await openFileIdentity(fd) }]);
+      const file = files.find((one) => one.identity === identity && !this.#open.has(one.path));
+      if (!file) {
+        rest.push(fd);
+        continue;
+      }
+      this.#open.set(file.path, fd);
+      this.#older.add(fd);
+    }
+    await this.#giveBack(rest);
+  }
+
+  /** What a disk uses, with the files that are open here instead of those to which their paths lead. */
+  async own(uses: readonly Use[]): Promise<Use[]> {
+    return Promise.all(
+      uses.map(async (use) => {
+        const fd = this.#open.get(use.path);
+        return fd === undefined ? use : { ...use, identity: await openFileIdentity(fd), missing: false };
+      }),
+    );
+  }
+
+  /** The disk was not opened: gives back what was opened for it. */
+  async undo(): Promise<void> {
+    const fresh = [...this.#open].filter(([, fd]) => !this.#older.has(fd));
+    for (const [path] of fresh) this.#open.delete(path);
+    await this.#giveBack(fresh.map(([, fd]) => fd));
+  }
+
+  async release(): Promise<void> {
+    const all = [...this.inherited.splice(0), ...this.#open.values()];
+    this.#open.clear();
+    this.#older.clear();
+    await this.#giveBack(all);
+  }
+
+  /** Resolves when nobody has them any more. */
+  async #giveBack(fds: readonly number[]): Promise<void> {
+    if (fds.length === 0) return;
+    if (this.#leaving()) {
+      for (const fd of fds) await closeFile(fd);
+      return;
+    }
+    const paths = fds.map((fd) => readlinkSync(`/proc/self/fd/${fd}`));
+    // The service manager has them for some time yet.
+    for (const fd of fds) await unlock(fd);
+    this.#manager.removeDescriptors(this.#name);
+    for (const fd of this.#open.values()) this.#manager.storeDescriptor(this.#name, fd);
+    for (const fd of fds) await closeFile(fd);
+    for (const path of paths) await untilFree(path);
+  }
+}
+
+/** Exclusive opening of a block device ends when the last descriptor is closed, and not before. */
+async function untilFree(path: string): Promise<void> {
+  if (!path.startsWith("/dev/")) return;
+  const { O_RDONLY, O_EXCL, O_NONBLOCK } = constants;
+  for (const start = performance.now(); performance.now() - start < REMOVAL_MS; await sleep(POLL_MS)) {
+    try {
+      await closeFile(await openFile(path, O_RDONLY | O_EXCL | O_NONBLOCK));
+      return;
+    } catch (error) {
+      if ((error as NodeJS.ErrnoException).code !== "EBUSY") return;
+    }
+  }
+}
