@@ -258,6 +258,8 @@ test("what becomes of a disk with the process is what the disk below says", asyn
       assert.equal(wrapper.volatile, volatile === true);
     }
   }
+  const based = new Wrapper("wrapped", "for nothing", Object.create(raw, { bases: { value: ["/base"] } }));
+  assert.deepEqual(based.bases, ["/base"]);
 });
 
 test("what is refused is answered once, and the disk below is not asked", async (t) => {
