@@ -1,8 +1,11 @@
 /** `direct-io-safe` in a disk specification: the image is opened past the page cache, as QEMU does. */
 import assert from "node:assert/strict";
+import { spawnSync } from "node:child_process";
 import { constants, readdirSync, readFileSync, readlinkSync } from "node:fs";
+import { join } from "node:path";
 import { test } from "node:test";
 import { cacheFor } from "../../host/storage/direct.js";
+import { root, Scene } from "../e2e/harness.js";
 import { LIMIT, World } from "./world.js";
 
 /** Whether any of a process's open files of this name is open for direct I/O. */
@@ -36,4 +39,24 @@ test("an image with direct-io-safe is opened with O_DIRECT, another one is not",
   const said = /safe\.img: no direct I\/O in sectors/.test(world.daemon.stderr);
   assert.ok(isDirect(pid, safe) || said, "neither direct, nor said why not");
   for (const vbd of ["1/xvda", "1/xvdb"]) (await world.run("detach", vbd)).expect(0);
+});
+
+const NO_RAMFS =
+  spawnSync("unshare", ["--mount", "mount", "-t", "ramfs", "none", "/mnt"]).status !== 0 &&
+  "needs root, to mount a ramfs, whose files cannot be opened with O_DIRECT";
+
+test("check says, too, where direct I/O cannot be", { ...LIMIT, skip: NO_RAMFS }, async (t) => {
+  const scene = new Scene(t);
+  const check = async (options: string): Promise<string> => {
+    const command = `mount -t ramfs none /mnt && truncate -s 1M /mnt/disk.img && exec "$@"`;
+    const xbdback = [process.execPath, join(root, "bin/xbdback.mjs")];
+    const disk = `/mnt/disk.img,raw,xvda,rw${options}`;
+    const args = ["--mount", "sh", "-c", command, "sh", ...xbdback, "check", disk];
+    return (await scene.start("unshare", args).outcome()).expect(0).stdout;
+  };
+  assert.doesNotMatch(await check(""), /no direct I/);
+  assert.match(
+    await check(",direct-io-safe"),
+    /^warning +\/mnt\/disk.img: no direct I\/O in sectors of 512 bytes/m,
+  );
 });

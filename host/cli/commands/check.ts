@@ -1,5 +1,6 @@
 /** `xbdback check`. */
 import { Command } from "commander";
+import { cacheFor } from "../../storage/direct.js";
 import { openDisk } from "../../storage/disk.js";
 import { formatSize } from "../../storage/size.js";
 import { parseSource } from "../../storage/source.js";
@@ -33,7 +34,8 @@ async function check(text: string, { json, device: modules }: CheckOptions): Pro
   const disk = readDisk(text);
   const warnings: string[] = [];
   const warn = (line: string): void => void warnings.push(printable(line));
-  const options = { ...parseMode(modeOf(disk)), cdrom: disk.cdrom, warn, create: false, modules };
+  const cache = cacheFor("auto", disk.directIoSafe);
+  const options = { ...parseMode(modeOf(disk)), cdrom: disk.cdrom, warn, create: false, cache, modules };
   const device = await openDisk(sourceOf(disk), options).catch((error: unknown) => {
     // The stack of what a module threw, for its author.
     for (const warning of warnings) process.stderr.write(`${warning.replaceAll("\\n", "\n")}\n`);
