@@ -1,5 +1,6 @@
 /**
- * Every foreign function that the host calls, and nothing else. Numbers are Linux x86-64's.
+ * Every foreign function that the host calls, and nothing else; but for those by which a process confines itself
+ * (confinement.ts). Numbers are Linux x86-64's.
  *
  * Each wrapper throws a {@link SystemError} that names the call and the errno; none returns -1.
  */

@@ -4,14 +4,15 @@ import { fileURLToPath } from "node:url";
 import { e2e } from "./harness.js";
 
 const quick = ["--size", "16M", "--operations", "1500"];
-const forbid = new URL("./forbid-io-uring.js", import.meta.url);
+const SYS_io_uring_setup = 425;
+const forbid = new URL("../support/forbid.js", import.meta.url);
+const environment = [`FORBID=${SYS_io_uring_setup}`, `NODE_OPTIONS=--import=${forbid.href}`];
 
 e2e("where seccomp forbids io_uring, libuv does it all, and one line says so", [], async (scene) => {
   const command = fileURLToPath(new URL("../../../bin/xbdback.mjs", import.meta.url));
   const program = `exec "$0" "$@"`;
   const demo = [process.execPath, command, "demo", ...quick, "--queues", "4", "--reactors", "2"];
-  const env = `NODE_OPTIONS=--import=${forbid.href}`;
-  const outcome = await scene.start("env", [env, "sh", "-c", program, ...demo]).outcome();
+  const outcome = await scene.start("env", [...environment, "sh", "-c", program, ...demo]).outcome();
   outcome.expect(0).expectMatch(/^data verified/m);
   const lines = outcome.stdout.match(/^.*io_uring.*$/gm) ?? [];
   const line = "xbdback: no io_uring here (io_uring_setup: EPERM): I/O goes through libuv's thread pool";
@@ -21,9 +22,8 @@ e2e("where seccomp forbids io_uring, libuv does it all, and one line says so", [
 
 e2e("where io_uring is demanded and forbidden, the backend says so and ends", [], async (scene) => {
   const command = fileURLToPath(new URL("../../../bin/xbdback.mjs", import.meta.url));
-  const env = `NODE_OPTIONS=--import=${forbid.href}`;
   const demo = [process.execPath, command, "demo", ...quick, "--engine", "io_uring"];
-  const outcome = await scene.start("env", [env, ...demo]).outcome();
+  const outcome = await scene.start("env", [...environment, ...demo]).outcome();
   outcome.expect(1).expectMatch(/^xbdback: io_uring_setup: EPERM$/m);
   scene.checkLeft(outcome);
 });

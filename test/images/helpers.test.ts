@@ -19,6 +19,7 @@ import { type TestContext, test } from "node:test";
 import { commandFor } from "../../host/storage/helper/command.js";
 import { openHelped } from "../../host/storage/helper/open.js";
 import { Helper } from "../../host/storage/helper/process.js";
+import type { Reach } from "../../host/storage/helper/reach.js";
 import { parseSource } from "../../host/storage/source.js";
 import { World } from "../cli/world.js";
 import { directory } from "../storage/helpers.js";
@@ -156,6 +157,8 @@ function targetOf(fd: string): string {
   }
 }
 
+const NOTHING: Reach = { files: [], configuration: [], directory: null, remote: false };
+
 /** A helper that is a shell script. */
 function script(t: TestContext, text: string): { start: () => Helper; lines: string[] } {
   const path = `${directory(t)}/helper`;
@@ -163,7 +166,12 @@ function script(t: TestContext, text: string): { start: () => Helper; lines: str
   chmodSync(path, 0o755);
   const lines: string[] = [];
   process.env["PATH"] = `${path.slice(0, -"/helper".length)}:${process.env["PATH"]}`;
-  const command = (socket: string) => ({ program: "helper", package: "helper-utils", args: [socket] });
+  const command = (socket: string) => ({
+    program: "helper",
+    package: "helper-utils",
+    args: [socket],
+    reach: NOTHING,
+  });
   return { start: () => Helper.start("disk", command, (line) => void lines.push(line)), lines };
 }
 
@@ -171,7 +179,7 @@ const leftovers = (): string[] =>
   readdirSync(tmpdir()).filter((name) => /^xbdback-[A-Za-z0-9]{6}$/.test(name));
 
 test("a helper that is not installed is named with its package", LIMIT, () => {
-  const command = () => ({ program: "no-such-helper", package: "helper-utils", args: [] });
+  const command = () => ({ program: "no-such-helper", package: "helper-utils", args: [], reach: NOTHING });
   assert.throws(
     () => Helper.start("disk", command, () => {}),
     /^Error: disk: needs no-such-helper, which is not installed: `apt install helper-utils`$/,

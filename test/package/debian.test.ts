@@ -6,6 +6,7 @@ import { join } from "node:path";
 import { after, before, test } from "node:test";
 import { setTimeout as pause } from "node:timers/promises";
 import type { Blkfront } from "../../host/guest/blkfront.js";
+import { landlockVersion } from "../../host/platform/confinement.js";
 import { addVbd, removeVbd } from "../../host/toolstack/vbd.js";
 import { ROOT } from "../hosts/tools.js";
 import { DEVID, DOMID, Machine } from "../vbd/harness.js";
@@ -239,4 +240,28 @@ test("the unit is well-formed, and its score is the one that the manual states",
   const [, score] = /exposure level for xbdback.service: ([0-9.]+)/.exec(report) as RegExpExecArray;
   const manual = readFileSync(join(ROOT, "packaging/man/xbdback.8"), "utf8");
   assert.ok(manual.includes(`gives it ${score}.`), `systemd-analyze security gives ${score}`);
+});
+
+test("under the unit's restrictions a helper opens its files, and no others", OPTIONS, async (t) => {
+  if (landlockVersion() === 0) return t.skip("this kernel has no Landlock");
+  const launcher = "/usr/lib/xbdback/build/host/bundle/launcher.js";
+  const files = [{ path: "/srv/own", writable: true }];
+  const orders = JSON.stringify({
+    parent: 1,
+    reach: { files, configuration: [], directory: null, remote: false },
+  });
+  await root.output("umask 077 && echo its own > /srv/own && echo secret > /srv/other");
+  const unit = readFileSync(root.path("usr/lib/systemd/system/xbdback.service"), "utf8")
+    .replace(/^(Condition|Restart|Watchdog).*\n/gm, "")
+    .replace(/^Type=.*$/m, "Type=oneshot")
+    .replace(
+      /^ExecStart=.*$/m,
+      `ExecStart=/usr/bin/node ${launcher} '${orders}' /bin/cat /srv/own /srv/other`,
+    );
+  writeFileSync(root.path("etc/systemd/system/confined.service"), unit);
+  assert.notEqual((await root.run("systemctl daemon-reload && systemctl start confined")).status, 0);
+  const said = await root.output("journalctl -u confined -o cat --no-pager");
+  assert.match(said, /^its own$/m);
+  assert.match(said, /^\/bin\/cat: \/srv\/other: Permission denied$/m);
+  assert.doesNotMatch(said, /secret/);
 });

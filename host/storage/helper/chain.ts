@@ -12,7 +12,7 @@ import { promisify } from "node:util";
 import { DeviceError, openStore } from "../open.js";
 import { IMAGE_FORMATS } from "../source.js";
 import { findProgram, type Layer } from "./command.js";
-import { confinement } from "./process.js";
+import { confined } from "./confined.js";
 
 const { EINVAL, EIO, ENOENT } = constants.errno;
 const closeFile = promisify(close);
@@ -145,12 +145,12 @@ function refuseOtherFiles(path: string, info: ImageInfo): void {
   for (const { filename } of data?.extents ?? []) named.push(filename);
   for (const child of info.children ?? []) named.push(child.info.filename);
   const other = named.find((name) => name !== path);
-  if (other === undefined) return;
-  throw new DeviceError(
-    EINVAL,
-    path,
-    `its header puts data into another file, ${JSON.stringify(other)}, which is not allowed; ${TRUSTED}`,
-  );
+  if (other !== undefined) throw otherFile(path, other);
+}
+
+function otherFile(path: string, other: string): DeviceError {
+  const why = `its header puts data into another file, ${JSON.stringify(other)}, which is not allowed; ${TRUSTED}`;
+  return new DeviceError(EINVAL, path, why);
 }
 
 /** A base may have been a guest's raw disk, who could have made it anything. What is served as raw harms nobody. */
@@ -184,18 +184,23 @@ export async function imageInfo(
     );
   }
   const format = driver === null ? [] : ["-f", driver];
-  const [first, ...rest] = [...confinement(), qemuImg, "info", ...format, "--force-share", "--output=json"];
-  const env = { ...process.env, LC_ALL: "C" };
+  const args = ["info", ...format, "--force-share", "--output=json", "--", path];
+  const files = [{ path, writable: false }];
+  const command = confined(qemuImg, args, { files, configuration: [], directory: null, remote: false });
   try {
-    const { stdout } = await run(first, [...rest, "--", path], {
-      env,
+    const { stdout } = await run(command.program, command.args, {
+      env: command.env,
       timeout: timeoutMs,
       killSignal: "SIGKILL",
       maxBuffer: MAX_INFO_BYTES,
     });
     return JSON.parse(stdout) as ImageInfo;
   } catch (error) {
-    throw new DeviceError(EIO, path, `${program} cannot read its header: ${whyNot(error, timeoutMs)}`);
+    const why = whyNot(error, timeoutMs);
+    // It is confined to this file, and opens what a header names.
+    const other = /Could not open '([^']*)': Permission denied$/.exec(why)?.[1] ?? path;
+    if (other !== path) throw otherFile(path, other);
+    throw new DeviceError(EIO, path, `${program} cannot read its header: ${why}`);
   }
 }
 

@@ -1,14 +1,16 @@
 /** The program that serves a source over NBD on a private socket, and its command line. */
-import { accessSync, constants } from "node:fs";
-import { join } from "node:path";
+import { accessSync, constants, existsSync, readdirSync } from "node:fs";
+import { dirname, join } from "node:path";
 import type { Cache } from "../direct.js";
 import { IMAGE_FORMATS, type Source } from "../source.js";
+import type { Reach } from "./reach.js";
 
 export interface HelperCommand {
   readonly program: string;
   /** Debian's. */
   readonly package: string;
   readonly args: readonly string[];
+  readonly reach: Reach;
 }
 
 /** One file of an image: itself, or what it is based on. */
@@ -40,14 +42,21 @@ export function commandFor(source: HelpedSource, how: HowToServe): HelperCommand
   if (source.kind === "image") {
     const image = { driver: IMAGE_FORMATS[source.format], path: source.path, block: isDevice(source.path) };
     const locking = how.shared ? "off" : "on";
-    return qemuNbd(how, "qemu-utils", [`json:${JSON.stringify(nodeOf(image, locking, how.bases ?? []))}`]);
+    const bases = how.bases ?? [];
+    const reach: Reach = {
+      files: [image, ...bases].map(({ path }, i) => ({ path, writable: i === 0 && !how.readOnly })),
+      configuration: [],
+      directory: dirname(how.socket),
+      remote: false,
+    };
+    return qemuNbd(how, "qemu-utils", reach, [`json:${JSON.stringify(nodeOf(image, locking, bases))}`]);
   }
   const { pool, namespace, image } = source;
   const where = { driver: "raw", "file.driver": "rbd", "file.pool": pool, "file.image": image };
   const node = Object.entries(namespace === "" ? where : { ...where, "file.namespace": namespace });
   // A comma in a value is written twice.
   const options = node.map(([key, value]) => `${key}=${value.replaceAll(",", ",,")}`);
-  return qemuNbd(how, "qemu-block-extra", ["--image-opts", options.join(",")]);
+  return qemuNbd(how, "qemu-block-extra", reachOfCeph(how), ["--image-opts", options.join(",")]);
 }
 
 /** QEMU's description of an image and its bases, which leaves it nothing to guess and no file to choose. */
@@ -56,10 +65,31 @@ function nodeOf({ driver, path, block }: Layer, locking: string, [base, ...bases
   return { driver, file, backing: base ? nodeOf(base, "auto", bases) : null };
 }
 
-function qemuNbd({ readOnly, cache, socket }: HowToServe, from: string, image: string[]): HelperCommand {
+/** Its configuration, and the keys that lie beside it. */
+function reachOfCeph({ socket }: HowToServe): Reach {
+  const conf = process.env["CEPH_CONF"];
+  const directories = ["/etc/ceph", ...(conf?.startsWith("/") ? [dirname(conf)] : [])];
+  const files = directories.flatMap((directory) => {
+    try {
+      return readdirSync(directory).map((name) => join(directory, name));
+    } catch {
+      return [];
+    }
+  });
+  const configuration = [...directories, ...files].filter((path) => existsSync(path));
+  return { files: [], configuration, directory: dirname(socket), remote: true };
+}
+
+function qemuNbd(
+  { readOnly, cache, socket }: HowToServe,
+  from: string,
+  reach: Reach,
+  image: string[],
+): HelperCommand {
   return {
     program: "qemu-nbd",
     package: from,
+    reach,
     args: [
       // writeback: its cache is the guest's to flush. What is not flushed is ours to write again.
       ...["--socket", socket, "--shared", "1", "--cache", cache === "none" ? "none" : "writeback"],
@@ -73,6 +103,7 @@ function nbdkit(url: string, { socket }: HowToServe): HelperCommand {
   return {
     program: "nbdkit",
     package: "nbdkit",
+    reach: { files: [], configuration: [], directory: dirname(socket), remote: true },
     args: [
       "--foreground",
       "--exit-with-parent",

@@ -14,6 +14,7 @@ import { DeviceError, openStore } from "../open.js";
 import { IMAGE_FORMATS } from "../source.js";
 import { type Chain, openChain } from "./chain.js";
 import { commandFor, type HelpedSource } from "./command.js";
+import { unconfined } from "./confined.js";
 import { Helper } from "./process.js";
 import { SameFiles } from "./same-files.js";
 
@@ -47,6 +48,7 @@ export async function openHelped(
     await chain?.close();
     throw error;
   });
+  const confinement = checkConfinement(log) ? "" : ", not confined to its files";
   let helper: Helper | null = null;
   const dial = async (): Promise<Line> => {
     // Its connection is gone. While it lives, it may still write.
@@ -72,7 +74,7 @@ export async function openHelped(
     {
       fenced: source.kind === "http" || (source.kind === "image" && !shared),
       bases: bases.map(({ path }) => path),
-      server: () => `${helper?.name}, process ${helper?.pid}${chain?.description ?? ""}`,
+      server: () => `${helper?.name}, process ${helper?.pid}${confinement}${chain?.description ?? ""}`,
       release: async () => {
         await helper?.end();
         await chain?.close();
@@ -83,6 +85,16 @@ export async function openHelped(
     await chain?.close();
     throw error;
   });
+}
+
+let said = false;
+
+/** Whether helpers are confined to their files here. If not, that is said once. */
+function checkConfinement(log: (line: string) => void): boolean {
+  const why = unconfined();
+  if (why !== null && !said) log(`helpers are not confined to their files: ${why}`);
+  said ||= why !== null;
+  return why === null;
 }
 
 type ImageSource = Extract<HelpedSource, { kind: "image" }>;

@@ -1,14 +1,14 @@
 /** A helper program at work: from its start, over the one connection to it, to its end. */
 import { type ChildProcess, spawn } from "node:child_process";
-import { mkdtempSync, readFileSync, rmSync } from "node:fs";
+import { mkdtempSync, rmSync } from "node:fs";
 import { constants, tmpdir } from "node:os";
 import { join } from "node:path";
 import { createInterface } from "node:readline";
 import { setTimeout as sleep } from "node:timers/promises";
-import { OWN_VARIABLES } from "../../platform/service-variables.js";
 import { type Line, openLine } from "../nbd/negotiate.js";
 import { DeviceError } from "../open.js";
 import { findProgram, type HelperCommand } from "./command.js";
+import { confined } from "./confined.js";
 
 const { EBUSY, EIO, ENOENT } = constants.errno;
 const START_MS = 20_000;
@@ -62,7 +62,7 @@ export class Helper {
     // Nobody else gets at the socket: the directory has mode 0700.
     const directory = mkdtempSync(join(DIRECTORY, "xbdback-"));
     try {
-      const { program, package: from, args } = makeCommand(join(directory, "nbd"));
+      const { program, package: from, args, reach } = makeCommand(join(directory, "nbd"));
       const path = findProgram(program);
       if (path === null) {
         throw new DeviceError(
@@ -71,10 +71,12 @@ export class Helper {
           `needs ${program}, which is not installed: \`apt install ${from}\``,
         );
       }
-      const [wrapper, ...rest] = [...confinement(), path, ...args];
-      const environment: NodeJS.ProcessEnv = { ...process.env, LC_ALL: "C" };
-      for (const ours of OWN_VARIABLES) delete environment[ours];
-      const child = spawn(wrapper, rest, { cwd: "/", env: environment, stdio: ["ignore", "ignore", "pipe"] });
+      const command = confined(path, args, reach);
+      const child = spawn(command.program, command.args, {
+        cwd: "/",
+        env: command.env,
+        stdio: ["ignore", "ignore", "pipe"],
+      });
       return new Helper(program, child, directory, log);
     } catch (error) {
       rmSync(directory, { recursive: true, force: true });
@@ -132,20 +134,4 @@ export class Helper {
     const extra = /Unknown (driver|protocol)/.test(why) ? "; `apt install qemu-block-extra`" : "";
     return new DeviceError(busy ? EBUSY : EIO, disk, `${this.name} cannot serve it: ${why}${extra}`);
   }
-}
-
-/** What the helper's command is put behind: it ends with us in good order, and can never have more rights. */
-export function confinement(): string[] {
-  const setpriv = findProgram("setpriv");
-  if (setpriv === null) return [];
-  const confined = [setpriv, "--pdeathsig", "TERM", "--no-new-privs"];
-  // Of root's rights, those to files: images may be anybody's.
-  if (canDropRights()) confined.push("--bounding-set=-all,+dac_override,+dac_read_search");
-  return confined;
-}
-
-function canDropRights(): boolean {
-  const CAP_SETPCAP = 8n;
-  const effective = /^CapEff:\s*([0-9a-f]+)$/m.exec(readFileSync("/proc/self/status", "utf8"))?.[1] ?? "0";
-  return ((BigInt(`0x${effective}`) >> CAP_SETPCAP) & 1n) === 1n;
 }

@@ -1,20 +1,19 @@
 /**
- * `node --import THIS` forbids io_uring_setup to the process as a container's seccomp profile does: EPERM.
- * A filter of classic BPF (linux/include/uapi/linux/filter.h): load the call's number, compare, return.
+ * `FORBID=N node --import THIS` forbids the process, and what it starts, the system call N as a container's seccomp profile
+ * does: EPERM. A filter of classic BPF (linux/include/uapi/linux/filter.h): load the call's number, compare, return.
  */
 import koffi from "koffi";
 
 const PR_SET_NO_NEW_PRIVS = 38;
 const PR_SET_SECCOMP = 22;
 const SECCOMP_MODE_FILTER = 2;
-const SYS_io_uring_setup = 425;
 const RET_ALLOW = 0x7fff0000;
 const RET_EPERM = 0x00050001;
 
 // struct sock_filter: u16 code, u8 jt, u8 jf, u32 k.
 const instructions = [
   [0x20, 0, 0, 0],
-  [0x15, 0, 1, SYS_io_uring_setup],
+  [0x15, 0, 1, Number(process.env["FORBID"])],
   [0x06, 0, 0, RET_EPERM],
   [0x06, 0, 0, RET_ALLOW],
 ];
