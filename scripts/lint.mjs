@@ -21,7 +21,14 @@ function run(command, args) {
 
 if (!existsSync(biome)) {
   mkdirSync(tools, { recursive: true });
-  const quiet = ["--no-audit", "--no-fund", "--no-save", "--no-package-lock", "--loglevel=error"];
+  const quiet = [
+    "--no-audit",
+    "--no-fund",
+    "--no-save",
+    "--no-package-lock",
+    "--loglevel=error",
+    "--ignore-scripts",
+  ];
   run("npm", ["install", ...quiet, "--prefix", tools, `@biomejs/biome@${BIOME}`]);
 }
 run(process.execPath, [biome, "check", ...(process.argv.includes("--write") ? ["--write"] : []), "."]);

@@ -30,5 +30,6 @@ if (Number(major) < Number(engines.node.replace(/\D/g, ""))) {
   process.stderr.write(`xbdback needs Node ${engines.node}; this is ${process.version}\n`);
   process.exit(1);
 }
-if (!installed()) run("installing packages", "npm", ["ci", "--no-audit", "--no-fund"]);
+// No package's install script is needed. npm runs koffi's nevertheless, whatever allowScripts says: it is bundled.
+if (!installed()) run("installing packages", "npm", ["ci", "--ignore-scripts", "--no-audit", "--no-fund"]);
 run("building", process.execPath, [join(root, "scripts/build.mjs")]);

@@ -14,8 +14,9 @@ import {
 import { createServer } from "node:http";
 import type { AddressInfo } from "node:net";
 import { tmpdir } from "node:os";
-import { join } from "node:path";
+import { dirname, join } from "node:path";
 import { type TestContext, test } from "node:test";
+import { openDisk } from "../../host/storage/disk.js";
 import { commandFor } from "../../host/storage/helper/command.js";
 import { openHelped } from "../../host/storage/helper/open.js";
 import { Helper } from "../../host/storage/helper/process.js";
@@ -170,7 +171,7 @@ function script(t: TestContext, text: string): { start: () => Helper; lines: str
     program: "helper",
     package: "helper-utils",
     args: [socket],
-    reach: NOTHING,
+    reach: { ...NOTHING, directory: dirname(socket) },
   });
   return { start: () => Helper.start("disk", command, (line) => void lines.push(line)), lines };
 }
@@ -199,6 +200,51 @@ test("a helper that ends instead of serving says why, in its words", LIMIT, asyn
   await assert.rejects(mute.connect("disk"), /exited without any output/);
   assert.deepEqual(leftovers(), before);
 });
+
+test(
+  "a helper that does not listen, or does not answer, is named with the time that it had",
+  LIMIT,
+  async (t) => {
+    const idle = script(t, "exec sleep 600").start();
+    await assert.rejects(
+      idle.connect("disk", 300),
+      /^Error: disk: helper does not listen 0\.3 s after its start$/,
+    );
+    await idle.stop();
+    const server = "require('net').createServer(() => {}).listen(process.argv[1])";
+    // Most of the time is over when it listens.
+    const mute = script(
+      t,
+      `sleep 1; NODE_EXTRA_CA_CERTS= exec '${process.execPath}' -e "${server}" "$1"`,
+    ).start();
+    await assert.rejects(
+      mute.connect("disk", 2500),
+      /^Error: disk: helper does not answer 2\.5 s after its start$/,
+    );
+    await mute.stop();
+  },
+);
+
+test("a helper that closes its connection says why when it has ended", LIMIT, async (t) => {
+  const server =
+    "require('net').createServer((s) => (s.destroy(), setTimeout(() => (console.error('the image is damaged'), process.exit(1)), 300))).listen(process.argv[1])";
+  const helper = script(t, `NODE_EXTRA_CA_CERTS= exec '${process.execPath}' -e "${server}" "$1"`).start();
+  await assert.rejects(helper.connect("disk"), /^Error: disk: helper cannot serve it: the image is damaged$/);
+  await helper.stop();
+});
+
+withPrograms(
+  ["qemu-nbd", "qemu-img"],
+  "an image that is larger than is supported is refused with its size",
+  async (t) => {
+    const path = `${directory(t)}/disk.qcow2`;
+    execFileSync("qemu-img", ["create", "-q", "-f", "qcow2", "-o", "cluster_size=2M", path, "64P"]);
+    await assert.rejects(
+      openDisk(`qcow2:${path}`, { readOnly: true, warn: () => {} }),
+      /disk\.qcow2: qemu-nbd: its disk has 72057594037927936 bytes, and less than 8 PiB \(9007199254740992\) are supported$/,
+    );
+  },
+);
 
 test("a helper that neither serves nor ends when it is asked is killed", { timeout: 120_000 }, async (t) => {
   const { start, lines } = script(t, "trap '' TERM; echo ready >&2; while :; do sleep 0.1; done");

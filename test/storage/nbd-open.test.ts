@@ -102,7 +102,7 @@ const WRONG: Record<string, [Script, RegExp]> = {
       peer.answer(7, 3, info(2n ** 63n, ALL));
       peer.answer(7, 1);
     }),
-    /implausible size/,
+    /its disk has 9223372036854775808 bytes, and less than 8 PiB \(9007199254740992\) are supported/,
   ],
   "a reply to another option": [atGo((peer) => peer.answer(6, 1)), /malformed reply to an option/],
   "rubbish for a reply": [atGo((peer) => peer.say(Buffer.alloc(64, 7))), /malformed reply to an option/],

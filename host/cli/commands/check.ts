@@ -67,7 +67,7 @@ async function check(text: string, { json, device: modules }: CheckOptions): Pro
       "target",
       `${printable(target) || "empty drive"} (${through ?? (kind === "block" ? "block device" : "raw image")})`,
     ],
-    ["size", `${formatSize(size)} (${size} bytes)`],
+    ["size", `${formatSize(size)} (${BigInt(size)} bytes)`],
     ["sectors", `${sectorSize} bytes, physical ${physicalSectorSize}`],
     ["vdev", `${vdev} (${devid})`],
     ["access", readOnly ? "read-only" : "read-write"],

@@ -23,5 +23,5 @@ async function resize(id: VbdId, options: CommonOptions): Promise<void> {
   const name = vbdName(id);
   const { size } = await ask<{ size: number }>(options, { command: "resize", vbd: name });
   if (options.json) printJson({ name, ...id, size });
-  else process.stdout.write(`${name}: the guest was told of ${formatSize(size)} (${size} bytes)\n`);
+  else process.stdout.write(`${name}: the guest was told of ${formatSize(size)} (${BigInt(size)} bytes)\n`);
 }

@@ -45,7 +45,7 @@ async function show(id: VbdId, options: CommonOptions): Promise<void> {
     ["limits", describeLimits(vbd.limits)],
   ];
   if (vbd.device !== null) {
-    rows.push(["device", `${vbd.device}, ${formatSize(vbd.size)} (${vbd.size} bytes)`]);
+    rows.push(["device", `${vbd.device}, ${formatSize(vbd.size)} (${BigInt(vbd.size)} bytes)`]);
     if (vbd.imageState !== "ok" && vbd.imageState !== null) rows.push(["image", describeImage(vbd)]);
     if (vbd.through !== null) rows.push(["through", vbd.through]);
     if (vbd.protocol !== null) rows.push(["protocol", protocol(vbd)]);

@@ -5,7 +5,7 @@ import { constants, tmpdir } from "node:os";
 import { join } from "node:path";
 import { createInterface } from "node:readline";
 import { setTimeout as sleep } from "node:timers/promises";
-import { type Line, openLine } from "../nbd/negotiate.js";
+import { DialError, type Line, openLine } from "../nbd/negotiate.js";
 import { DeviceError } from "../open.js";
 import { findProgram, type HelperCommand } from "./command.js";
 import { confined } from "./confined.js";
@@ -85,17 +85,15 @@ export class Helper {
   }
 
   /** Connects to it as soon as it listens. Rejects with a {@link DeviceError}; it is to be stopped then. */
-  async connect(disk: string): Promise<Line> {
-    const end = performance.now() + START_MS;
+  async connect(disk: string, milliseconds = START_MS): Promise<Line> {
+    const end = performance.now() + milliseconds;
     const address = { socket: join(this.#directory, "nbd"), host: "", port: 0, exportName: "" };
     try {
       for (;;) {
         try {
           return await openLine(address, Math.max(end - performance.now(), 1));
         } catch (error) {
-          if (this.#over) throw this.#failure(disk);
-          if (performance.now() > end)
-            throw new DeviceError(EIO, disk, `${this.name}: ${(error as Error).message}`);
+          await this.#giveUp(disk, error as Error, performance.now() > end, milliseconds / 1000);
         }
         await Promise.race([sleep(POLL_MS), this.#ended]);
       }
@@ -103,6 +101,19 @@ export class Helper {
       // It serves one client, which is connected, or will never be.
       rmSync(this.#directory, { recursive: true, force: true });
     }
+  }
+
+  /** Throws where another attempt to connect would not help. `late`: the time for it, so many seconds, is over. */
+  async #giveUp(disk: string, error: Error, late: boolean, seconds: number): Promise<void> {
+    const kind = error instanceof DialError ? error.kind : "handshake";
+    // One that fails closes the connection first, and says why.
+    if (kind === "closed") await this.#endsWithin(END_MS);
+    if (this.#over && (kind === "unreachable" || kind === "closed")) throw this.#failure(disk);
+    if (kind === "unreachable" && !late) return;
+    let why = `: ${error.message}`;
+    if (kind === "unreachable") why = ` does not listen ${seconds} s after its start`;
+    else if (kind === "unanswered") why = ` does not answer ${seconds} s after its start`;
+    throw new DeviceError(EIO, disk, `${this.name}${why}`);
   }
 
   /** Resolves when it has ended, having written back what it keeps if it can. To be called when its client is gone. */

@@ -29,6 +29,16 @@ export interface Line {
   readonly exported: Export;
 }
 
+/** Why there is no connection, where it is not the handshake that failed. */
+export class DialError extends Error {
+  readonly kind: "unreachable" | "unanswered" | "closed";
+
+  constructor(kind: DialError["kind"], message: string) {
+    super(message);
+    this.kind = kind;
+  }
+}
+
 /** Connects and negotiates within a time. Rejects with an Error that says why not; nothing is left open then. */
 export async function openLine(address: NbdAddress, milliseconds: number): Promise<Line> {
   const receiver = new Receiver();
@@ -42,7 +52,9 @@ export async function openLine(address: NbdAddress, milliseconds: number): Promi
   try {
     const failed = new Promise<never>((_, reject) => {
       socket.once("error", (error) => reject(unreachable(address, error as NodeJS.ErrnoException)));
-      socket.once("close", () => reject(new Error("the server closed the connection in the handshake")));
+      socket.once("close", () =>
+        reject(new DialError("closed", "the server closed the connection in the handshake")),
+      );
       receiver.onExcess = () => reject(new Error("unexpected data from the server"));
       timer = setTimeout(() => reject(unanswered(address, milliseconds, socket.connecting)), milliseconds);
     });
@@ -64,28 +76,31 @@ export async function openLine(address: NbdAddress, milliseconds: number): Promi
 const FILTER = "let the unit's IPAddressAllow= name it: see Remote storage in xbdback(8)";
 
 /** A filter of systemd's drops what it does not let through, so that a server behind it is not refused but silent. */
-export function unanswered({ host, port }: NbdAddress, milliseconds: number, connecting: boolean): Error {
+export function unanswered({ host, port }: NbdAddress, milliseconds: number, connecting: boolean): DialError {
   const within = `within ${milliseconds / 1000} s`;
-  if (!connecting) return new Error(`the server did not answer ${within}`);
+  if (!connecting) return new DialError("unanswered", `the server did not answer ${within}`);
   const filtered = process.env["INVOCATION_ID"] ? `, or ${FILTER}` : "";
-  return new Error(`no answer from ${host}:${port} ${within}; start the NBD server${filtered}`);
+  const text = `no answer from ${host}:${port} ${within}; start the NBD server${filtered}`;
+  return new DialError("unanswered", text);
 }
 
-export function unreachable(
+export function unreachable(address: NbdAddress, error: NodeJS.ErrnoException): DialError {
+  return new DialError("unreachable", whyUnreachable(address, error));
+}
+
+function whyUnreachable(
   { socket, host, port }: NbdAddress,
   { code, message }: NodeJS.ErrnoException,
-): Error {
+): string {
   const where = socket ?? `${host}:${port}`;
-  if (code === "ENOENT") return new Error(`no socket at ${where}; start the NBD server, or correct the path`);
-  if (code === "ECONNREFUSED") return new Error(`connection refused by ${where}: is the NBD server running?`);
+  if (code === "ENOENT") return `no socket at ${where}; start the NBD server, or correct the path`;
+  if (code === "ECONNREFUSED") return `connection refused by ${where}: is the NBD server running?`;
   if (socket === null && (code === "EPERM" || code === "EACCES"))
-    return new Error(`not permitted to reach ${where}; ${FILTER}`);
+    return `not permitted to reach ${where}; ${FILTER}`;
   if (code === "EAI_AGAIN")
-    return new Error(
-      `no name server answers for ${host}; give its address, or ${FILTER.replace("it:", "that server, too:")}`,
-    );
-  if (code === "EACCES") return new Error(`permission denied for ${where}; give this user access to it`);
-  return new Error(`${where} cannot be reached: ${code ?? message}`);
+    return `no name server answers for ${host}; give its address, or ${FILTER.replace("it:", "that server, too:")}`;
+  if (code === "EACCES") return `permission denied for ${where}; give this user access to it`;
+  return `${where} cannot be reached: ${code ?? message}`;
 }
 
 class Handshaker {
@@ -171,6 +186,7 @@ function readInfos(infos: readonly Buffer[], structured: boolean): Export {
     const type = info.length >= 2 ? info.readUInt16BE(0) : -1;
     if (type === Info.export && info.length === 12) {
       const size = info.readUInt32BE(2) * TWO_TO_32 + info.readUInt32BE(6);
+      if (!Number.isSafeInteger(size)) throw new Error(tooLarge(info.readBigUInt64BE(2)));
       exported = { size, flags: info.readUInt16BE(10) };
     } else if (type === Info.blockSize && info.length === 14) {
       const [minimumBlock, preferredBlock, maximumPayload] = [2, 6, 10].map((at) => info.readUInt32BE(at));
@@ -179,10 +195,12 @@ function readInfos(infos: readonly Buffer[], structured: boolean): Export {
   }
   if (exported === null || !(exported.flags & Transmission.hasFlags))
     throw new Error("the server did not send the size of the export");
-  if (!Number.isSafeInteger(exported.size))
-    throw new Error(`the export has an implausible size of ${exported.size} bytes`);
   checkBlocks(blocks);
   return { ...exported, ...blocks, structured };
+}
+
+function tooLarge(bytes: bigint): string {
+  return `its disk has ${bytes} bytes, and less than 8 PiB (${2n ** 53n}) are supported`;
 }
 
 function checkBlocks({
