@@ -13,7 +13,7 @@ const scenarios: [string, string, number][] = [
   ["the installation of docs/dom0.md", "install.sh", 900],
   ["xl attaches, refuses, shares, creates and destroys", "xl.sh", 1200],
   ["plain phy:", "phy.sh", 900],
-  ["the operator's commands", "attach.sh", 600],
+  ["the operator's commands", "attach.sh", 1200],
   ["guests boot from a disk", "boot.sh", 1200],
   ["a Linux guest and its disks", "linux.sh", 1200],
   ["guest, daemon and device die in every order", "death.sh", 1200],

@@ -32,5 +32,42 @@ check "nothing is left" within 120 released
 check "no grant is in use" no_grants_in_use
 check "its image is free" xl block-attach warm "$(disk xvda /root/a.img)"
 check "what xl attached, xl detaches" xl block-detach warm xvda
+
+# A guest that lives on a disk of QEMU's: whatever is attached or detached here by mistake, it keeps it.
+image /root/q.img 64M
+domu --name rooted --bg --disk 'format=raw,vdev=xvda,access=rw,backendtype=qdisk,target=/root/q.img' "$(guest_script rooted)"
+rooted=$(domid rooted)
+nodes() {
+  xenstore-ls -fp "/local/domain/$rooted/device/vbd"; xenstore-ls -fp "/libxl/$rooted/device/vbd"
+  xenstore-ls -fp "/local/domain/0/backend/qdisk/$rooted"
+}
+rounds() { console rooted | grep -c '^MARK round'; }
+later_round() { [ "$(rounds)" -gt "$1" ]; }
+check "its disk is QEMU's" within 240 marked rooted round
+nodes > /tmp/before
+taken="served by qdisk of domain 0: detach it first with .xl block-detach $rooted 51712"
+check_refused "attach leaves QEMU's disk alone" "$taken" xbdback attach rooted /root/b.img,raw,xvda,rw
+check_refused "also of an image that is not there" "$taken" xbdback attach rooted /none.img,raw,xvda,rw
+check_refused "also by its number, read-only" "$taken" xbdback attach rooted /root/b.img,raw,0xca00,ro
+check_refused "also as a CD-ROM" "$taken" xbdback attach rooted /root/b.img,raw,xvda,cdrom
+check_refused "also as another kind" "qdisk|xbdback" xbdback attach rooted /root/b.img,raw,xvda,rw --kind vbd3
+check_refused "also for a backend of another domain" "block-attach" xbdback attach rooted /root/b.img,raw,xvda,rw,backend=warm
+check_refused "also the disk of QEMU's own image elsewhere" "/root/q.img: in use" xbdback attach warm /root/q.img,raw,xvdb,rw
+check_refused "detach leaves it alone" "xbdback${rooted}i51712" xbdback detach rooted/xvda --timeout 1
+check_refused "by its number" "xbdback${rooted}i51712" xbdback detach "$rooted/51712" --timeout 1
+check_refused "with --force" "xbdback${rooted}i51712" xbdback detach "$rooted/xvda" --force --timeout 1
+check_refused "as another kind" . xbdback detach "$rooted/xvda" --force --timeout 1 --kind vbd3
+check_refused "as QEMU's kind" "xl block-detach $rooted 51712" xbdback detach "$rooted/xvda" --force --timeout 1 --kind qdisk
+nodes > /tmp/after
+check "not one of its nodes has changed" cmp /tmp/before /tmp/after
+check "a disk of ours beside it comes" xbdback attach rooted /root/b.img,raw,xvdb,rw
+check "and connects" within 240 backend_state "$rooted/51728" 4
+check "and goes" timeout 120 xbdback detach "$rooted/xvdb"
+check "its nodes are as before" sh -c "xenstore-ls -fp /local/domain/$rooted/device/vbd/51712 > /tmp/after &&
+  grep /vbd/51712 /tmp/before | grep ^/local/domain/$rooted/ | diff - /tmp/after"
+rounds_then=$(rounds)
+check "the guest writes and reads on" within 120 later_round "$((rounds_then + 2))"
+check "every round went well" not grep -q "CHECK FAILED" "$CONSOLES/guest-rooted.log"
+xl destroy rooted
 check "the daemon stops" daemon_stop
 finish

@@ -49,6 +49,19 @@ check "a remote disk that the unit keeps away is refused with the remedy" refuse
 printf '[Service]\nIPAddressAllow=198.51.100.7\n' | drop_in
 systemctl daemon-reload; systemctl restart xbdback
 check "the daemon that was restarted has resumed the guest's disk" within 180 resumed
+# The image's open file, with its lock, is systemd's as well: nobody takes it, and it is not lost with its name.
+rounds() { tr -d '\r' < $CONSOLE | grep -c '^MARK round'; }
+more_rounds() { [ "$(rounds)" -gt $(($1 + 2)) ]; }
+open_deleted() { ls -l "/proc/$(systemctl show -P MainPID xbdback)/fd" | grep -F "$IMAGE (deleted)"; }
+kept_files() { systemctl show -P NFileDescriptorStore xbdback | tee /dev/stderr | grep -qx "$1"; }
+check "systemd keeps the image's open file" kept_files 1
+check "the guest works" within 180 more_rounds "$(rounds)"
+systemctl kill -s KILL xbdback
+check "a killed daemon's image is locked" not flock --nonblock $IMAGE true
+rm $IMAGE
+check "the next daemon has the image that was deleted" within 180 open_deleted
+check "the guest's work continues" within 180 more_rounds "$(rounds)"
+check "what the guest reads is what it wrote" not marked wrong
 check "with the drop-in of xbdback(8) the server is asked" refused_with xvdc "connection refused by"
 # A wrong configuration at the first start, with no good one kept: it would fail again and again.
 systemctl stop xbdback; rm -f /run/xbdback/last-good-*; echo 'no such key = 1' > /etc/xbdback/xbdback.toml
