@@ -28,6 +28,8 @@ interface Claim {
   uses: readonly Use[];
   readonly path: string;
   readonly readOnly: boolean;
+  /** The disk is closed, and its locks are being given back; null before. */
+  releasing: Promise<void> | null;
 }
 
 /** A vbd's disk, open from the hotplug script's question, or the first connection, to the vbd's removal. */
@@ -193,7 +195,7 @@ export class Stores {
       const uses = await usesOf(path, readOnly, bases);
       return claims?.own(uses) ?? uses;
     };
-    const claim: Claim = { vbd, uses: await look(record?.bases), path, readOnly };
+    const claim: Claim = { vbd, uses: await look(record?.bases), path, readOnly, releasing: null };
     // Before it is opened: a server lets two in that come at the same time.
     this.#claims.add(claim);
     try {
@@ -221,7 +223,8 @@ export class Stores {
       const end = async (): Promise<void> => {
         try {
           await close();
-          await this.#descriptors?.release(vbd);
+          claim.releasing = this.#descriptors?.release(vbd) ?? null;
+          await claim.releasing;
         } finally {
           this.#claims.delete(claim);
         }
@@ -267,6 +270,8 @@ export class Stores {
       // Those behind it came later, and see it.
       if (other === claim) break;
       if (!conflict(claim, other)) continue;
+      await other.releasing;
+      if (!this.#claims.has(other)) continue;
       if (!(await this.#sameMachine(other.vbd.domid, claim.vbd.domid))) throw inUse(claim.path, other);
       same = true;
     }
