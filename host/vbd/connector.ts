@@ -7,6 +7,7 @@ import { openDisk } from "../storage/disk.js";
 import type { OpenOptions } from "../storage/open.js";
 import { Adoption, inheritFlushErrno, type Orphan, objectionTo, openWhenFree } from "./adoption.js";
 import { type BackendKeys, type Features, parseMode } from "./backend-keys.js";
+import { Backoff } from "./backoff.js";
 import { Connection } from "./connection.js";
 import { type AssumedProtocol, readFrontend } from "./frontend.js";
 import type { VbdHost } from "./host.js";
@@ -48,6 +49,9 @@ export class Connector {
   #holds: string | null = null;
   /** Why the disk that is to be kept open cannot be opened. */
   #holdFailure: string | null = null;
+  readonly #backoff = new Backoff();
+  /** When it is to be tried again, by `performance.now()`. */
+  #holdAgainAt = 0;
 
   constructor(host: VbdHost, id: VbdId, directory: string, frontend: string, listener: Listener) {
     const { xenstore, assumedProtocol = "x86_32-abi" } = host;
@@ -105,15 +109,16 @@ export class Connector {
           if (this.#holds !== what) return;
           this.#holds = null;
           if (message !== this.#holdFailure)
-            this.#listener.say("hold", `${message}; trying again each second`);
+            this.#listener.say("hold", `${message}; trying again every few seconds`);
+          this.#holdAgainAt = performance.now() + this.#backoff.next(message === this.#holdFailure);
           this.#holdFailure = message;
         },
       );
   }
 
-  /** Whether {@link hold} is to be called again: the disk could not be opened. */
+  /** Whether {@link hold} is to be called again by now: the disk could not be opened. */
   get holdFailed(): boolean {
-    return this.#holdFailure !== null && this.#holds === null;
+    return this.#holdFailure !== null && this.#holds === null && performance.now() >= this.#holdAgainAt;
   }
 
   /** The vbd is to be without its disk. */

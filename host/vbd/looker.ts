@@ -1,7 +1,5 @@
 /** Looks at something, one look at a time: however often one is asked for, one more follows the present one. */
-
-/** After a look that failed. */
-const RETRY_MS = 1000;
+import { Backoff } from "./backoff.js";
 
 export class Looker {
   /** Why the last look failed; null when it did not. */
@@ -12,6 +10,7 @@ export class Looker {
   #dirty = false;
   #looking: Promise<void> | null = null;
   #retry: NodeJS.Timeout | null = null;
+  readonly #backoff = new Backoff();
   #stopped = false;
 
   /**
@@ -66,17 +65,18 @@ export class Looker {
         const again = this.trouble === message;
         this.trouble = message;
         this.#failed(message, again);
-        this.#lookLater();
+        this.#lookLater(this.#backoff.next(again));
       }
     }
     this.#looking = null;
     if (!this.#stopped) this.#idle();
   }
 
-  #lookLater(): void {
-    this.#retry ??= setTimeout(() => {
+  #lookLater(ms: number): void {
+    this.dropRetry();
+    this.#retry = setTimeout(() => {
       this.#retry = null;
       this.look();
-    }, RETRY_MS).unref();
+    }, ms).unref();
   }
 }

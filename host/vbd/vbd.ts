@@ -70,7 +70,7 @@ export class Vbd {
   #frontendWrote = false;
   /** Why what the frontend published leads nowhere, until it writes its state again. */
   #refusal: Error | null = null;
-  /** Why the last takeover failed, and what was said of it: it is tried again each second. */
+  /** Why the last takeover failed, and what was said of it: it is tried again and again. */
   #takeoverFailure: string | null = null;
   #saidTakeover: string | null = null;
   #connection: Connection | null = null;

@@ -40,7 +40,7 @@ test("a disk that another program has while the daemon starts is taken when it i
   const demo = world.start("demo", image);
   await demo.until(/nbd\+unix/);
   await world.serveAgain();
-  const said = /level=error .*in use by process \d+ .*; trying again each second/;
+  const said = /level=error .*in use by process \d+ .*; trying again every few seconds/;
   while (!said.test(world.daemon.stderr)) await pause(50);
   demo.process.kill("SIGTERM");
   await demo.ended;
