@@ -241,11 +241,15 @@ export class Stores {
 
   /** libxl's word; in a driver domain, where it cannot be read, there is no QEMU either. */
   async #hasDeviceModel(domid: number): Promise<boolean> {
-    const type = await this.#xenstore.read(`/libxl/${domid}/type`).catch((error: unknown) => {
+    return (await this.#readable(`/libxl/${domid}/type`)) === "hvm";
+  }
+
+  /** A key of the toolstack's; null where a driver domain may not read it. */
+  #readable(path: string): Promise<string | null> {
+    return this.#xenstore.read(path).catch((error: unknown) => {
       if (error instanceof XenstoreError) return null;
       throw error;
     });
-    return type === "hvm";
   }
 
   /** Throws when the domain has as many disks as it may, before it is promised one that it would never get. */
@@ -285,11 +289,14 @@ export class Stores {
     return (await this.#machinesOf(other)).some((machine) => machines.includes(machine));
   }
 
-  /** The /vm/UUID of a domain, and of the one that it is a stub domain for. The toolstack's keys: no guest writes them. */
+  /**
+   * The /vm/UUID of a domain, and of the one that it is a stub domain for. The toolstack's keys: no guest writes them. None
+   * where they cannot be read.
+   */
   async #machinesOf(domid: number): Promise<string[]> {
-    const target = await this.#xenstore.read(`/local/domain/${domid}/target`);
+    const target = await this.#readable(`/local/domain/${domid}/target`);
     const domids = target !== null && /^[0-9]{1,5}$/.test(target) ? [domid, Number(target)] : [domid];
-    const machines = await Promise.all(domids.map((id) => this.#xenstore.read(`/local/domain/${id}/vm`)));
+    const machines = await Promise.all(domids.map((id) => this.#readable(`/local/domain/${id}/vm`)));
     return machines.filter((machine) => machine !== null);
   }
 }

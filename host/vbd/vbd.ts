@@ -237,8 +237,11 @@ export class Vbd {
     await this.#throttling.recall();
     const closing = !keys.online && keys.state >= State.Closing;
     await this.#throttling.setClosing(closing, this.#connection);
-    this.#domainName = await readDomainName(xenstore, this.id.domid);
-    this.#frontendState = parseState(await xenstore.read(`${this.#frontend}/state`));
+    this.#domainName = await readable(xenstore, `/local/domain/${this.id.domid}/name`);
+    const frontendState = `${this.#frontend}/state`;
+    // A driver domain may no longer read a frontend that the toolstack has removed: then it is not a fault of xenstore.
+    const read = closing ? readable(xenstore, frontendState) : xenstore.read(frontendState);
+    this.#frontendState = parseState(await read);
     const stranger = strangerIn(keys, this.id.domid, this.#frontend, this.directory);
     const objection = stranger ?? this.#unservable(keys);
     if (objection) return this.#refuse(objection);
@@ -497,10 +500,10 @@ export class Vbd {
   }
 }
 
-/** In a driver domain it may not be read. */
-async function readDomainName(xenstore: Xenstore, domid: number): Promise<string | null> {
+/** A key that a driver domain may not be allowed to read; null then. */
+async function readable(xenstore: Xenstore, path: string): Promise<string | null> {
   try {
-    return await xenstore.read(`/local/domain/${domid}/name`);
+    return await xenstore.read(path);
   } catch (error) {
     if (error instanceof XenstoreError && error.code === "EACCES") return null;
     throw error;

@@ -6,7 +6,7 @@ import { createServer } from "node:net";
 import { join } from "node:path";
 import { type TestContext, test } from "node:test";
 import { Stores } from "../../host/daemon/stores.js";
-import type { Xenstore } from "../../host/platform/ports.js";
+import { type Xenstore, XenstoreError } from "../../host/platform/ports.js";
 import type { BlockDevice } from "../../host/storage/device.js";
 import { identityOf } from "../../host/storage/disk.js";
 import { directory } from "../storage/helpers.js";
@@ -34,6 +34,17 @@ function slow(): { stores: Stores; opened: string[]; closed: string[]; openAll: 
   });
   return { stores, opened, closed, openAll: (error) => openAll(error) };
 }
+
+test("where a driver domain may not read the keys of domains, a disk in use is refused as such", async () => {
+  const xenstore = {
+    read: async (path: string) => {
+      throw new XenstoreError("EACCES", `read ${path}`);
+    },
+  } as unknown as Xenstore;
+  const stores = new Stores(xenstore, async () => ({ close: async () => {} }) as unknown as BlockDevice);
+  await stores.hold(URI, WRITE, ONE);
+  await assert.rejects(stores.hold(URI, WRITE, TWO), /in use by xbdback1i51712, a disk of domain 1/);
+});
 
 test("of two that come at the same time, the first gets the disk, until its vbd is removed", async () => {
   const { stores, opened, closed, openAll } = slow();

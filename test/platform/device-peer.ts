@@ -22,5 +22,14 @@ for (const bytes of [4080 - "/big\0".length, 4080 - "/big\0".length + 1]) {
   );
   say("size", outcome);
 }
-await xenstore.watch("/a", (path) => say("changed", path));
+await xenstore.watch("/a", async (path) => {
+  say("changed", path);
+  if (path !== "/a/go") return;
+  const keys = Array.from({ length: 8 }, (_, i) => `/at/once/${i}`);
+  for (let times = 0; times < 3; times++) {
+    const written = xenstore.write("/a/own", "1");
+    say("at once", (await Promise.all(keys.map((key) => xenstore.read(key)))).join(""));
+    await written;
+  }
+});
 say("ready", null);

@@ -1,6 +1,7 @@
 /** Guests that die, and others that get their number. */
 import assert from "node:assert/strict";
 import { test } from "node:test";
+import { XenstoreError } from "../../host/platform/ports.js";
 import { removeVbd } from "../../host/toolstack/vbd.js";
 import { testDevices } from "./device.js";
 import {
@@ -48,6 +49,33 @@ test(
     // The toolstack finds its work done.
     assert.equal(await removeVbd(machine.xenstore, SPEC), "closed");
     await until("the vbd is gone", () => machine.status() === undefined);
+  }),
+);
+
+test(
+  "a frontend's directory that a driver domain may no longer read, since the toolstack has removed it, is gone",
+  LIMIT,
+  onMachine(async (machine) => {
+    await guestWithDisks(machine);
+    let removed = false;
+    machine.spy.hook = (verb, path) => {
+      if (removed && verb === "read" && path.startsWith(frontendPath()))
+        throw new XenstoreError("EACCES", `read ${path}`);
+    };
+    await machine.xenstore.transaction(async (t) => {
+      await t.write(`${backendPath()}/online`, "0");
+      await t.write(`${backendPath()}/state`, "5");
+    });
+    await until("the daemon waits for the frontend", () => machine.status()?.state === 5);
+    assert.equal(machine.status()?.queues, 1);
+    removed = true;
+    await machine.xenstore.remove(frontendPath());
+    await machine.untilState(6);
+    assert.equal(machine.status()?.queues, 0);
+    assert.deepEqual(
+      machine.log.filter((line) => line.includes("EACCES")),
+      [],
+    );
   }),
 );
 

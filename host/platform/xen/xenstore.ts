@@ -37,7 +37,9 @@ export async function connectXen(): Promise<Xenstore> {
 
 /**
  * Speaks over an open /dev/xen/xenbus, which is closed with the stream. The device takes messages of 4096 bytes with
- * their header, and ends transactions and watches with the file.
+ * their header, and ends transactions and watches with the file. It holds one message: a second that is written before
+ * the first was answered can overwrite it, and then an answer is that to another request (xenbus_dev_request_and_reply
+ * of Linux 4.11 and later queues a pointer into the file's only buffer).
  */
 export function deviceStream(fd: number, name: string): ByteStream {
   let poll: Poll | null = null;
@@ -60,6 +62,7 @@ export function deviceStream(fd: number, name: string): ByteStream {
   };
   return {
     payloadMax: PAYLOAD_MAX - HEADER_BYTES,
+    holdsOne: true,
     write: (bytes) => {
       if (ended) return;
       guarded(() => {

@@ -27,7 +27,7 @@ export async function connectXenstore(socketPath: string, absent?: string): Prom
 /**
  * Speaks to xenstored over any stream. Beyond what {@link Xenstore} says:
  *
- * - Requests are sent at once, without waiting for the answers of those before.
+ * - Requests are sent at once, without waiting for the answers of those before, unless the stream holds one only.
  * - A watch's callback runs on a turn of the event loop of its own, never before `watch` has settled. If it throws, a
  *   process warning says so, and nothing else is disturbed.
  * - When more than 4096 paths wait for delivery, a watch gets one call with the path that it watches in place of

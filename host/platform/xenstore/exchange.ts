@@ -1,10 +1,12 @@
-/** Requests and their answers, many under way at once; events apart from them. */
+/** Requests and their answers, many under way at once where the stream can bear it; events apart from them. */
 import { XenstoreError } from "../ports.js";
 import type { ByteStream } from "./stream.js";
 import { decodeStrings, encodeMessage, type Message, MessageDecoder, MessageType } from "./wire.js";
 
 interface Pending {
   readonly type: number;
+  readonly transactionId: number;
+  readonly payload: Buffer;
   readonly what: string;
   resolve(payload: Buffer): void;
   reject(error: Error): void;
@@ -18,6 +20,8 @@ export class Exchange {
   #stream: ByteStream;
   #decoder = new MessageDecoder();
   #pending = new Map<number, Pending>();
+  /** Not sent yet. */
+  #waiting: Pending[] = [];
   #lastId = 0;
   #ended: Error | null = null;
 
@@ -36,10 +40,9 @@ export class Exchange {
   request(type: number, payload: Buffer, transactionId: number, what: string): Promise<Buffer> {
     if (this.#ended) return Promise.reject(this.#ended);
     if (payload.length > this.#stream.payloadMax) return Promise.reject(new XenstoreError("E2BIG", what));
-    const id = this.#nextId();
     return new Promise((resolve, reject) => {
-      this.#pending.set(id, { type, what, resolve, reject });
-      this.#stream.write(encodeMessage(type, id, transactionId, payload));
+      this.#waiting.push({ type, transactionId, payload, what, resolve, reject });
+      this.#send();
     });
   }
 
@@ -47,6 +50,15 @@ export class Exchange {
     if (this.#ended) return;
     this.#end(new XenstoreError("EIO", "the connection has been closed"));
     this.#stream.close();
+  }
+
+  #send(): void {
+    while (this.#waiting.length > 0 && !(this.#stream.holdsOne && this.#pending.size > 0)) {
+      const request = this.#waiting.shift() as Pending;
+      const id = this.#nextId();
+      this.#pending.set(id, request);
+      this.#stream.write(encodeMessage(request.type, id, request.transactionId, request.payload));
+    }
   }
 
   #nextId(): number {
@@ -83,6 +95,7 @@ export class Exchange {
       // A copy: the payload is good until the decoder moves on.
       pending.resolve(Buffer.from(payload));
     }
+    this.#send();
   }
 
   #lost(error: Error): void {
@@ -93,7 +106,7 @@ export class Exchange {
 
   #end(error: Error): void {
     this.#ended = error;
-    const pending = [...this.#pending.values()];
+    const pending = [...this.#pending.values(), ...this.#waiting.splice(0)];
     this.#pending.clear();
     for (const { reject } of pending) reject(error);
   }

@@ -7,6 +7,8 @@ import { PAYLOAD_MAX } from "./wire.js";
 export interface ByteStream {
   /** Bytes of payload that one message may have: 4096, or 4080 on /dev/xen/xenbus, which counts the header in. */
   readonly payloadMax: number;
+  /** It holds one message: none may be written before the answer to the last has come. */
+  readonly holdsOne?: boolean;
   write(bytes: Uint8Array): void;
   /** Starts the flow of bytes. `onEnd` is called once, whichever side ended it. */
   start(onBytes: (bytes: Buffer) => void, onEnd: (error: Error) => void): void;
