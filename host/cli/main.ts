@@ -17,9 +17,11 @@ import { resolveNames } from "./named-vbd.js";
 import {
   deviceOption,
   directoryOption,
+  guestLimitTexts,
   httpAddress,
   integer,
   kind,
+  limitText,
   metricsAddress,
   size,
 } from "./options.js";
@@ -163,6 +165,24 @@ function serve(): Command {
         1,
         86_400,
         DEFAULT_PATIENCE.reconnectMs / 1000,
+      ),
+    )
+    .addOption(
+      live(
+        new Option(
+          "--limit <limits>",
+          "of each disk that has none of its own: iops=N+bps=SIZE+burst=SECONDS, some of them, or none",
+        ).argParser(limitText),
+      ),
+    )
+    .addOption(
+      live(
+        new Option(
+          "--guest-limit <guest:limits>",
+          "the same for the disks of the guest of this name, which overrides --limit; repeatable",
+        )
+          .argParser(guestLimitTexts)
+          .default([], "none"),
       ),
     )
     .addOption(deviceOption())

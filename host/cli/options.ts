@@ -4,6 +4,7 @@ import { type Command, InvalidArgumentError, Option } from "commander";
 import { type HttpAddress, parseHttpAddress } from "../daemon/http.js";
 import { type MetricsAddress, parseMetricsAddress } from "../metrics/server.js";
 import { parseSize } from "../storage/size.js";
+import { parseGuestLimit, parseLimits } from "../vbd/limit-defaults.js";
 import type { VbdId } from "../vbd/name.js";
 import { parseNamedVbd, parseVbdName } from "../vbd/vbd-name.js";
 import { NamedVbd } from "./named-vbd.js";
@@ -73,6 +74,24 @@ export function deviceOption(): Option {
   return new Option("--device <path>", "allow this module as a disk, target=device:PATH; repeatable")
     .argParser((path: string, others: readonly string[]) => [...others, resolve(path)])
     .default([], "none");
+}
+
+/** The text itself, once it is known to be right: a reload and --dump-config show what was written. */
+export function limitText(text: string): string {
+  return checked(text, parseLimits);
+}
+
+export function guestLimitTexts(text: string, others: readonly string[]): string[] {
+  return [...others, checked(text, parseGuestLimit)];
+}
+
+function checked(text: string, parse: (text: string) => unknown): string {
+  try {
+    parse(text);
+  } catch (error) {
+    throw new InvalidArgumentError((error as Error).message);
+  }
+  return text;
 }
 
 /** What all commands have that talk to a daemon or its xenstore. */

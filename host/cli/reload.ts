@@ -27,7 +27,8 @@ export function reload(command: Command, live: object, named?: string): Reloaded
     const name = option.attributeName();
     if (isDeepStrictEqual(before[name], after[name])) return [];
     if (isLive(option)) Object.assign(live, { [name]: after[name] });
-    return [`xbdback: ${key} = ${JSON.stringify(written(after[name]))}: ${whenTaken(option)}`];
+    const value = after[name] === undefined ? "is not set" : `= ${JSON.stringify(written(after[name]))}`;
+    return [`xbdback: ${key} ${value}: ${whenTaken(option)}`];
   });
   const read = `xbdback: read ${file ?? "no configuration file"} again; connected disks stay as they are`;
   return { refused: null, lines: [read, ...lines] };

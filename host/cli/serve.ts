@@ -16,6 +16,7 @@ import type { Platform } from "../platform/platform.js";
 import { kernelBackendOf } from "../platform/xen/find.js";
 import { type Cache, cacheFor } from "../storage/direct.js";
 import { openDisk } from "../storage/disk.js";
+import { defaultLimits } from "../vbd/limit-defaults.js";
 import type { Log } from "../vbd/vbd-log.js";
 import { configurable, configure, dump, isLive, written } from "./configuration.js";
 import { platformOf } from "./daemon.js";
@@ -42,6 +43,8 @@ export interface ServeCommandOptions extends PlaneOptions {
   maxGrants: number;
   maxMemory: number;
   nbdReconnect: number;
+  limit?: string;
+  guestLimit: readonly string[];
   device: readonly string[];
   http?: HttpAddress;
   metrics?: MetricsAddress;
@@ -171,6 +174,8 @@ type LiveOptions = Pick<
   | "persistent"
   | "cache"
   | "nbdReconnect"
+  | "limit"
+  | "guestLimit"
   | "logLevel"
 >;
 
@@ -188,6 +193,7 @@ function daemonOptions(
   return {
     kind,
     features: live,
+    limits: (guest, target) => defaultLimits(live, guest, target),
     open(path, how) {
       const patience = { reconnectMs: live.nbdReconnect * 1000 };
       return openDisk(path, {

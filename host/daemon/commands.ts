@@ -16,7 +16,8 @@ type Command = ControlHandler;
  * - `show`, `vbd` a name as in the list: `vbd`, its VbdStatus, and `rings`, each a RingState.
  * - `resize`, `vbd`: `size` in bytes, once the guest was told of it.
  * - `pause`, `vbd`, `paused`: `inflight`, what is still in flight.
- * - `limit`, `vbd`, `limits`, some or none of the fields of Limits: the `limits` from now on.
+ * - `limit`, `vbd`, `limits`, some or none of the fields of Limits, or null for the configuration's: the `limits` from now
+ *   on, and `limitsFrom`, where they are from.
  * - `trace`, `vbd`, perhaps `ring`, a number: TraceLines without end.
  * - `record`, `vbd`, `ring`: RecordLines.
  */
@@ -43,8 +44,10 @@ export function commands(
       return { inflight: vbd(request).status().inflight };
     },
     limit: async (request) => {
-      await vbd(request).throttle({ limits: readLimits(request["limits"]) });
-      return { limits: vbd(request).status().limits };
+      const wanted = request["limits"];
+      await vbd(request).throttle({ limits: wanted === null ? null : readLimits(wanted) });
+      const { limits, limitsFrom } = vbd(request).status();
+      return { limits, limitsFrom };
     },
     trace: (request, signal) => trace(vbd(request), readRing(request["ring"]), signal),
     record: (request, signal) => record(vbd(request), readRing(request["ring"]) ?? 0, signal),

@@ -24,7 +24,7 @@ import type { KeptDescriptors } from "./kept-descriptors.js";
 import { takePlace } from "./replace.js";
 import { Stores } from "./stores.js";
 
-export interface ServeOptions extends Pick<VbdHost, "features" | "log" | "open"> {
+export interface ServeOptions extends Pick<VbdHost, "features" | "limits" | "log" | "open"> {
   readonly platform: Platform;
   /** Directory below `backend/` in xenstore. */
   readonly kind: string;

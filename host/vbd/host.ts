@@ -6,6 +6,7 @@ import type { OpenOptions } from "../storage/open.js";
 import type { Features } from "./backend-keys.js";
 import type { AssumedProtocol } from "./frontend.js";
 import type { Journals } from "./journals.js";
+import type { DefaultLimits } from "./limit-defaults.js";
 import type { VbdId } from "./name.js";
 import type { ImageStatus } from "./status.js";
 import type { Open } from "./store-opener.js";
@@ -18,6 +19,8 @@ export interface VbdHost {
   /** Our own domid. */
   readonly domid: number;
   readonly log: Log;
+  /** The limits of a disk of this guest that has none of its own; none where it is left out. */
+  readonly limits?: (guest: string | null, target: string | null) => DefaultLimits;
   /** Opens a store; openDisk where it is left out. */
   readonly open?: Open;
   /** Opens a disk and keeps it open for a vbd, whether a frontend is connected or not, until `release`. */

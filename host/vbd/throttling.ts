@@ -5,19 +5,22 @@
 import type { Xenstore } from "../platform/ports.js";
 import { type Limits, NO_LIMITS, Throttle } from "../reactor/throttle.js";
 import type { Connection } from "./connection.js";
+import { type DefaultLimits, type LimitSource, NO_DEFAULT } from "./limit-defaults.js";
 
 export interface ThrottleStatus {
   readonly limits: Limits;
+  readonly limitsFrom: LimitSource;
   readonly paused: boolean;
 }
 
 /** What is to be another than before. */
 export interface ThrottleChange {
-  readonly limits?: Partial<Limits>;
+  /** Null: those of the configuration, and none of its own. */
+  readonly limits?: Partial<Limits> | null;
   readonly paused?: boolean;
 }
 
-/** Keys of the backend directory: numbers, and `paused` = 1. One that is not there is as it would be without. */
+/** Keys of the backend directory: numbers, and `paused` = 1. A disk with none of the limits has the configuration's. */
 const LIMIT_KEYS = { iops: "limit-iops", bps: "limit-bps", burst: "limit-burst" } as const;
 const PAUSED_KEY = "paused";
 
@@ -25,7 +28,9 @@ export class Throttling {
   readonly #xenstore: Xenstore;
   readonly #directory: string;
   readonly #throttle = new Throttle();
-  #limits = NO_LIMITS;
+  /** What the directory says; null where it says nothing of limits. */
+  #own: Limits | null = null;
+  #default = NO_DEFAULT;
   #paused = false;
   #known = false;
   #closing = false;
@@ -37,7 +42,22 @@ export class Throttling {
   }
 
   get status(): ThrottleStatus {
-    return { limits: this.#limits, paused: this.#paused };
+    const { limitsFrom } = this.#default;
+    return {
+      limits: this.#limits,
+      limitsFrom: this.#own === null ? limitsFrom : "disk",
+      paused: this.#paused,
+    };
+  }
+
+  get #limits(): Limits {
+    return this.#own ?? this.#default.limits;
+  }
+
+  /** What counts where the directory has no limits. For connections to come: one that there is keeps what it has. */
+  setDefault(limits: DefaultLimits): void {
+    this.#default = limits;
+    this.#apply();
   }
 
   /** Takes up what the directory says, once. Rejects when xenstore does not tell. */
@@ -49,11 +69,9 @@ export class Throttling {
     );
     // Another has asked at the same time, and may have changed it since.
     if (this.#known) return;
-    this.#limits = {
-      iops: parseLimit(iops, NO_LIMITS.iops),
-      bps: parseLimit(bps, NO_LIMITS.bps),
-      burst: parseLimit(burst, NO_LIMITS.burst),
-    };
+    const own = { iops: parseLimit(iops), bps: parseLimit(bps), burst: parseLimit(burst) };
+    const some = Object.values(own).some((limit) => limit !== null);
+    this.#own = some ? { iops: own.iops ?? 0, bps: own.bps ?? 0, burst: own.burst ?? NO_LIMITS.burst } : null;
     this.#paused = paused === "1";
     this.#apply();
     this.#known = true;
@@ -68,7 +86,8 @@ export class Throttling {
   async set(change: ThrottleChange, connection: Connection | null): Promise<void> {
     // Only then is it known what stays.
     await this.recall();
-    this.#limits = { ...this.#limits, ...change.limits };
+    if (change.limits === null) this.#own = null;
+    else if (Object.keys(change.limits ?? {}).length > 0) this.#own = { ...this.#limits, ...change.limits };
     this.#paused = change.paused ?? this.#paused;
     this.#apply();
     await connection?.throttle(this.throttle);
@@ -101,17 +120,19 @@ export class Throttling {
 
   /** A directory that the toolstack has removed meanwhile is not made anew. */
   #remember(): Promise<void> {
-    const values: [key: string, value: number, none: number][] = [
-      [LIMIT_KEYS.iops, this.#limits.iops, NO_LIMITS.iops],
-      [LIMIT_KEYS.bps, this.#limits.bps, NO_LIMITS.bps],
-      [LIMIT_KEYS.burst, this.#limits.burst, NO_LIMITS.burst],
-      [PAUSED_KEY, this.#paused ? 1 : 0, 0],
+    const own = this.#own;
+    // A limit of 0 is written, too: it says that the configuration's does not count.
+    const values: [key: string, value: number | null][] = [
+      [LIMIT_KEYS.iops, own && own.iops],
+      [LIMIT_KEYS.bps, own && own.bps],
+      [LIMIT_KEYS.burst, own && own.burst !== NO_LIMITS.burst ? own.burst : null],
+      [PAUSED_KEY, this.#paused ? 1 : null],
     ];
     return this.#xenstore.transaction(async (t) => {
       if ((await t.read(`${this.#directory}/state`)) === null) return;
-      for (const [key, value, none] of values) {
+      for (const [key, value] of values) {
         const path = `${this.#directory}/${key}`;
-        if (value !== none) await t.write(path, String(value));
+        if (value !== null) await t.write(path, String(value));
         else if ((await t.read(path)) !== null) await t.remove(path);
       }
     });
@@ -119,8 +140,8 @@ export class Throttling {
 }
 
 /** What is no number of a limit's is as if it were not there: a mistake must not stop a disk. */
-function parseLimit(text: string | null, none: number): number {
-  if (text === null || !/^[0-9]+(\.[0-9]+)?$/.test(text)) return none;
+function parseLimit(text: string | null): number | null {
+  if (text === null || !/^[0-9]+(\.[0-9]+)?$/.test(text)) return null;
   return Math.min(Number(text), MAX_LIMIT);
 }
 

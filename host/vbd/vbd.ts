@@ -22,6 +22,7 @@ import { Failure } from "./failure.js";
 import type { VbdHost } from "./host.js";
 import { storeOf, type Verdict } from "./hotplug.js";
 import { type Kind, kindOf } from "./kind.js";
+import { NO_DEFAULT } from "./limit-defaults.js";
 import { Looker } from "./looker.js";
 import { type VbdId, vbdName } from "./name.js";
 import type { Observation } from "./observation.js";
@@ -245,6 +246,7 @@ export class Vbd {
     const stranger = strangerIn(keys, this.id.domid, this.#frontend, this.directory);
     const objection = stranger ?? this.#unservable(keys);
     if (objection) return this.#refuse(objection);
+    this.#takeDefaultLimits();
     if (keys.state === State.Initialising) return this.#offer();
     if (this.#dead) {
       await this.#close();
@@ -301,6 +303,13 @@ export class Vbd {
     const idle = keys.state === State.InitWait || keys.state === State.Closed;
     if (idle && !this.#connection && this.#store && "path" in this.#store)
       this.#connector.hold(keys, this.#store.path);
+  }
+
+  /** A connection keeps the limits with which it began. */
+  #takeDefaultLimits(): void {
+    if (this.#connection) return;
+    const target = this.#store && "path" in this.#store ? this.#store.path : null;
+    this.#throttling.setDefault(this.#host.limits?.(this.#domainName, target) ?? NO_DEFAULT);
   }
 
   /** State 1: say what we can do, then wait for the frontend and for the hotplug script. */

@@ -56,6 +56,9 @@ const MISTAKES: [text: string, complaint: RegExp][] = [
   ['kind = "a/b"', /:1: kind: It is a name like vbd or vbd3\.$/],
   ["config = 'x'", /:1: config: unknown key/],
   ["__proto__ = 1", /:1: __proto__: unknown key/],
+  ['limit = "iops=5,bps=1M"', /:1: limit: "iops=5,bps=1M" is not a limit: write iops=N/],
+  ["limit = 5", /:1: limit: "5" is not a limit/],
+  ['guest-limit = ["web:iops=5", "db"]', /:1: guest-limit: It is a guest's name, a colon and limits, like /],
   ["kind = \n", /:1:8: /],
   ["kind = 'a'\nkind = 'b'", /:2:/],
 ];
@@ -93,6 +96,20 @@ test("what is dumped is a configuration that says the same", () => {
     const effective = again.getOptionValue(option?.attributeName() ?? "");
     assert.deepEqual(effective, key === "http" ? { host: "::1", port: 80 } : value, key);
   }
+});
+
+test("limits for all guests and for one are dumped as they were written, and reloaded", () => {
+  const command = withFile('limit = "iops=500+bps=50M"\nguest-limit = ["web:none", "db:iops=9"]\n');
+  const text = dump(command);
+  assert.match(text, /^limit = "iops=500\+bps=50M" {2}# file$/m);
+  assert.match(text, /^guest-limit = \["web:none","db:iops=9"\] {2}# file$/m);
+  const live = { limit: "iops=500+bps=50M", guestLimit: ["web:none", "db:iops=9"] };
+  writeFileSync(file, 'guest-limit = "db:iops=10"\n');
+  assert.deepEqual(reload(command, live, file).lines.slice(1), [
+    "xbdback: limit is not set: for disks that connect from now on",
+    'xbdback: guest-limit = ["db:iops=10"]: for disks that connect from now on',
+  ]);
+  assert.deepEqual(live, { limit: undefined, guestLimit: ["db:iops=10"] });
 });
 
 test("--dump-config and a wrong file, as a user sees them", () => {

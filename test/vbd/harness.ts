@@ -52,6 +52,7 @@ export interface MachineOptions {
   readonly between?: (reactor: RingHost) => RingHost;
   readonly kind?: string;
   readonly assumedProtocol?: AssumedProtocol;
+  readonly limits?: VbdHost["limits"];
 }
 
 /** A guest's domain and what it is connected to. */
@@ -83,7 +84,8 @@ export class Machine {
   readonly log: string[] = [];
   readonly #domain: LoopbackDomain;
   readonly #guests: Guest[] = [];
-  readonly #disks: Blkfront[] = [];
+  /** Those that were connected, in order. */
+  readonly disks: Blkfront[] = [];
   /** The backend's client of xenstored; the toolstack is the host's. */
   readonly own: Xenstore;
 
@@ -106,6 +108,7 @@ export class Machine {
       domid: 0,
       kind: options.kind ?? "vbd",
       ...(options.assumedProtocol && { assumedProtocol: options.assumedProtocol }),
+      ...(options.limits && { limits: options.limits }),
       log: (line) => void this.log.push(line),
       open: options.open ?? openDevice,
     });
@@ -127,7 +130,7 @@ export class Machine {
   }
 
   async close(): Promise<void> {
-    for (const disk of this.#disks) await disk.close().catch(() => {});
+    for (const disk of this.disks) await disk.close().catch(() => {});
     await this.backend.stop();
     await this.reactor.close();
     await this.#domain.close();
@@ -214,7 +217,7 @@ export class Machine {
       inFlightBytes: 2 << 20,
       ...options,
     });
-    this.#disks.push(disk);
+    this.disks.push(disk);
     return disk;
   }
 

@@ -32,8 +32,8 @@ test("a limit that is set before the others are recalled leaves them as they are
     Promise.resolve().then(() => throttling.recall()),
   ]);
   const limits = { iops: 100, bps: 5000, burst: 1 };
-  assert.deepEqual(answer, { limits });
-  assert.deepEqual(throttling.status, { limits, paused: true });
+  assert.deepEqual(answer, { limits, limitsFrom: "disk" });
+  assert.deepEqual(throttling.status, { limits, limitsFrom: "disk", paused: true });
   assert.deepEqual(Object.fromEntries(keys), {
     "d/state": "4",
     "d/limit-iops": "100",

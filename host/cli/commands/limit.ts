@@ -3,6 +3,7 @@ import { Command, InvalidArgumentError } from "commander";
 import { type Limits, NO_LIMITS } from "../../reactor/throttle.js";
 import { formatSize, parseSize } from "../../storage/size.js";
 import { type VbdId, vbdName } from "../../vbd/name.js";
+import type { VbdStatus } from "../../vbd/status.js";
 import { ask } from "../daemon.js";
 import { CliError, Exit } from "../errors.js";
 import { type CommonOptions, examples, ID_HELP, integer, placeOptions, vbdId } from "../options.js";
@@ -13,6 +14,7 @@ interface LimitOptions extends CommonOptions {
   readonly bps?: number;
   readonly burst?: number;
   readonly none?: boolean;
+  readonly default?: boolean;
 }
 
 export function limitCommand(): Command {
@@ -22,20 +24,23 @@ export function limitCommand(): Command {
       .description(
         "Takes effect at once. After a rest, a vbd may take as much as --burst seconds are worth without waiting. Limits\n" +
           "last until they are changed or the disk is detached, even if the daemon ends: they are in the vbd's own\n" +
-          "directory in xenstore, where a toolstack may set them, too (limit-iops, limit-bps, limit-burst).",
+          "directory in xenstore, where a toolstack may set them, too (limit-iops, limit-bps, limit-burst). A disk without\n" +
+          "limits of its own has those of `serve --guest-limit` or `--limit`, unless its target says limit:.",
       )
       .argument("<id>", ID_HELP, vbdId),
   )
     .option("--iops <n>", "requests per second; 0: no limit", integer(0, 1e9))
     .option("--bps <size>", "bytes per second, reads and writes together, like 100M; 0: no limit", rate)
     .option("--burst <seconds>", "seconds' worth that may be taken at once (default: 1)", seconds)
-    .option("--none", "take all limits away");
+    .option("--none", "take all limits away, those of the configuration, too")
+    .option("--default", "take the disk's own limits away: those of the configuration count");
   return examples(
     command,
     "xbdback limit 1/xvda --iops 500 --bps 50M",
     "xbdback limit 1/xvda --iops 500 --burst 10",
     "xbdback limit 1/xvda",
     "xbdback limit 1/xvda --none",
+    "xbdback limit 1/xvda --default",
   ).action(limit);
 }
 
@@ -54,23 +59,32 @@ function seconds(text: string): number {
 }
 
 async function limit(id: VbdId, options: LimitOptions): Promise<void> {
-  const { iops, bps, burst, none } = options;
+  const { iops, bps, burst, none, default: configured } = options;
   const changes = {
     ...(iops === undefined ? {} : { iops }),
     ...(bps === undefined ? {} : { bps }),
     ...(burst === undefined ? {} : { burst }),
   };
-  if (none && Object.keys(changes).length > 0)
-    throw new CliError("--none cannot be combined with --iops, --bps or --burst", Exit.usage);
+  const [alone] = [none && "--none", configured && "--default"].filter(Boolean);
+  if ((none && configured) || (alone && Object.keys(changes).length > 0))
+    throw new CliError(`${alone} cannot be combined with other limits`, Exit.usage);
   const name = vbdName(id);
-  const wanted = none ? NO_LIMITS : changes;
-  const { limits } = await ask<{ limits: Limits }>(options, { command: "limit", vbd: name, limits: wanted });
-  if (options.json) printJson({ name, ...id, limits });
-  else process.stdout.write(`${name}: ${describeLimits(limits)}\n`);
+  const wanted = configured ? null : none ? NO_LIMITS : changes;
+  const answer = await ask<Limited>(options, { command: "limit", vbd: name, limits: wanted });
+  const { limits, limitsFrom } = answer;
+  if (options.json) printJson({ name, ...id, limits, limitsFrom });
+  else process.stdout.write(`${name}: ${describeLimits(answer)}\n`);
 }
 
-/** "500 requests/s, 50 MiB/s, bursts of 1 s". */
-export function describeLimits({ iops, bps, burst }: Limits): string {
+type Limited = Pick<VbdStatus, "limits" | "limitsFrom">;
+
+/** "500 requests/s, 50 MiB/s, bursts of 1 s (serve --limit)". */
+export function describeLimits({ limits, limitsFrom }: Limited): string {
+  const configured = limitsFrom === "limit" || limitsFrom === "guest-limit";
+  return `${inWords(limits)}${configured ? ` (serve --${limitsFrom})` : ""}`;
+}
+
+function inWords({ iops, bps, burst }: Limits): string {
   const parts = [iops > 0 ? `${iops} requests/s` : "", bps > 0 ? `${formatSize(bps)}/s` : ""].filter(
     (part) => part !== "",
   );

@@ -42,7 +42,7 @@ async function show(id: VbdId, options: CommonOptions): Promise<void> {
     ["frontend", stateName(vbd.frontendState)],
     ["hotplug-status", vbd.hotplugStatus ?? "none"],
     ["last error", lastError(vbd)],
-    ["limits", describeLimits(vbd.limits)],
+    ["limits", describeLimits(vbd)],
   ];
   if (vbd.device !== null) {
     rows.push(["device", `${vbd.device}, ${formatSize(vbd.size)} (${BigInt(vbd.size)} bytes)`]);
