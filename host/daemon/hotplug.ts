@@ -4,10 +4,11 @@
  * `hotplug-error`, which xl shows. So a disk that cannot be served fails `xl create`, and one that can is ours from then
  * on. Other scripts' disks are opened when their frontend connects.
  */
-import { stat } from "node:fs/promises";
 import { constants } from "node:os";
 import type { Xenstore } from "../platform/ports.js";
 import { parseState, scanNumber, XenbusState } from "../platform/xenbus-state.js";
+import { isType } from "../storage/calls/file-stats.js";
+import { Place } from "../storage/calls/place.js";
 import { major, minor } from "../storage/geometry.js";
 import { DeviceError, type OpenOptions } from "../storage/open.js";
 import { modeFor, parseMode } from "../vbd/backend-keys.js";
@@ -135,7 +136,7 @@ export class Hotplug {
 /** What Xen's own block script looks for when it checks who else has a block device. */
 async function physicalDevice(path: string): Promise<Record<string, string>> {
   if (!path.startsWith("/")) return {};
-  const stats = await stat(path, { bigint: true });
-  if (!stats.isBlockDevice()) return {};
+  const stats = await Place.of(path).stat();
+  if (!isType(stats, "block")) return {};
   return { "physical-device": `${major(stats.rdev).toString(16)}:${minor(stats.rdev).toString(16)}` };
 }

@@ -34,7 +34,7 @@ export class ImageWatch {
   readonly #timer: NodeJS.Timeout;
   /** By the vbd's name: what was seen last. */
   readonly #seen = new Map<string, Seen>();
-  #looking = false;
+  readonly #looking = new Set<OpenImage>();
 
   /** `images` are all that are open; the same object for the same opening. */
   constructor(images: () => readonly OpenImage[], log: Log) {
@@ -43,20 +43,22 @@ export class ImageWatch {
     this.#timer = setInterval(() => void this.look(), LOOK_MS).unref();
   }
 
-  /**
-   * Looks at all disks, unless the look before is under way. One disk after the other: where a file server hangs, this
-   * keeps one of the few threads for such calls from other work, and not all of them.
-   */
+  /** Looks at all disks, but for those at which the look before is under way: where a file server hangs, say. */
   async look(): Promise<void> {
-    if (this.#looking) return;
-    this.#looking = true;
+    const images = this.#images();
+    const names = new Set(images.map(({ vbd }) => vbdName(vbd)));
+    for (const name of this.#seen.keys()) if (!names.has(name)) this.#seen.delete(name);
+    await Promise.all(
+      images.filter((image) => !this.#looking.has(image)).map((image) => this.#lookAt(image)),
+    );
+  }
+
+  async #lookAt(image: OpenImage): Promise<void> {
+    this.#looking.add(image);
     try {
-      const images = this.#images();
-      const names = new Set(images.map(({ vbd }) => vbdName(vbd)));
-      for (const name of this.#seen.keys()) if (!names.has(name)) this.#seen.delete(name);
-      for (const image of images) this.#note(image, await stateOf(image));
+      this.#note(image, await stateOf(image));
     } finally {
-      this.#looking = false;
+      this.#looking.delete(image);
     }
   }
 

@@ -3,10 +3,10 @@
  * nobody takes an image between a kill and the next start, and a deleted image is kept. They do no I/O: what the next
  * process is given has the locks already, and would not tell it when the last I/O of this process has ended.
  */
-import { close, constants, open, readlinkSync } from "node:fs";
+import { constants, readlinkSync } from "node:fs";
 import { setTimeout as sleep } from "node:timers/promises";
-import { promisify } from "node:util";
-import { unlock } from "../platform/libc.js";
+import { FileLocks } from "../storage/calls/locks.js";
+import { Place } from "../storage/calls/place.js";
 import type { Claims } from "../storage/claims.js";
 import type { Use } from "../storage/disk.js";
 import { openFileIdentity } from "../storage/identity.js";
@@ -14,8 +14,6 @@ import { type VbdId, vbdName } from "../vbd/name.js";
 import { identitiesOf } from "./image-records.js";
 import type { ServiceManager } from "./service-manager.js";
 
-const closeFile = promisify(close);
-const openFile = promisify(open);
 /** How long the service manager may take to close what it was told to remove. */
 const REMOVAL_MS = 2000;
 const POLL_MS = 2;
@@ -98,7 +96,7 @@ export class VbdClaims implements Claims {
   async inherit(files: readonly { readonly path: string; readonly identity: string }[]): Promise<void> {
     const rest: number[] = [];
     for (const fd of this.inherited.splice(0)) {
-      const [identity] = identitiesOf([{ identity: await openFileIdentity(fd) }]);
+      const [identity] = identitiesOf([{ identity: await openFileIdentity(fd, pathOf(fd)) }]);
       const file = files.find((one) => one.identity === identity && !this.#open.has(one.path));
       if (!file) {
         rest.push(fd);
@@ -115,7 +113,9 @@ export class VbdClaims implements Claims {
     return Promise.all(
       uses.map(async (use) => {
         const fd = this.#open.get(use.path);
-        return fd === undefined ? use : { ...use, identity: await openFileIdentity(fd), missing: false };
+        return fd === undefined
+          ? use
+          : { ...use, identity: await openFileIdentity(fd, use.path), missing: false };
       }),
     );
   }
@@ -138,26 +138,31 @@ export class VbdClaims implements Claims {
   async #giveBack(fds: readonly number[]): Promise<void> {
     if (fds.length === 0) return;
     if (this.#leaving()) {
-      for (const fd of fds) await closeFile(fd);
+      for (const fd of fds) await Place.of(pathOf(fd)).close(fd);
       return;
     }
-    const paths = fds.map((fd) => readlinkSync(`/proc/self/fd/${fd}`));
+    const files = fds.map((fd) => ({ fd, place: Place.of(pathOf(fd)) }));
     // The service manager has them for some time yet.
-    for (const fd of fds) await unlock(fd);
+    for (const { fd, place } of files) await new FileLocks(fd, place).unlock();
     this.#manager.removeDescriptors(this.#name);
     for (const fd of this.#open.values()) this.#manager.storeDescriptor(this.#name, fd);
-    for (const fd of fds) await closeFile(fd);
-    for (const path of paths) await untilFree(path);
+    for (const { fd, place } of files) await place.close(fd);
+    for (const { place } of files) await untilFree(place);
   }
 }
 
+/** What an open file is called, told by the kernel and not by its file system. */
+function pathOf(fd: number): string {
+  return readlinkSync(`/proc/self/fd/${fd}`);
+}
+
 /** Exclusive opening of a block device ends when the last descriptor is closed, and not before. */
-async function untilFree(path: string): Promise<void> {
-  if (!path.startsWith("/dev/")) return;
+async function untilFree(place: Place): Promise<void> {
+  if (!place.path.startsWith("/dev/")) return;
   const { O_RDONLY, O_EXCL, O_NONBLOCK } = constants;
   for (const start = performance.now(); performance.now() - start < REMOVAL_MS; await sleep(POLL_MS)) {
     try {
-      await closeFile(await openFile(path, O_RDONLY | O_EXCL | O_NONBLOCK));
+      await place.close(await place.open(O_RDONLY | O_EXCL | O_NONBLOCK));
       return;
     } catch (error) {
       if ((error as NodeJS.ErrnoException).code !== "EBUSY") return;

@@ -132,6 +132,7 @@ export async function serve(options: ServeOptions, lost: (error: Error) => void)
     const hold: NonNullable<VbdHost["hold"]> = (path, options, vbd) => stores.hold(path, options, vbd);
     const release = (vbd: VbdId): Promise<void> => stores.forget(vbd);
     const held = (vbd: VbdId): BlockDevice | null => stores.deviceOf(vbd);
+    const outage: NonNullable<VbdHost["outage"]> = (vbd) => stores.outageOf(vbd);
     const image: NonNullable<VbdHost["image"]> = (vbd) => {
       const open = stores.imageOf(vbd);
       return open && { imageState: images.stateOf(open), imageKept: open.kept };
@@ -143,6 +144,7 @@ export async function serve(options: ServeOptions, lost: (error: Error) => void)
       hold,
       held,
       image,
+      outage,
       release,
       records: {
         sweep(exists: (name: string) => boolean): void {

@@ -6,8 +6,9 @@
 import { constants } from "node:os";
 import { type Xenstore, XenstoreError } from "../platform/ports.js";
 import { DEFAULT_CAPS } from "../reactor/capped.js";
-import type { BlockDevice } from "../storage/device.js";
-import { type Use, usesOf } from "../storage/disk.js";
+import { Place } from "../storage/calls/place.js";
+import type { BlockDevice, Outage } from "../storage/device.js";
+import { placesOf, type Use, usesOf } from "../storage/disk.js";
 import { DeviceError, errnoOf, type OpenOptions, refusal } from "../storage/open.js";
 import { type VbdId, vbdName } from "../vbd/name.js";
 import type { Open } from "../vbd/store-opener.js";
@@ -46,6 +47,9 @@ interface Held {
   kept: boolean;
 }
 
+/** Opening a disk takes longer than this only where its storage is in trouble. */
+const SLOW_MS = 5000;
+
 export class Stores {
   readonly #xenstore: Xenstore;
   readonly #open: Open;
@@ -54,6 +58,8 @@ export class Stores {
   readonly #held = new Map<string, Held>();
   /** What is under way for each vbd: one thing at a time, however long it takes. */
   readonly #tails = new Map<string, Promise<unknown>>();
+  /** By the vbd's name, the disk that is being opened or closed, and since when, in milliseconds since 1970. */
+  readonly #pending = new Map<string, { readonly path: string; readonly since: number }>();
   readonly #records: ImageRecords | null;
   readonly #maxVbds: number;
   readonly #descriptors: KeptDescriptors | null;
@@ -108,6 +114,18 @@ export class Stores {
   /** The disk that is open for a vbd; null where none is. */
   deviceOf(vbd: VbdId): BlockDevice | null {
     return this.#held.get(vbdName(vbd))?.device ?? null;
+  }
+
+  /** What opening or closing a vbd's disk waits for, if that takes long; null where it does not. */
+  outageOf(vbd: VbdId): Outage | null {
+    const pending = this.#pending.get(vbdName(vbd));
+    if (!pending) return null;
+    const { path, since } = pending;
+    for (const place of placesOf(path)) {
+      const outage = Place.outageAt(place);
+      if (outage) return outage;
+    }
+    return Date.now() - since < SLOW_MS ? null : { reason: `${path} is being opened or closed`, since };
   }
 
   /** What path led to it; null where none is open. */
@@ -172,7 +190,7 @@ export class Stores {
       if (held.inUse) throw new DeviceError(constants.errno.EBUSY, path, `${name} still uses ${claim.path}`);
       await this.#end(held, vbd);
     }
-    const fresh = await this.#use(path, options, vbd);
+    const fresh = await this.#noting(vbd, path, () => this.#use(path, options, vbd));
     this.#held.set(name, fresh);
     return fresh;
   }
@@ -180,9 +198,18 @@ export class Stores {
   async #end(held: Held, vbd: VbdId): Promise<void> {
     const name = vbdName(vbd);
     try {
-      await held.end();
+      await this.#noting(vbd, held.claim.path, held.end);
     } finally {
       if (this.#held.get(name) === held) this.#held.delete(name);
+    }
+  }
+
+  async #noting<T>(vbd: VbdId, path: string, work: () => Promise<T>): Promise<T> {
+    this.#pending.set(vbdName(vbd), { path, since: Date.now() });
+    try {
+      return await work();
+    } finally {
+      this.#pending.delete(vbdName(vbd));
     }
   }
 

@@ -126,23 +126,10 @@ export function tryLock(fd: number, exclusive: boolean): boolean {
   throw new SystemError("flock", koffi.errno());
 }
 
-/** flock(2), exclusive or shared, on libuv's thread pool: on a network file system it asks the server. */
-export function tryLockAsync(fd: number, exclusive: boolean): Promise<boolean> {
-  return new Promise((resolve, reject) => {
-    const done = errnoOf((errno) => {
-      if (errno === 0 || errno === constants.errno.EWOULDBLOCK) resolve(errno === 0);
-      else reject(new SystemError("flock", errno));
-    });
-    c.flock.async(fd, (exclusive ? LOCK_EX : LOCK_SH) | LOCK_NB, done);
-  });
-}
-
-/** Releases the flock and all byte-range locks (OFD) of an open file, whoever else has it. */
-export async function unlock(fd: number): Promise<void> {
-  await new Promise<void>((resolve) => c.flock.async(fd, LOCK_UN, () => resolve()));
-  await new Promise<void>((resolve) =>
-    c.fcntl.async(fd, F_OFD_SETLK, rangeLock(F_UNLCK, 0, 0), () => resolve()),
-  );
+/** Releases the flock and all byte-range locks (OFD) of an open file, whoever else has it. A file system without locks has none to release. */
+export function unlock(fd: number): void {
+  c.flock(fd, LOCK_UN);
+  c.fcntl(fd, F_OFD_SETLK, rangeLock(F_UNLCK, 0, 0));
 }
 
 export function makeFifo(path: string, mode = 0o600): void {
@@ -162,6 +149,11 @@ export function fallocateAsync(
   done: (errno: number) => void,
 ): void {
   c.fallocate.async(fd, mode, offset, length, errnoOf(done));
+}
+
+/** fallocate(2); 0 or the errno. */
+export function fallocate(fd: number, mode: number, offset: number, length: number): number {
+  return c.fallocate(fd, mode, offset, length) < 0 ? koffi.errno() : 0;
 }
 
 /** koffi brings the thread's errno back with the result, for as long as the callback runs. */
@@ -218,29 +210,18 @@ const F_WRLCK = 1;
 const F_UNLCK = 2;
 
 /**
- * True when another open file holds a byte-range lock (fcntl's, classic or OFD) on any of these bytes. On libuv's
- * thread pool: on a network file system the server is asked.
+ * True when another open file holds a byte-range lock (fcntl's, classic or OFD) on any of these bytes. On a network file
+ * system the server is asked, and may not answer.
  */
-export function isRangeLocked(fd: number, start: number, length: number): Promise<boolean> {
+export function isRangeLocked(fd: number, start: number, length: number): boolean {
   const lock = rangeLock(F_WRLCK, start, length);
-  return new Promise((resolve, reject) => {
-    const done = errnoOf((errno) => {
-      if (errno === 0) resolve(new Int16Array(lock.buffer)[0] !== F_UNLCK);
-      else reject(new SystemError("fcntl F_OFD_GETLK", errno));
-    });
-    c.fcntl.async(fd, F_OFD_GETLK, lock, done);
-  });
+  check(c.fcntl(fd, F_OFD_GETLK, lock), "fcntl F_OFD_GETLK");
+  return new Int16Array(lock.buffer)[0] !== F_UNLCK;
 }
 
 /** Takes a shared lock on these bytes for the open file, which keeps it until its last use has ended. */
-export function shareRange(fd: number, start: number, length: number): Promise<void> {
-  return new Promise((resolve, reject) => {
-    const done = errnoOf((errno) => {
-      if (errno === 0) resolve();
-      else reject(new SystemError("fcntl F_OFD_SETLK", errno));
-    });
-    c.fcntl.async(fd, F_OFD_SETLK, rangeLock(F_RDLCK, start, length), done);
-  });
+export function shareRange(fd: number, start: number, length: number): void {
+  check(c.fcntl(fd, F_OFD_SETLK, rangeLock(F_RDLCK, start, length)), "fcntl F_OFD_SETLK");
 }
 
 /** struct flock: s16 l_type @0, s16 l_whence @2, s64 l_start @8, s64 l_len @16, s32 l_pid @24. */

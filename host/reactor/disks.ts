@@ -1,11 +1,9 @@
 /** The stores that a reactor thread does I/O on. */
-import { constants, open } from "node:fs";
-import { promisify } from "node:util";
+import { constants } from "node:fs";
+import { SystemError } from "../platform/libc.js";
 import type { IoEngine } from "../storage/engine.js";
 import { RawDevice, type Store } from "../storage/raw.js";
 import { UringEngine } from "../storage/uring/engine.js";
-
-const openFile = promisify(open);
 
 interface Disk {
   readonly device: Promise<RawDevice>;
@@ -50,7 +48,12 @@ export class Disks {
   async #open(store: Store): Promise<RawDevice> {
     // An open file of its own for fdatasync: of two that wait on one, only one is told that written data was lost.
     // What is written goes by the opener's, whose lock lasts until the last write has ended.
-    const ownFd = await openFile(`/proc/self/fd/${store.fd}`, constants.O_RDONLY);
+    const path = `/proc/self/fd/${store.fd}`;
+    const ownFd = await new Promise<number>((resolve, reject) => {
+      this.#engine.openFile(path, constants.O_RDONLY, (errno, fd) =>
+        errno === 0 ? resolve(fd) : reject(new SystemError("open", errno, store.name)),
+      );
+    });
     if (this.#engine instanceof UringEngine) this.#engine.register(store.fd);
     return new RawDevice(store, this.#engine, ownFd);
   }

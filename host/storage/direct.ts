@@ -2,9 +2,9 @@
  * I/O past the page cache (O_DIRECT). The flag is set on the one open file that holds the lock, and only where the
  * smallest transfer that a guest can ask for works: so no transfer ever needs the page cache, and the two never meet.
  */
-import { read } from "node:fs";
 import type { SystemError } from "../platform/libc.js";
 import { addressOf, setDirect } from "../platform/libc.js";
+import type { Place } from "./calls/place.js";
 
 /** none: past the page cache. writeback: through it. auto: what Linux's backend does, none on block devices only. */
 export const CACHES = ["auto", "none", "writeback"] as const;
@@ -22,14 +22,22 @@ export function cacheFor(cache: Cache, directIoSafe: boolean): Cache {
  * Switches an open store to direct I/O, if it can read one sector to where a guest may want it: into memory that is
  * aligned to 512 bytes and no more. Resolves with null, or with the name of the errno, and then nothing is changed.
  */
-export async function makeDirect(fd: number, sectorSize: number, bytes: number): Promise<string | null> {
+export async function makeDirect(
+  fd: number,
+  place: Place,
+  sectorSize: number,
+  bytes: number,
+): Promise<string | null> {
   try {
     setDirect(fd, true);
   } catch (error) {
     return (error as SystemError).code;
   }
   const position = bytes >= 2 * sectorSize ? sectorSize : 0;
-  const code = await readInto(fd, badlyAligned(sectorSize), position);
+  const code = await place.read(fd, badlyAligned(sectorSize), position).then(
+    () => null,
+    ({ code }: SystemError) => code,
+  );
   if (code !== null) setDirect(fd, false);
   return code;
 }
@@ -39,10 +47,4 @@ function badlyAligned(bytes: number): Uint8Array {
   const memory = new Uint8Array(new ArrayBuffer(bytes + 2048));
   const past = addressOf(memory) % 1024;
   return memory.subarray((1536 - past) % 1024).subarray(0, bytes);
-}
-
-function readInto(fd: number, memory: Uint8Array, position: number): Promise<string | null> {
-  return new Promise((resolve) => {
-    read(fd, memory, 0, memory.length, position, (error) => resolve(error ? (error.code ?? "EIO") : null));
-  });
 }

@@ -1,6 +1,6 @@
 /** Opening whatever a disk specification's target names. */
-import { realpath } from "node:fs/promises";
 import { constants } from "node:os";
+import { Place } from "./calls/place.js";
 import type { BlockDevice } from "./device.js";
 import { EmptyDrive } from "./empty-drive.js";
 import { openHelped } from "./helper/open.js";
@@ -82,6 +82,22 @@ export async function usesOf(
   return file === undefined ? below : [{ ...(await lookUp(file)), readOnly }, ...below];
 }
 
+/** The files that a target names: its own and those of its wrappers. */
+export function placesOf(target: string): string[] {
+  const source = parseSource(target);
+  if (source?.kind === "raw" || source?.kind === "image" || source?.kind === "device") return [source.path];
+  if (source?.kind === "nbd") return [parseNbdUri(target).socket ?? []].flat();
+  if (source?.kind !== "wrapped") return [];
+  const below = placesOf(source.inner);
+  try {
+    const { file } = layerOf(source);
+    return file === undefined ? below : [file, ...below];
+  } catch {
+    // It is not opened.
+    return below;
+  }
+}
+
 /** The same for two targets that are the same store, by whatever names; "" for what is not there: to open it says why. */
 export async function identityOf(target: string): Promise<string> {
   return (await lookUp(target)).identity;
@@ -106,5 +122,6 @@ async function findIdentity(target: string): Promise<string> {
 
 /** By name: a server that is started again makes another socket there, and serves the same. */
 async function socketIdentity(path: string): Promise<string> {
-  return `unix ${await realpath(path).catch(() => path)}`;
+  const place = Place.of(path).call("realpath", path);
+  return `unix ${await place.catch(() => path)}`;
 }

@@ -26,6 +26,11 @@ export interface IoEngine {
   /** BLKDISCARD, or BLKSECDISCARD when `secure`, on a block device. */
   blockDiscard(fd: number, secure: boolean, position: number, length: number, done: ErrnoDone): void;
 
+  /** open(2). `done` gets the descriptor, or an errno and a number without meaning. */
+  openFile(path: string, flags: number, done: TransferDone): void;
+  /** close(2), which may wait for a file server. */
+  closeFile(fd: number, done: ErrnoDone): void;
+
   /** Calls `end` soon after it has returned: for what is refused before the kernel hears of it. */
   soon(end: () => void): void;
 

@@ -4,7 +4,8 @@
  * the store is open to others at the same time.
  */
 import { constants } from "node:os";
-import { isRangeLocked, SystemError, shareRange } from "../platform/libc.js";
+import { SystemError } from "../platform/libc.js";
+import type { FileLocks } from "./calls/locks.js";
 
 const { errno } = constants;
 
@@ -18,14 +19,14 @@ const LOCKED: number[] = [errno.EAGAIN, errno.EACCES];
 const WITHOUT_LOCKS: number[] = [errno.ENOLCK, errno.ENOSYS, errno.EOPNOTSUPP, errno.EINVAL];
 
 /** Whether I/O for a user, a number below 2^47, may be under way on another open file. */
-export async function isFenced(fd: number, user: number): Promise<boolean> {
-  return whereLocksAreKept(() => isRangeLocked(fd, FIRST_BYTE + user, 1), false);
+export async function isFenced(locks: FileLocks, user: number): Promise<boolean> {
+  return whereLocksAreKept(() => locks.isRangeLocked(FIRST_BYTE + user, 1), false);
 }
 
 /** Sets the mark of a user. False where the file system keeps no locks. */
-export async function fence(fd: number, user: number): Promise<boolean> {
+export async function fence(locks: FileLocks, user: number): Promise<boolean> {
   return whereLocksAreKept(async () => {
-    await shareRange(fd, FIRST_BYTE + user, 1);
+    await locks.shareRange(FIRST_BYTE + user, 1);
     return true;
   }, false);
 }
@@ -34,9 +35,9 @@ export async function fence(fd: number, user: number): Promise<boolean> {
  * As {@link fence}, for the open file that does the I/O, where another one has the locks. False, too, where the file system
  * takes a flock for a lock of all bytes (NFS, SMB), so that the two open files would exclude each other.
  */
-export async function fenceBeside(fd: number, user: number): Promise<boolean> {
+export async function fenceBeside(locks: FileLocks, user: number): Promise<boolean> {
   try {
-    return await fence(fd, user);
+    return await fence(locks, user);
   } catch (error) {
     if (error instanceof SystemError && LOCKED.includes(error.errno)) return false;
     throw error;

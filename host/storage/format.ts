@@ -1,8 +1,5 @@
 /** What a file is by its first bytes: for a warning only, since a guest may write them to its raw disk, too. */
-import { read } from "node:fs";
-import { promisify } from "node:util";
-
-const readFile = promisify(read);
+import type { Place } from "./calls/place.js";
 
 const MAGICS: readonly (readonly [string, string])[] = [
   ["QFI\xfb", "qcow2"],
@@ -13,8 +10,9 @@ const MAGICS: readonly (readonly [string, string])[] = [
 ];
 
 /** The format of the image that a descriptor has open; null for a raw one. */
-export async function formatOf(fd: number): Promise<string | null> {
-  const { buffer, bytesRead } = await readFile(fd, Buffer.alloc(8), 0, 8, 0);
-  const first = buffer.toString("latin1", 0, bytesRead);
+export async function formatOf(fd: number, place: Place): Promise<string | null> {
+  const bytes = new Uint8Array(8);
+  const length = await place.read(fd, bytes, 0);
+  const first = Buffer.from(bytes.buffer).toString("latin1", 0, length);
   return MAGICS.find(([magic]) => first.startsWith(magic))?.[1] ?? null;
 }

@@ -1,7 +1,6 @@
 /** What a raw store can do and how large it is: asked of the kernel by descriptor. */
-import { fstat, readFileSync } from "node:fs";
+import { readFileSync } from "node:fs";
 import { constants, release } from "node:os";
-import { promisify } from "node:util";
 import {
   BLKGETSIZE64,
   BLKPBSZGET,
@@ -10,12 +9,10 @@ import {
   BLKSSZGET,
   FALLOC_FL_KEEP_SIZE,
   FALLOC_FL_PUNCH_HOLE,
-  fallocateAsync,
   ioctl,
   SystemError,
 } from "../platform/libc.js";
-
-const statFile = promisify(fstat);
+import type { Place } from "./calls/place.js";
 
 export type StoreKind = "image" | "block";
 
@@ -36,10 +33,10 @@ export function wholeSectors(bytes: number, sectorSize: number): number {
   return bytes - (bytes % sectorSize);
 }
 
-/** All bytes of a store, whole sectors or not. Does not block, even if the image's server hangs. */
-export async function storeBytes(fd: number, kind: StoreKind): Promise<number> {
+/** All bytes of a store, whole sectors or not. The kernel knows a device's, and asks nobody. */
+export async function storeBytes(fd: number, kind: StoreKind, place: Place): Promise<number> {
   return kind === "image"
-    ? roundDown((await statFile(fd, { bigint: true })).size)
+    ? roundDown((await place.fstat(fd)).size)
     : askUint64(fd, BLKGETSIZE64, "BLKGETSIZE64");
 }
 
@@ -50,14 +47,14 @@ export function roundDown(bytes: bigint): number {
 }
 
 /** A regular file's. */
-export async function imageGeometry(fd: number, readOnly: boolean): Promise<Geometry> {
-  const { size, blksize } = await statFile(fd);
+export async function imageGeometry(fd: number, readOnly: boolean, place: Place): Promise<Geometry> {
+  const { size, blksize } = await place.fstat(fd);
   // Network file systems report their transfer size (1 MiB), which would lead a guest's mkfs astray.
   const unit = isPowerOfTwo(blksize) ? Math.min(Math.max(blksize, SECTOR), 4096) : 4096;
   return {
     sectorSize: SECTOR,
     physicalSectorSize: unit,
-    canDiscard: !readOnly && (await canPunchHoles(fd, size)),
+    canDiscard: !readOnly && (await canPunchHoles(fd, Number(size), place)),
     canSecureDiscard: false,
     discardGranularity: unit,
     discardAlignment: 0,
@@ -100,13 +97,9 @@ export function minor(device: bigint): number {
 }
 
 /** Punches a hole where there is nothing, behind the end of the file, and so finds out whether punching works. */
-function canPunchHoles(fd: number, size: number): Promise<boolean> {
+async function canPunchHoles(fd: number, size: number, place: Place): Promise<boolean> {
   const end = Math.ceil(size / 4096) * 4096;
-  return new Promise((resolve) => {
-    fallocateAsync(fd, FALLOC_FL_PUNCH_HOLE | FALLOC_FL_KEEP_SIZE, end, 4096, (errno) =>
-      resolve(errno === 0),
-    );
-  });
+  return (await place.fallocate(fd, FALLOC_FL_PUNCH_HOLE | FALLOC_FL_KEEP_SIZE, end, 4096)) === 0;
 }
 
 /**

@@ -1,5 +1,5 @@
 /** The engine that works everywhere: node:fs and koffi calls on libuv's thread pool. */
-import { fdatasync, readv, writev } from "node:fs";
+import { close, fdatasync, open, readv, writev } from "node:fs";
 import { blockDiscardAsync, fallocateAsync } from "../platform/libc.js";
 import { views } from "./device.js";
 import type { IoEngine } from "./engine.js";
@@ -21,6 +21,14 @@ export const libuvEngine: IoEngine = {
 
   fdatasync(fd, done) {
     fdatasync(fd, (error) => done(errnoOf(error)));
+  },
+
+  openFile(path, flags, done) {
+    open(path, flags, (error, fd) => done(errnoOf(error), fd));
+  },
+
+  closeFile(fd, done) {
+    close(fd, (error) => done(errnoOf(error)));
   },
 
   fallocate: fallocateAsync,

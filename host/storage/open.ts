@@ -1,8 +1,10 @@
 /** Opening a raw image or block device for one user alone. */
-import { type BigIntStats, close, constants as flags, fstat, open, stat } from "node:fs";
+import { constants as flags } from "node:fs";
 import { constants } from "node:os";
-import { promisify } from "node:util";
-import { SystemError, tryLockAsync } from "../platform/libc.js";
+import { SystemError } from "../platform/libc.js";
+import { type FileStats, isType } from "./calls/file-stats.js";
+import { FileLocks } from "./calls/locks.js";
+import { eventLoopEngine, Place } from "./calls/place.js";
 import type { Claims } from "./claims.js";
 import type { BlockDevice } from "./device.js";
 import { type Cache, makeDirect } from "./direct.js";
@@ -20,17 +22,12 @@ import {
   type StoreKind,
   storeBytes,
 } from "./geometry.js";
-import { libuvEngine } from "./libuv.js";
 import { isLockedByQemu, lockAsQemu } from "./qemu-locks.js";
 import { RawDevice, type Store } from "./raw.js";
 import { describeProcess, deviceOn, lockHolder, loopDeviceOf, mountPointOf, openerOf } from "./usage.js";
 
 const { EACCES, EBUSY, EINVAL, EIO, EISDIR, ELOOP, EMFILE, ENFILE, ENOENT, ENOTDIR, EPERM, EROFS } =
   constants.errno;
-const openFile = promisify(open);
-const statPath = promisify(stat);
-const statFile = promisify(fstat);
-const closeFile = promisify(close);
 
 /** Why a store was not opened. `errno` is positive; 16 (EBUSY) when somebody uses it. */
 export class DeviceError extends Error {
@@ -75,13 +72,13 @@ export interface OpenOptions {
 }
 
 export interface DeviceOptions extends OpenOptions {
-  /** Stays the caller's. Default: libuv's thread pool. */
+  /** Stays the caller's. Default: the one of this thread's event loop. */
   readonly engine?: IoEngine;
 }
 
 /** Opens a raw image or block device as {@link openStore} does, and serves it. Rejects with a {@link DeviceError}. */
 export async function openDevice(path: string, options: DeviceOptions): Promise<BlockDevice> {
-  return new RawDevice(await openStore(path, options), options.engine ?? libuvEngine);
+  return new RawDevice(await openStore(path, options), options.engine ?? eventLoopEngine());
 }
 
 /**
@@ -97,39 +94,42 @@ export async function openDevice(path: string, options: DeviceOptions): Promise<
  */
 export async function openStore(path: string, options: OpenOptions): Promise<Store> {
   const { readOnly, shared = false, claims, warn = console.warn } = options;
+  const place = Place.of(path);
   let claimed = -1;
   let fd = -1;
   try {
-    claimed = claims?.get(path) ?? (await openFirst(path, options));
-    const stats = await statFile(claimed, { bigint: true });
+    claimed = claims?.get(path) ?? (await openFirst(place, options));
+    const stats = await place.fstat(claimed);
     const kind = kindOf(path, stats);
-    if (!shared) await claim(claimed, path, kind, stats, options);
-    fd = await openForTransfers(claimed, path, options);
-    const bytes = await usableBytes(fd, path, kind, options);
+    if (!shared) await claim(new FileLocks(claimed, place), path, kind, stats, options);
+    fd = await openForTransfers(claimed, place, options);
+    const bytes = await usableBytes(fd, place, kind, options);
     if (kind === "block" && !readOnly && isWriteProtected(fd)) throw await refusal(path, EROFS);
     const geometry =
-      kind === "image" ? await imageGeometry(fd, readOnly) : blockGeometry(fd, readOnly, stats.rdev);
+      kind === "image" ? await imageGeometry(fd, readOnly, place) : blockGeometry(fd, readOnly, stats.rdev);
     checkSectors(path, geometry);
     if (bytes % SECTOR !== 0) warnOfTail(path, bytes, warn);
-    await warnOfFormat(fd, path, warn);
-    await applyCache(fd, path, kind, geometry, bytes, options);
+    await warnOfFormat(fd, place, warn);
+    await applyCache(fd, place, kind, geometry, bytes, options);
     if (fd !== claimed) claims?.add(path, claimed);
     const flushErrno = new SharedArrayBuffer(4);
     return { ...geometry, fd, name: path, kind, readOnly, bytes, flushErrno };
   } catch (error) {
-    if (fd >= 0 && fd !== claimed) await closeFile(fd);
-    if (claimed >= 0 && claimed !== claims?.get(path)) await closeFile(claimed);
+    if (fd >= 0 && fd !== claimed) await place.close(fd);
+    if (claimed >= 0 && claimed !== claims?.get(path)) await place.close(claimed);
     throw error instanceof DeviceError ? error : await refusal(path, errnoOf(error));
   }
 }
 
 /** The open file that is to have the locks. */
-async function openFirst(path: string, { readOnly, shared = false }: OpenOptions): Promise<number> {
+async function openFirst(place: Place, { readOnly, shared = false }: OpenOptions): Promise<number> {
+  const { path } = place;
   // Looked at before it is opened: opening a FIFO waits, and opening a tape rewinds it.
-  const seen = kindOf(path, await statPath(path, { bigint: true }));
-  if (seen === "image") await refusePseudoFile(path);
+  const stats = await place.stat();
+  const seen = kindOf(path, stats);
+  if (seen === "image") refusePseudoFile(path, stats);
   const exclusive = seen === "block" && !shared;
-  return openFile(path, accessFor(readOnly) | (exclusive ? flags.O_EXCL : 0));
+  return place.open(accessFor(readOnly) | (exclusive ? flags.O_EXCL : 0));
 }
 
 function accessFor(readOnly: boolean): number {
@@ -141,58 +141,60 @@ function accessFor(readOnly: boolean): number {
  * is another one than the one with the locks where that outlives the process, because the next process waits until the
  * last I/O has ended, which only the locks of an open file that nobody keeps can tell.
  */
-async function openForTransfers(claimed: number, path: string, options: OpenOptions): Promise<number> {
+async function openForTransfers(claimed: number, place: Place, options: OpenOptions): Promise<number> {
+  const { path } = place;
   const { user, claims, readOnly, shared = false, deviceModel = false } = options;
   if (user === undefined) return claimed;
-  if (await isFenced(claimed, user)) throw inUse(path, await openerOf(path, false));
+  if (await isFenced(new FileLocks(claimed, place), user)) throw inUse(path, await openerOf(path, false));
   if (claims) {
-    const fd = await openFile(`/proc/self/fd/${claimed}`, accessFor(readOnly));
+    const fd = await place.open(accessFor(readOnly), { path: `/proc/self/fd/${claimed}` });
+    const locks = new FileLocks(fd, place);
     try {
-      if (await fenceBeside(fd, user)) {
+      if (await fenceBeside(locks, user)) {
         // Others are kept out until the last I/O has ended, whoever has the other open file by then.
-        if (!shared) await lockAsQemu(fd, readOnly, deviceModel);
+        if (!shared) await lockAsQemu(locks, readOnly, deviceModel);
         return fd;
       }
     } catch (error) {
-      await closeFile(fd);
+      await place.close(fd);
       throw error;
     }
-    await closeFile(fd);
+    await place.close(fd);
     if (claims.get(path) === claimed) throw inUse(path, 0);
   }
-  await fence(claimed, user);
+  await fence(new FileLocks(claimed, place), user);
   return claimed;
 }
 
 /** Direct I/O where that is wanted and works. */
 async function applyCache(
   fd: number,
-  path: string,
+  place: Place,
   kind: StoreKind,
   { sectorSize }: Geometry,
   bytes: number,
   { cache = "writeback", warn = console.warn }: OpenOptions,
 ): Promise<void> {
   if (cache === "writeback" || (cache === "auto" && kind === "image")) return;
-  const objection = await makeDirect(fd, sectorSize, bytes);
+  const objection = await makeDirect(fd, place, sectorSize, bytes);
   if (objection === null || cache === "auto") return;
   warn(
-    `${path}: no direct I/O in sectors of ${sectorSize} bytes (${objection}); it goes through the page cache`,
+    `${place.path}: no direct I/O in sectors of ${sectorSize} bytes (${objection}); it goes through the page cache`,
   );
 }
 
-function kindOf(path: string, stats: BigIntStats): StoreKind {
-  if (stats.isFile()) return "image";
-  if (stats.isBlockDevice()) return "block";
-  if (stats.isDirectory()) {
+function kindOf(path: string, stats: FileStats): StoreKind {
+  if (isType(stats, "file")) return "image";
+  if (isType(stats, "block")) return "block";
+  if (isType(stats, "directory")) {
     throw new DeviceError(EISDIR, path, "is a directory; name an image file or a block device");
   }
-  const kind = stats.isSocket() ? "a socket" : stats.isFIFO() ? "a FIFO" : "a character device";
+  const kind = isType(stats, "socket") ? "a socket" : isType(stats, "fifo") ? "a FIFO" : "a character device";
   throw new DeviceError(EINVAL, path, `is ${kind}; name an image file or a block device`);
 }
 
-async function refusePseudoFile(path: string): Promise<void> {
-  const name = await pseudoFileSystemOf(path);
+function refusePseudoFile(path: string, { dev }: FileStats): void {
+  const name = pseudoFileSystemOf(dev);
   if (name === null) return;
   const why = `is a file of the kernel's ${name}, not a disk; name an image file or a block device`;
   throw new DeviceError(EINVAL, path, why);
@@ -200,22 +202,22 @@ async function refusePseudoFile(path: string): Promise<void> {
 
 /** Takes the locks and looks for users who do not take ours. Throws a DeviceError with EBUSY. */
 async function claim(
-  fd: number,
+  locks: FileLocks,
   path: string,
   kind: StoreKind,
-  stats: BigIntStats,
+  stats: FileStats,
   { readOnly, deviceModel = false, again = false }: OpenOptions,
 ): Promise<void> {
   if (kind === "image") {
-    if (!(await tryLockAsync(fd, !readOnly))) {
+    if (!(await locks.tryLock(!readOnly))) {
       throw inUse(path, lockHolder(stats) || (await openerOf(path, false)));
     }
     const loop = await loopDeviceOf(stats, !readOnly);
     if (loop) throw new DeviceError(EBUSY, path, `in use by ${loop}; detach it with \`losetup -d ${loop}\``);
   }
-  await lockAsQemu(fd, readOnly, deviceModel);
+  await lockAsQemu(locks, readOnly, deviceModel);
   if (deviceModel && again) return;
-  if (await isLockedByQemu(fd, readOnly)) throw inUse(path, await openerOf(path, false));
+  if (await isLockedByQemu(locks, readOnly)) throw inUse(path, await openerOf(path, false));
 }
 
 function inUse(path: string, holder: number): DeviceError {
@@ -225,7 +227,9 @@ function inUse(path: string, holder: number): DeviceError {
 
 /** A block device whose O_EXCL somebody else has. */
 async function claimedElsewhere(path: string): Promise<DeviceError> {
-  const stats = await statPath(path, { bigint: true }).catch(() => null);
+  const stats = await Place.of(path)
+    .stat()
+    .catch(() => null);
   if (!stats) return inUse(path, 0);
   const mountPoint = mountPointOf(stats);
   if (mountPoint) {
@@ -238,11 +242,12 @@ async function claimedElsewhere(path: string): Promise<DeviceError> {
 
 async function usableBytes(
   fd: number,
-  path: string,
+  place: Place,
   kind: StoreKind,
   { cdrom = false, format }: OpenOptions,
 ): Promise<number> {
-  const bytes = await storeBytes(fd, kind);
+  const { path } = place;
+  const bytes = await storeBytes(fd, kind, place);
   if (bytes >= SECTOR || (cdrom && bytes === 0)) return bytes;
   if (format !== undefined && kind === "image") {
     const what = bytes === 0 ? "an empty file" : `a file of ${bytes} bytes`;
@@ -255,8 +260,9 @@ async function usableBytes(
 }
 
 /** The guest would see the image's tables instead of its disk, and could overwrite them. */
-async function warnOfFormat(fd: number, path: string, warn: (line: string) => void): Promise<void> {
-  const format = await formatOf(fd);
+async function warnOfFormat(fd: number, place: Place, warn: (line: string) => void): Promise<void> {
+  const { path } = place;
+  const format = await formatOf(fd, place);
   if (format === null) return;
   if (format === "luks")
     return warn(`${path}: holds LUKS and is served as it is: the guest has to decrypt it`);

@@ -3,7 +3,7 @@
  * "I use permission n", 200 + n "I do not let others have permission n", where 0 is a consistent read, 1 write, 2 write
  * unchanged data, 3 resize.
  */
-import { isRangeLocked, shareRange } from "../platform/libc.js";
+import type { FileLocks } from "./calls/locks.js";
 import { whereLocksAreKept } from "./fence.js";
 
 const USES = 100;
@@ -18,17 +18,17 @@ const RESIZE = 3;
  * we serve, nor for reading what we write. The device model of an HVM guest has the guest's disk open beside us, for
  * the emulated disk: with `deviceModel`, a writer says only that it reads.
  */
-export async function lockAsQemu(fd: number, readOnly: boolean, deviceModel: boolean): Promise<void> {
+export async function lockAsQemu(locks: FileLocks, readOnly: boolean, deviceModel: boolean): Promise<void> {
   const bytes = [USES + READ];
   if (!readOnly && !deviceModel) bytes.push(USES + WRITE);
   if (readOnly || !deviceModel) bytes.push(SHARES_NOT + WRITE, SHARES_NOT + RESIZE);
-  for (const byte of bytes) await whereLocksAreKept(() => shareRange(fd, byte, 1), undefined);
+  for (const byte of bytes) await whereLocksAreKept(() => locks.shareRange(byte, 1), undefined);
 }
 
 /**
  * True when a QEMU program uses the file in a way that excludes this use. Programs that merely read share with readers.
  */
-export async function isLockedByQemu(fd: number, readOnly: boolean): Promise<boolean> {
+export async function isLockedByQemu(locks: FileLocks, readOnly: boolean): Promise<boolean> {
   const excluding: [start: number, length: number][] = [
     [USES + WRITE, 1],
     [USES + RESIZE, 1],
@@ -36,7 +36,7 @@ export async function isLockedByQemu(fd: number, readOnly: boolean): Promise<boo
   ];
   if (!readOnly) excluding.push([USES + WRITE_UNCHANGED, 1], [SHARES_NOT + WRITE, 3]);
   for (const [start, length] of excluding) {
-    if (await whereLocksAreKept(() => isRangeLocked(fd, start, length), false)) return true;
+    if (await whereLocksAreKept(() => locks.isRangeLocked(start, length), false)) return true;
   }
   return false;
 }

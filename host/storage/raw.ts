@@ -1,8 +1,8 @@
 /** A raw image file or block device as a disk. */
-import { close } from "node:fs";
 import { constants } from "node:os";
 import { FALLOC_FL_KEEP_SIZE, FALLOC_FL_PUNCH_HOLE, SystemError } from "../platform/libc.js";
-import { type BlockDevice, type Done, type IoVector, Result } from "./device.js";
+import { Place } from "./calls/place.js";
+import { type BlockDevice, type Done, type IoVector, type Outage, Result } from "./device.js";
 import type { ErrnoDone, IoEngine, TransferDone } from "./engine.js";
 import { type Geometry, type StoreKind, storeBytes, wholeSectors } from "./geometry.js";
 import { lossBy, type Outcome, outOfReach } from "./refusal.js";
@@ -82,6 +82,11 @@ export class RawDevice implements BlockDevice {
 
   get size(): number {
     return this.#size;
+  }
+
+  /** What was asked of the store here besides I/O. */
+  get outage(): Outage | null {
+    return Place.outageAt(this.name);
   }
 
   /** Of the fdatasync that failed, here or in another thread; 0 when none did. */
@@ -182,7 +187,7 @@ export class RawDevice implements BlockDevice {
     this.#underWay++;
     try {
       const { fd, kind, sectorSize } = this.store;
-      this.#size = wholeSectors(await storeBytes(fd, kind), sectorSize);
+      this.#size = wholeSectors(await storeBytes(fd, kind, Place.of(this.name)), sectorSize);
     } catch {
       // A device that went away has no size to tell; reads and writes report that better than this could.
     } finally {
@@ -198,7 +203,9 @@ export class RawDevice implements BlockDevice {
 
   async #close(): Promise<void> {
     if (this.#underWay > 0) await new Promise<void>((resolve) => (this.#drained = resolve));
-    await new Promise<void>((resolve) => close(this.#ownFd, () => resolve()));
+    const { fd, name } = this.store;
+    if (this.#ownFd === fd) await Place.of(name).close(fd);
+    else await new Promise<void>((resolve) => this.#engine.closeFile(this.#ownFd, () => resolve()));
   }
 
   #outOfReach(verb: string, position: number, length: number): Outcome | null {

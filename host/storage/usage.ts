@@ -1,7 +1,12 @@
 /** Who else uses a file or block device: for refusing to share it, and for saying with whom. */
 import { readdirSync, readFileSync, readlinkSync } from "node:fs";
-import { realpath, stat } from "node:fs/promises";
+import { setTimeout as sleep } from "node:timers/promises";
+import type { FileStats } from "./calls/file-stats.js";
+import { Place } from "./calls/place.js";
 import { major, minor } from "./geometry.js";
+
+/** How long the files of others are waited for. */
+const ANSWER_MS = 250;
 
 /** What fstat tells of an open file: device, inode, and the number of a device node. */
 export interface FileIdentity {
@@ -17,11 +22,24 @@ export async function loopDeviceOf({ dev, ino }: FileIdentity, readersToo: boole
       ? contents(`/sys/block/${name}/loop/backing_file`).trim()
       : "";
     if (backingFile === "") continue;
-    const backing = await stat(backingFile, { bigint: true }).catch(() => null);
+    const backing = await statSoon(backingFile);
     if (backing?.dev !== dev || backing.ino !== ino) continue;
     if (readersToo || contents(`/sys/block/${name}/ro`).trim() === "0") return `/dev/${name}`;
   }
   return null;
+}
+
+/**
+ * Null where it does not answer: it is on other storage then than a file that has just done so, and whoever opens that does not
+ * wait for it.
+ */
+async function statSoon(path: string): Promise<FileStats | null> {
+  if (Place.outageAt(path) !== null) return null;
+  const late = sleep(ANSWER_MS, null, { ref: false });
+  const stats = Place.of(path)
+    .stat()
+    .catch(() => null);
+  return Promise.race([stats, late]);
 }
 
 /** Where a block device is mounted, or null. */
@@ -54,7 +72,9 @@ export function lockHolder({ dev, ino }: FileIdentity): number {
 
 /** A process that has a path open, other than this one unless `selfToo`; 0 when none can be seen. */
 export async function openerOf(path: string, selfToo: boolean): Promise<number> {
-  const target = await realpath(path).catch(() => "");
+  const target = await Place.of(path)
+    .call("realpath", path)
+    .catch(() => "");
   for (const pid of entries("/proc").map(Number)) {
     if (!(pid > 0) || (pid === process.pid && !selfToo)) continue;
     const directory = `/proc/${pid}/fd`;

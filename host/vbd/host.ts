@@ -1,7 +1,7 @@
 /** What a vbd needs of the daemon. */
 import type { Xenstore } from "../platform/ports.js";
 import type { RingHost } from "../reactor/ring-host.js";
-import type { BlockDevice } from "../storage/device.js";
+import type { BlockDevice, Outage } from "../storage/device.js";
 import type { OpenOptions } from "../storage/open.js";
 import type { Features } from "./backend-keys.js";
 import type { AssumedProtocol } from "./frontend.js";
@@ -32,6 +32,8 @@ export interface VbdHost {
   readonly held?: (vbd: VbdId) => BlockDevice | null;
   /** Whether the path still leads to that disk; null where none is held. */
   readonly image?: (vbd: VbdId) => ImageStatus | null;
+  /** What opening or closing a vbd's disk waits for; null where nothing takes long. */
+  readonly outage?: (vbd: VbdId) => Outage | null;
   /** The layout of a frontend that does not say; where it is left out, x86_32-abi, as on every x86 Xen. */
   readonly assumedProtocol?: AssumedProtocol;
   /** Where rings outlive this process. */

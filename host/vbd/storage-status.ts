@@ -1,5 +1,5 @@
 /** Whether the storage behind a vbd answers. */
-import type { BlockDevice } from "../storage/device.js";
+import type { BlockDevice, Outage } from "../storage/device.js";
 import type { AgedRing } from "./request-ages.js";
 
 export interface StorageStatus {
@@ -16,12 +16,17 @@ export const STUCK_SECONDS = 5;
 
 const noted = (state: "none" | "opening" | "ok"): StorageStatus => ({ state, since: null, reason: null });
 
-/** `device` is the one that is open, `opening` what is being opened, `oldestSeconds` the age of the oldest request. */
+/**
+ * `device` is the one that is open, `opening` what is being opened, `oldestSeconds` the age of the oldest request, `outage`
+ * what opening or closing waits for.
+ */
 export function storageStatus(
   device: BlockDevice | null,
   opening: string | null,
   oldestSeconds: number | null,
+  outage: Outage | null = null,
 ): StorageStatus {
+  if (outage) return { state: "waiting", ...outage };
   if (device === null) return noted(opening === null ? "none" : "opening");
   if (device.outage) return { state: "waiting", ...device.outage };
   if (oldestSeconds === null || oldestSeconds < STUCK_SECONDS) return noted("ok");

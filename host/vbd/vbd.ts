@@ -139,7 +139,12 @@ export class Vbd {
         opening: this.#connector.opening,
       }),
       lastError: this.#log.lastError,
-      storage: storageStatus(device, this.#connector.opening, oldestSeconds),
+      storage: storageStatus(
+        device,
+        this.#connector.opening,
+        oldestSeconds,
+        this.#host.outage?.(this.id) ?? null,
+      ),
       imageState: device === null ? null : "ok",
       imageKept: false,
       ...(device && this.#host.image?.(this.id)),

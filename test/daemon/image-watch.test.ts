@@ -1,8 +1,19 @@
 /** An image that is deleted or replaced while it is open: the operator hears of it before the next daemon refuses it. */
 import assert from "node:assert/strict";
-import { linkSync, renameSync, rmSync, symlinkSync, writeFileSync } from "node:fs";
+import {
+  closeSync,
+  constants,
+  linkSync,
+  openSync,
+  renameSync,
+  rmSync,
+  symlinkSync,
+  writeFileSync,
+} from "node:fs";
 import { test } from "node:test";
 import { ImageWatch } from "../../host/daemon/image-watch.js";
+import { makeFifo } from "../../host/platform/libc.js";
+import { Place } from "../../host/storage/calls/place.js";
 import { usesOf } from "../../host/storage/disk.js";
 import { LIMIT, pause, World } from "../cli/world.js";
 import { directory } from "../storage/helpers.js";
@@ -41,7 +52,7 @@ test("show, list and the log tell that the image was replaced, deleted, put back
   assert.match(lines[2], /level=info .*current\.img: the path leads to the guest's disk again/);
 });
 
-test("one look at a time; a disk that is opened anew begins as ok; what cannot be told changes nothing", async (t) => {
+test("a disk that is opened anew begins as ok; what cannot be told changes nothing", async (t) => {
   const path = `${directory(t)}/disk.img`;
   writeFileSync(path, "");
   const vbd = { domid: 1, devid: 51712 };
@@ -55,20 +66,13 @@ test("one look at a time; a disk that is opened anew begins as ok; what cannot b
   });
   let images = [await open()];
   const lines: string[] = [];
-  let asked = 0;
   const watch = new ImageWatch(
-    () => {
-      asked++;
-      return images;
-    },
+    () => images,
     (line) => lines.push(line),
   );
   t.after(() => watch.close());
   rmSync(path);
-  const looks = [watch.look(), watch.look()];
-  assert.equal(asked, 1, "the second look has not begun");
-  await Promise.all(looks);
-  await watch.look();
+  await Promise.all([watch.look(), watch.look()]);
   assert.equal(watch.stateOf(images[0]), "deleted");
   assert.equal(lines.length, 1);
   // ELOOP: not deleted, not another one.
@@ -80,5 +84,40 @@ test("one look at a time; a disk that is opened anew begins as ok; what cannot b
   images = [await open()];
   assert.equal(watch.stateOf(images[0]), "ok");
   await watch.look();
+  assert.equal(lines.length, 1);
+});
+
+test("a path that hangs keeps no other disk's look waiting, and is not looked at twice", async (t) => {
+  const base = directory(t);
+  const [hung, path] = [`${base}/fifo`, `${base}/disk.img`];
+  makeFifo(hung);
+  writeFileSync(path, "");
+  const image = async (domid: number, path: string) => ({
+    vbd: { domid, devid: 51712 },
+    path,
+    readOnly: false,
+    bases: [],
+    kept: false,
+    identities: (await usesOf(path, false)).map(({ identity }) => identity),
+  });
+  const images = [await image(1, hung), await image(2, path)];
+  const lines: string[] = [];
+  const watch = new ImageWatch(
+    () => images,
+    (line) => lines.push(line),
+  );
+  t.after(() => watch.close());
+  // As a look at a server that does not answer.
+  const opening = Place.of(hung).open(constants.O_RDONLY);
+  let ended = false;
+  const first = watch.look().then(() => {
+    ended = true;
+  });
+  rmSync(path);
+  for (; watch.stateOf(images[1]) !== "deleted"; await pause(5)) await watch.look();
+  assert.equal(ended, false);
+  closeSync(openSync(hung, constants.O_RDWR | constants.O_NONBLOCK));
+  closeSync(await opening);
+  await first;
   assert.equal(lines.length, 1);
 });

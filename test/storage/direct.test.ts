@@ -2,6 +2,7 @@
 import assert from "node:assert/strict";
 import { closeSync, constants, openSync, readFileSync } from "node:fs";
 import { test } from "node:test";
+import { Place } from "../../host/storage/calls/place.js";
 import { Result } from "../../host/storage/device.js";
 import { makeDirect } from "../../host/storage/direct.js";
 import { openDevice, openStore } from "../../host/storage/open.js";
@@ -25,7 +26,7 @@ test("none is direct or says why not; auto and writeback of an image are not", L
 
 test("where a sector cannot be read directly, nothing is changed and the reason is told", LIMIT, async () => {
   const fd = openSync("/proc/self/status", "r");
-  assert.equal(await makeDirect(fd, 512, 4096), "EINVAL");
+  assert.equal(await makeDirect(fd, Place.of("/proc/self/status"), 512, 4096), "EINVAL");
   assert.equal(isDirect(fd), false);
   closeSync(fd);
 });

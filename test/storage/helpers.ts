@@ -164,6 +164,12 @@ export class PumpedUring implements IoEngine {
   blockDiscard(fd: number, secure: boolean, position: number, length: number, done: ErrnoDone): void {
     this.engine.blockDiscard(fd, secure, position, length, this.#counted(done));
   }
+  openFile(path: string, flags: number, done: TransferDone): void {
+    this.engine.openFile(path, flags, this.#counted(done));
+  }
+  closeFile(fd: number, done: ErrnoDone): void {
+    this.engine.closeFile(fd, this.#counted(done));
+  }
   soon(end: () => void): void {
     this.engine.soon(end);
   }
@@ -229,6 +235,8 @@ export class FaultyEngine implements IoEngine {
   }
 
   blockDiscard = libuvEngine.blockDiscard;
+  openFile = libuvEngine.openFile;
+  closeFile = libuvEngine.closeFile;
   soon = libuvEngine.soon;
   close(): void {}
 

@@ -4,18 +4,16 @@
  * images and raw files by path, each holding its own data. The helper is told of every file, and looks for none itself.
  */
 import { execFile } from "node:child_process";
-import { close } from "node:fs";
-import { realpath } from "node:fs/promises";
 import { constants } from "node:os";
 import { dirname, resolve } from "node:path";
 import { promisify } from "node:util";
+import { Place } from "../calls/place.js";
 import { DeviceError, openStore } from "../open.js";
 import { IMAGE_FORMATS } from "../source.js";
 import { findProgram, type Layer } from "./command.js";
 import { confined } from "./confined.js";
 
 const { EINVAL, EIO, ENOENT } = constants.errno;
-const closeFile = promisify(close);
 const run = promisify(execFile);
 /** An image on slow storage, with thousands of snapshots in its header, is still read. */
 const INFO_MS = 20_000;
@@ -58,9 +56,9 @@ export interface Chain {
  */
 export async function openChain(path: string, driver: string, shared: boolean): Promise<Chain> {
   const layers: Layer[] = [{ driver, path, block: false }];
-  const open: number[] = [];
+  const open: { fd: number; path: string }[] = [];
   const close = async (): Promise<void> => {
-    for (const fd of open.splice(0)) await closeFile(fd);
+    for (const { fd, path } of open.splice(0)) await Place.of(path).close(fd);
   };
   try {
     for (let layer: Layer | undefined = layers[0]; layer; layer = layers.at(open.length)) {
@@ -68,7 +66,7 @@ export async function openChain(path: string, driver: string, shared: boolean): 
       if (base === null) break;
       await checkNext(layers, base.path);
       const { fd, kind } = await openStore(base.path, { readOnly: true, shared, warn: () => {} });
-      open.push(fd);
+      open.push({ fd, path: base.path });
       const driver = base.format ?? (await guessedRaw(layer.path, base.path));
       layers.push({ driver, path: base.path, block: kind === "block" });
     }
@@ -83,7 +81,10 @@ export async function openChain(path: string, driver: string, shared: boolean): 
 /** Chains end, and fit on a command line. */
 async function checkNext(layers: readonly Layer[], next: string): Promise<void> {
   const [{ path }] = layers;
-  const place = (path: string): Promise<string> => realpath(path).catch(() => path);
+  const place = (path: string): Promise<string> =>
+    Place.of(path)
+      .call("realpath", path)
+      .catch(() => path);
   const known = await Promise.all(layers.map(({ path }) => place(path)));
   if (known.includes(await place(next))) {
     throw new DeviceError(

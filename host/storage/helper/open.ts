@@ -3,9 +3,8 @@
  * new one takes its place, and the requests are sent again; when the daemon is killed, it writes back what it keeps and
  * ends. QEMU's lock of an image lasts until then, and the next one waits for it: that is the fence.
  */
-import { close } from "node:fs";
 import { constants } from "node:os";
-import { promisify } from "node:util";
+import { Place } from "../calls/place.js";
 import type { Cache } from "../direct.js";
 import type { NbdDevice } from "../nbd/device.js";
 import type { Line } from "../nbd/negotiate.js";
@@ -18,7 +17,6 @@ import { unconfined } from "./confined.js";
 import { Helper } from "./process.js";
 import { SameFiles } from "./same-files.js";
 
-const closeFile = promisify(close);
 /** The program's life is the connection's, and its storage may be slow. */
 const NEVER = Number.POSITIVE_INFINITY;
 
@@ -102,6 +100,6 @@ type ImageSource = Extract<HelpedSource, { kind: "image" }>;
 async function openImage({ path, format }: ImageSource, readOnly: boolean, shared: boolean): Promise<Chain> {
   const driver = IMAGE_FORMATS[format];
   const { fd } = await openStore(path, { readOnly, shared, format: driver, warn: () => {} });
-  await closeFile(fd);
+  await Place.of(path).close(fd);
   return openChain(path, driver, shared);
 }

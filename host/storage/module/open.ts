@@ -1,6 +1,7 @@
 /** Opening device:MODULE[?NAME=VALUE&…]: a disk that a module of another package supplies. */
-import { stat } from "node:fs/promises";
 import { constants } from "node:os";
+import { isType } from "../calls/file-stats.js";
+import { Place } from "../calls/place.js";
 import { isPowerOfTwo, SECTOR } from "../geometry.js";
 import { DeviceError, type OpenOptions } from "../open.js";
 import { ModuleDevice } from "./device.js";
@@ -66,8 +67,11 @@ export async function openModule(
 
 /** It runs with the daemon's rights: nobody else may have written it. */
 async function checkOwner(name: string, path: string): Promise<void> {
-  const stats = await stat(path).catch(() => null);
-  if (!stats?.isFile()) throw new DeviceError(ENOENT, name, `module not found: ${path}`);
+  const stats = await Place.of(path)
+    .stat()
+    .catch(() => null);
+  if (stats === null || !isType(stats, "file"))
+    throw new DeviceError(ENOENT, name, `module not found: ${path}`);
   const ours = stats.uid === 0 || stats.uid === process.geteuid?.();
   if (ours && (stats.mode & FOREIGN_WRITE) === 0) return;
   const remedy = `\`chown root ${path} && chmod go-w ${path}\``;

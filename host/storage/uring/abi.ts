@@ -9,6 +9,9 @@ export const Op = {
   writeFixed: 5,
   pollAdd: 6,
   fallocate: 17,
+  openat: 18,
+  close: 19,
+  statx: 21,
   read: 22,
   write: 23,
 } as const;
@@ -36,7 +39,14 @@ export const Enter = { getEvents: 1 << 0, extArg: 1 << 3, registeredRing: 1 << 4
 /** Bits of the submission ring's flags: completions wait for io_uring_enter to be posted. */
 export const SQ_TASKRUN = 1 << 2;
 
-export const Register = { filesUpdate: 6, files2: 13, buffers2: 15, buffersUpdate: 16, ringFds: 20 } as const;
+export const Register = {
+  filesUpdate: 6,
+  files2: 13,
+  buffers2: 15,
+  buffersUpdate: 16,
+  maxWorkers: 19,
+  ringFds: 20,
+} as const;
 /** struct io_uring_rsrc_update2: u32 offset, u32 reserved, u64 data, u64 tags, u32 nr, u32 reserved. */
 export const RSRC_UPDATE2_BYTES = 32;
 /** io_uring_rsrc_register.flags: a table of empty slots. */
@@ -70,6 +80,8 @@ export const Sqe = {
 } as const;
 /** IOSQE_FIXED_FILE, where it stands in the first word. */
 export const FIXED_FILE = 1 << 8;
+/** IOSQE_ASYNC, likewise: the kernel does not try it in the thread that submits it. */
+export const ASYNC = 1 << 12;
 /** IOSQE_CQE_SKIP_SUCCESS, likewise: there is a completion only if it fails. */
 export const QUIET = 1 << 14;
 export const FSYNC_DATASYNC = 1;

@@ -2,7 +2,7 @@
 import { addressOf, blockDiscardAsync, SystemError } from "../../platform/libc.js";
 import type { IoVector } from "../device.js";
 import type { ErrnoDone, IoEngine, TransferDone } from "../engine.js";
-import { FIXED_FILE, FSYNC_DATASYNC, Op, POLLIN, QUIET } from "./abi.js";
+import { ASYNC, FIXED_FILE, FSYNC_DATASYNC, Op, POLLIN, QUIET } from "./abi.js";
 import { Uring, type UringSizes } from "./ring.js";
 
 const TWO_TO_32 = 4294967296;
@@ -22,7 +22,12 @@ export interface CompletionQueue {
 /** Slots for registered buffers are taken so many at a time. */
 export const BUFFERS_A_BLOCK = 512;
 
-type Call = (result: number) => void;
+/** open(2)'s: the path is taken from the working directory. */
+export const AT_FDCWD = -100;
+const O_CLOEXEC = 0x80000;
+
+/** Gets the system call's result, or -errno. */
+export type Call = (result: number) => void;
 
 /**
  * Nothing happens before {@link enter} is called, and `done` functions are called by {@link reap}: both are for the
@@ -42,13 +47,19 @@ export class UringEngine implements IoEngine {
   readonly #words = new Uint32Array(new ArrayBuffer(4 * WORDS));
   readonly #wordsAddress = addressOf(new Uint8Array(this.#words.buffer));
   #nextWord = 0;
+  /** Flags of every call's entry. */
+  readonly #flags: number;
   /** Slots of registered descriptors. */
   readonly #files = new Map<number, number>();
   /** First slots of the blocks of buffers that nobody has. */
   readonly #freeBlocks: number[] = [];
 
-  /** Throws a SystemError where io_uring is missing, forbidden, or too old. */
-  constructor(sizes: Partial<UringSizes> = {}) {
+  /**
+   * With `async`, the kernel tries nothing in the thread that submits it: what waits there would make the thread wait.
+   * Throws a SystemError where io_uring is missing, forbidden, or too old.
+   */
+  constructor(sizes: Partial<UringSizes> = {}, async = false) {
+    this.#flags = async ? ASYNC : 0;
     this.ring = new Uring(sizes);
     for (let slot = this.ring.buffers - BUFFERS_A_BLOCK; slot >= 0; slot -= BUFFERS_A_BLOCK)
       this.#freeBlocks.push(slot);
@@ -63,11 +74,29 @@ export class UringEngine implements IoEngine {
   }
 
   fdatasync(fd: number, done: ErrnoDone): void {
-    this.#call(Op.fsync, fd, 0, 0, 0, FSYNC_DATASYNC, errnoOf(done));
+    this.call(Op.fsync, fd, 0, 0, 0, FSYNC_DATASYNC, errnoOf(done));
   }
 
   fallocate(fd: number, mode: number, position: number, length: number, done: ErrnoDone): void {
-    this.#call(Op.fallocate, fd, position, length, mode, 0, errnoOf(done));
+    this.call(Op.fallocate, fd, position, length, mode, 0, errnoOf(done));
+  }
+
+  openFile(path: string, flags: number, done: TransferDone): void {
+    this.openAt(path, flags, 0, (result) => (result < 0 ? done(-result, 0) : done(0, result)));
+  }
+
+  closeFile(fd: number, done: ErrnoDone): void {
+    this.call(Op.close | ASYNC, fd, 0, 0, 0, 0, errnoOf(done));
+  }
+
+  /** open(2) with the mode of a file that is made. */
+  openAt(path: string, flags: number, mode: number, done: Call): void {
+    const name = Buffer.from(`${path}\0`);
+    this.call(Op.openat | ASYNC, AT_FDCWD, 0, addressOf(name), mode, flags | O_CLOEXEC, (result) => {
+      // Until now it was the kernel's to read.
+      name.fill(0);
+      done(result);
+    });
   }
 
   /** The ring has no such command before Linux 6.12, and no secure one. */
@@ -110,7 +139,7 @@ export class UringEngine implements IoEngine {
 
   /** Reads what there is, or else what comes next, to a native address; then `done` gets read(2)'s result, or -errno. */
   read(fd: number, address: number, length: number, done: (result: number) => void): void {
-    this.#call(Op.read, fd, 0, address, length, 0, done);
+    this.call(Op.read, fd, 0, address, length, 0, done);
   }
 
   /** Writes 4 bytes to a descriptor that never makes a writer wait. It is open until the next {@link Uring.enter}. */
@@ -176,13 +205,14 @@ export class UringEngine implements IoEngine {
 
   #vector(op: number, fd: number, position: number, io: IoVector, done: TransferDone): void {
     const address = io.memory.base + io.table;
-    this.#call(op, fd, position, address, io.count, 0, (result) => {
+    this.call(op, fd, position, address, io.count, 0, (result) => {
       if (result < 0) done(-result, 0);
       else done(0, result);
     });
   }
 
-  #call(
+  /** One entry, by its words: see {@link Uring.prepare}. `call` gets the result. */
+  call(
     op: number,
     fd: number,
     offset: number,
@@ -195,7 +225,7 @@ export class UringEngine implements IoEngine {
     this.#calls[index] = call;
     const file = this.fileOf(fd);
     this.ring.prepare(
-      op | file.flags,
+      op | this.#flags | file.flags,
       file.fd,
       offset % TWO_TO_32,
       Math.floor(offset / TWO_TO_32),

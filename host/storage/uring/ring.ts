@@ -46,10 +46,23 @@ export interface UringSizes {
   readonly files: number;
   /** Buffers that can be registered; at most 16384 (IORING_MAX_REG_BUFFERS). */
   readonly buffers: number;
+  /**
+   * The ring's descriptor is polled: the kernel posts completions when they come, and not at the next {@link Uring.enter} only,
+   * of which a poll would hear nothing.
+   */
+  readonly polled: boolean;
 }
 
-const DEFAULT_SIZES: UringSizes = { submissions: 512, completions: 4096, files: 1024, buffers: 16384 };
+const DEFAULT_SIZES: UringSizes = {
+  submissions: 512,
+  completions: 4096,
+  files: 1024,
+  buffers: 16384,
+  polled: false,
+};
 const IOVEC_WORDS = 4;
+/** More than all rings of a thread have requests in flight. A worker exists while a call waits, and costs some 20 KiB. */
+const MAX_WORKERS = 16384;
 
 /** Gets the completions: user_data as two words, the result (or a negative errno). */
 export interface CompletionHandler {
@@ -65,7 +78,8 @@ export class Uring {
   enters = 0;
   submitted = 0;
 
-  readonly #fd: number;
+  /** Readable when there are completions. */
+  readonly fd: number;
   readonly #maps: { address: number; length: number }[] = [];
   #sqes: Uint32Array;
   #ring: Int32Array;
@@ -90,9 +104,9 @@ export class Uring {
 
   /** Throws a SystemError where io_uring is missing, forbidden, or too old. */
   constructor(sizes: Partial<UringSizes> = {}) {
-    const { submissions, completions, files, buffers } = { ...DEFAULT_SIZES, ...sizes };
+    const { submissions, completions, files, buffers, polled } = { ...DEFAULT_SIZES, ...sizes };
     const params = new Uint32Array(PARAMS_BYTES / 4);
-    this.#fd = setUp(submissions, completions, params);
+    this.fd = setUp(submissions, completions, polled, params);
     try {
       if ((params[Params.features] & NEEDED) !== NEEDED) throw new SystemError("io_uring_setup", EOPNOTSUPP);
       const sq = (field: number): number => params[Params.sqOff + field];
@@ -120,8 +134,9 @@ export class Uring {
       this.canWaitForMore = (params[Params.features] & Feature.minTimeout) !== 0;
       this.#argumentAddress = addressOf(new Uint8Array(this.#argument.buffer));
       const registered = this.#registerSelf();
-      this.#enterFd = registered ?? this.#fd;
+      this.#enterFd = registered ?? this.fd;
       this.#enterFlags = Enter.getEvents | Enter.extArg | (registered === null ? 0 : Enter.registeredRing);
+      this.#allowWorkers();
       this.#reserveFiles(files);
       this.buffers = this.#reserve(Register.buffers2, buffers) ? buffers : 0;
     } catch (error) {
@@ -257,7 +272,7 @@ export class Uring {
     const update = new Uint32Array([slot, 0, data % TWO_TO_32, Math.floor(data / TWO_TO_32), 0, 0, count, 0]);
     try {
       const argument = new Uint8Array(update.buffer);
-      return ioUringRegister(this.#fd, Register.buffersUpdate, argument, RSRC_UPDATE2_BYTES) === count;
+      return ioUringRegister(this.fd, Register.buffersUpdate, argument, RSRC_UPDATE2_BYTES) === count;
     } catch {
       return false;
     }
@@ -269,11 +284,11 @@ export class Uring {
     this.#ring = this.#cqes = new Int32Array(0);
     this.#sqes = new Uint32Array(0);
     for (const { address, length } of this.#maps.splice(0)) unmapBuffer(address, length);
-    closeSync(this.#fd);
+    closeSync(this.fd);
   }
 
   #map(offset: typeof OFF_SQ_RING | typeof OFF_SQES, length: number): ArrayBuffer {
-    const { address, bytes } = mapBuffer(this.#fd, offset, length);
+    const { address, bytes } = mapBuffer(this.fd, offset, length);
     this.#maps.push({ address, length });
     return bytes;
   }
@@ -293,12 +308,29 @@ export class Uring {
   /** Saves the kernel from looking the descriptor up; null before 5.18. */
   #registerSelf(): number | null {
     // struct io_uring_rsrc_update: u32 offset (-1: any), u32 reserved, u64 descriptor.
-    const update = new Uint32Array([0xffffffff, 0, this.#fd, 0]);
+    const update = new Uint32Array([0xffffffff, 0, this.fd, 0]);
     try {
-      ioUringRegister(this.#fd, Register.ringFds, new Uint8Array(update.buffer), 1);
+      ioUringRegister(this.fd, Register.ringFds, new Uint8Array(update.buffer), 1);
       return update[0];
     } catch {
       return null;
+    }
+  }
+
+  /**
+   * The kernel's workers for calls on files that may wait: by default no more than four a CPU, which one disk on a server
+   * that hangs would fill with its reads, and the next disk's flush would wait behind them.
+   */
+  #allowWorkers(): void {
+    try {
+      ioUringRegister(
+        this.fd,
+        Register.maxWorkers,
+        new Uint8Array(new Uint32Array([MAX_WORKERS, 0]).buffer),
+        2,
+      );
+    } catch {
+      // Before Linux 5.15.
     }
   }
 
@@ -317,7 +349,7 @@ export class Uring {
     // struct io_uring_rsrc_register: u32 nr, u32 flags, u64 reserved, u64 data, u64 tags.
     const table = new Uint32Array([count, RSRC_REGISTER_SPARSE, 0, 0, 0, 0, 0, 0]);
     try {
-      ioUringRegister(this.#fd, operation, new Uint8Array(table.buffer), table.byteLength);
+      ioUringRegister(this.fd, operation, new Uint8Array(table.buffer), table.byteLength);
       return true;
     } catch {
       // More than the process may have open (RLIMIT_NOFILE): descriptors, and plain addresses, do as well.
@@ -330,15 +362,15 @@ export class Uring {
     const address = addressOf(new Uint8Array(fds.buffer));
     // struct io_uring_files_update: u32 offset, u32 reserved, u64 address of descriptors.
     const update = new Uint32Array([slot, 0, address % TWO_TO_32, Math.floor(address / TWO_TO_32)]);
-    ioUringRegister(this.#fd, Register.filesUpdate, new Uint8Array(update.buffer), 1);
+    ioUringRegister(this.fd, Register.filesUpdate, new Uint8Array(update.buffer), 1);
   }
 }
 
 /** io_uring_setup with what the kernel knows of what helps. */
-function setUp(submissions: number, completions: number, params: Uint32Array): number {
+function setUp(submissions: number, completions: number, polled: boolean, params: Uint32Array): number {
   const common = Setup.cqSize | Setup.clamp | Setup.submitAll;
   for (const flags of [
-    common | Setup.singleIssuer | Setup.deferTaskrun | Setup.taskrunFlag,
+    common | (polled ? 0 : Setup.singleIssuer | Setup.deferTaskrun | Setup.taskrunFlag),
     common,
     Setup.cqSize | Setup.clamp,
   ]) {

@@ -1,10 +1,12 @@
 /** Opening an overlay's file, for one user alone, or making it where there is none. */
 import { randomUUID } from "node:crypto";
-import { type FileHandle, link, open, readFile, unlink } from "node:fs/promises";
+import { constants as flags } from "node:fs";
+import { readFile } from "node:fs/promises";
 import { constants } from "node:os";
 import { dirname } from "node:path";
+import { Place } from "../calls/place.js";
 import type { BlockDevice } from "../device.js";
-import { DeviceError, openDevice } from "../open.js";
+import { DeviceError, errnoOf, openDevice } from "../open.js";
 import { type CowHeader, dataAt, decodeHeader, encodeHeader, PAGE } from "./cow-header.js";
 import { CowMap } from "./cow-map.js";
 import { flushed, PageMover } from "./cow-pages.js";
@@ -76,43 +78,47 @@ async function make(
   openMade: (path: string) => Promise<BlockDevice>,
 ): Promise<BlockDevice> {
   const unfinished = `${path}.${randomUUID()}`;
+  const place = Place.of(path);
   try {
-    await write(unfinished, base);
+    await write(place, unfinished, base);
     try {
       if (keep) {
-        await link(unfinished, path);
-        await sync(await open(dirname(path)));
+        await place.call("link", unfinished, path);
+        await sync(place, await place.open(flags.O_RDONLY, { path: dirname(path) }));
       }
       return await openMade(keep ? path : unfinished);
     } finally {
-      await unlink(unfinished);
+      await place.call("unlink", unfinished);
     }
   } catch (error) {
     if (error instanceof DeviceError) throw error;
-    const { errno = -EIO, code = "EIO" } = error as NodeJS.ErrnoException;
+    const { code = "EIO" } = error as NodeJS.ErrnoException;
     // Somebody was faster, and has it.
-    if (-errno === EEXIST) return openMade(path);
-    throw new DeviceError(-errno, path, `the overlay does not exist and cannot be created (${code})`);
+    if (errnoOf(error) === EEXIST) return openMade(path);
+    throw new DeviceError(errnoOf(error), path, `the overlay does not exist and cannot be created (${code})`);
   }
 }
 
-async function write(path: string, base: BaseSize): Promise<void> {
-  const file = await open(path, "wx", 0o600);
+async function write(place: Place, path: string, base: BaseSize): Promise<void> {
+  const fd = await place.open(flags.O_WRONLY | flags.O_CREAT | flags.O_EXCL, { path, mode: 0o600 });
   try {
-    await file.write(encodeHeader({ ...base, bootId: await bootId() }), 0, PAGE, 0);
-    await file.truncate(dataAt(base) + base.size);
+    const header = new Uint8Array(PAGE);
+    header.set(encodeHeader({ ...base, bootId: await bootId() }));
+    await place.write(fd, header, 0);
+    await place.call("truncate", fd, dataAt(base) + base.size);
   } catch (error) {
-    await file.close();
-    await unlink(path);
+    await place.close(fd);
+    await place.call("unlink", path);
     throw error;
   }
-  await sync(file);
+  await sync(place, fd);
 }
 
-async function sync(file: FileHandle): Promise<void> {
+/** Closes it, too. */
+async function sync(place: Place, fd: number): Promise<void> {
   try {
-    await file.sync();
+    await place.call("sync", fd);
   } finally {
-    await file.close();
+    await place.close(fd);
   }
 }
