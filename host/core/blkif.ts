@@ -301,6 +301,11 @@ export class BlkifCore {
     return this.#u16[(abi.IO_LIST >> 1) + i];
   }
 
+  /** Bytes that the I/O of a slot reads or writes. */
+  ioBytes(slot: number): number {
+    return this.memory.u32[(abi.IOS + slot * abi.IO_BYTES + abi.IO_LENGTH) >> 2];
+  }
+
   /** The I/O that a slot names. */
   ioAt(slot: number): CoreIo {
     const at = abi.IOS + slot * abi.IO_BYTES;

@@ -7,6 +7,7 @@ import type { EventChannels, GrantTable } from "../platform/ports.js";
 import { IdleWindows } from "./idle-windows.js";
 import { Ring, type RingOptions } from "./ring.js";
 import { bind } from "./start.js";
+import { type Credit, QUANTUM, Turns } from "./turns.js";
 
 const MAX_PORTS_A_READ = 64;
 const MAX_READS = 64;
@@ -17,7 +18,7 @@ const TRIM_INTERVAL_MS = 100;
 const IDLE_TRIM_INTERVAL_MS = 5000;
 
 export class Reactor {
-  /** Called when a ring wants {@link turn} and none did before. */
+  /** Called when a ring wants {@link turn} and none did before, and where one wants another. */
   onReady: () => void = () => {};
   /** Whether {@link quiet} and its like are going to be called. */
   watching = false;
@@ -29,9 +30,7 @@ export class Reactor {
   readonly #grants: GrantTable;
   readonly #rings = new Map<number, Ring>();
   readonly #ports = new Uint32Array(MAX_PORTS_A_READ);
-  /** Rings that want a pass, and those of them that get it in this turn. */
-  #ready: Ring[] = [];
-  #running: Ring[] = [];
+  readonly #turns = new Turns<Ring>((ring, credit) => this.#run(ring, credit));
   /** Rings that were at work since {@link listen}; frontends of theirs are asked for events, or not. */
   readonly #recent: Ring[] = [];
   #listening = true;
@@ -44,8 +43,9 @@ export class Reactor {
   #active = false;
   readonly #windows = new IdleWindows();
   readonly #onRingReady = (ring: Ring): void => {
-    this.#ready.push(ring);
-    if (this.#ready.length === 1) this.onReady();
+    const { waiting } = this.#turns;
+    this.#turns.enqueue(ring);
+    if (!waiting) this.onReady();
   };
 
   readonly #onRingThrottled = (ring: Ring): void => {
@@ -65,7 +65,7 @@ export class Reactor {
 
   /** Whether a ring wants {@link turn}. */
   get ready(): boolean {
-    return this.#ready.length > 0;
+    return this.#turns.waiting;
   }
 
   /** When {@link tick} is due, by performance.now(); Infinity when nothing is. */
@@ -84,6 +84,7 @@ export class Reactor {
     const { events } = this;
     const port = await bind(events, options.config.domid, remotePort, options.start);
     let ring: Ring;
+    this.#turns.add(options.config.domid);
     try {
       ring = new Ring(options, {
         grants: this.#grants,
@@ -94,23 +95,25 @@ export class Reactor {
         windows: this.#windows,
       });
     } catch (error) {
+      this.#turns.remove(options.config.domid);
       await events.unbind(port).catch(() => {});
       throw error;
     }
     this.#rings.set(port, ring);
     // The channel is pending from the start, but its event may have been read before the ring was known.
-    this.#run(ring);
+    this.#run(ring, { ...QUANTUM });
     return ring;
   }
 
   /** Stops a ring, waits for its I/O, and lets go of everything of the guest's. */
   async detach(ring: Ring): Promise<void> {
     await ring.detach();
+    this.#turns.remove(ring.domid);
     this.#rings.delete(ring.port);
     await this.events.unbind(ring.port);
   }
 
-  /** Reads events, a bounded number, and lets each ring whose channel rang make a pass. */
+  /** Reads events, a bounded number: each ring whose channel rang wants a pass. */
   dispatch(): void {
     this.eventReads++;
     this.#rang(this.events.read(this.#ports));
@@ -134,20 +137,15 @@ export class Reactor {
       const port = this.#ports[i];
       // An event on a channel that was just closed is nobody's (XSA-331).
       const ring = this.#rings.get(port);
-      const delay = ring === undefined ? 0 : this.#event(ring);
-      if (ring === undefined || delay === 0) this.events.unmask(port);
-      else this.#masked.push({ port, ring, until: performance.now() + delay });
+      if (ring === undefined) this.events.unmask(port);
+      else ring.rang();
     }
   }
 
-  /** Every ring that wants one makes a pass; those that want another one have to wait for the next turn. */
+  /** Rings that want one make a pass, as {@link Turns} has it; some may have to wait for another turn. */
   turn(): void {
-    if (this.#ready.length === 0) return;
-    const running = this.#ready;
-    this.#ready = this.#running;
-    this.#running = running;
-    for (const ring of running) if (ring.ready) this.#run(ring);
-    running.length = 0;
+    this.#turns.take();
+    if (this.#turns.waiting) this.onReady();
   }
 
   /**
@@ -161,25 +159,24 @@ export class Reactor {
     return true;
   }
 
-  /** Lets those of these rings make a pass that have new requests: true if one had. */
+  /** Those of these rings that have new requests want a pass: true if one had. */
   look(): boolean {
     let found = false;
     for (let i = 0; i < this.#recent.length; i++) {
       const ring = this.#recent[i];
       if (!ring.hasRequests) continue;
       found = true;
-      this.#run(ring);
+      ring.wake();
     }
     return found;
   }
 
-  /** Asks for events where {@link quiet} has asked for none. A pass does that: true if there may be work to hand over. */
+  /** Asks for events where {@link quiet} has asked for none. A pass does that: true if some are to come. */
   listen(): boolean {
     const recent = this.#recent;
     const quiet = !this.#listening;
     this.#listening = true;
-    // The list grows by none: all of them are on it.
-    if (quiet) for (const ring of recent) this.#run(ring);
+    if (quiet) for (const ring of recent) ring.wake();
     for (const ring of recent) ring.recent = false;
     recent.length = 0;
     return quiet;
@@ -205,7 +202,7 @@ export class Reactor {
       const ring = this.#throttled[i];
       if (ring.resumeAt > now && ring.resumeAt !== Number.POSITIVE_INFINITY) continue;
       this.#throttled.splice(i, 1);
-      if (ring.resumeAt <= now) this.#run(ring);
+      if (ring.resumeAt <= now) ring.wake();
     }
   }
 
@@ -215,14 +212,14 @@ export class Reactor {
     this.#grants.close();
   }
 
-  #event(ring: Ring): number {
+  #run(ring: Ring, credit: Credit): void {
     this.#noteUse(ring);
-    return ring.event();
-  }
-
-  #run(ring: Ring): void {
-    this.#noteUse(ring);
-    ring.run();
+    ring.run(credit);
+    if (!ring.wasRung) return;
+    // Until now it stayed masked: a guest that waits for its turn cannot ring again and again.
+    const delay = ring.answerEvent();
+    if (delay === 0) this.events.unmask(ring.port);
+    else this.#masked.push({ port: ring.port, ring, until: performance.now() + delay });
   }
 
   #noteUse(ring: Ring): void {

@@ -7,15 +7,17 @@ import * as abi from "../../assembly/abi.js";
 import { BlkifCore, type Counters, DEFAULT_BATCH, type RingConfig } from "../core/blkif.js";
 import { coreModule } from "../core/load.js";
 import { type LinearMemory, PAGE_SIZE } from "../core/memory.js";
-import { type EventChannels, Gntst, type GrantTable } from "../platform/ports.js";
+import type { EventChannels, GrantTable } from "../platform/ports.js";
 import { Result } from "../storage/device.js";
 import { DataWindow } from "./data-window.js";
 import type { IdleWindows } from "./idle-windows.js";
 import type { IoOwner, IoQueue } from "./io-queue.js";
 import { LatencyTable } from "./latency.js";
 import type { RingObserver } from "./observer.js";
+import { RingGrants } from "./ring-grants.js";
 import { begin, type Start } from "./start.js";
 import type { Throttle } from "./throttle.js";
+import { type Credit, UNLIMITED } from "./turns.js";
 
 export interface RingOptions {
   readonly config: RingConfig;
@@ -47,6 +49,7 @@ export interface RingPlace {
   readonly windows: IdleWindows;
 }
 
+const GRANT_OPERATIONS = abi.STEP_COPY | abi.STEP_MAP;
 const OPERATIONS = ["read", "write", "flush", "discard"];
 /** A few are normal: a request may be taken before its event is seen. */
 const TOLERATED_IDLE_EVENTS = 16;
@@ -54,6 +57,7 @@ const MAX_MASK_MS = 64;
 
 export class Ring implements IoOwner {
   readonly port: number;
+  readonly domid: number;
   /** For the reactor: it is on its list of rings that were at work lately. */
   recent = false;
   readonly #options: RingOptions;
@@ -61,6 +65,7 @@ export class Ring implements IoOwner {
   readonly #memory: LinearMemory;
   readonly #core: BlkifCore;
   readonly #queue: IoQueue;
+  readonly #grants: RingGrants;
   readonly #window: DataWindow;
   /** Completions that the next pass takes in. */
   #completions = 0;
@@ -72,6 +77,17 @@ export class Ring implements IoOwner {
   /** The core threw. It is not called any more; I/Os that are under way still have the memory. */
   #broken = false;
   #ios = 0;
+  /** A pass has begun, and ends when the guest has credit again; what the last step of it returned. */
+  #inPass = false;
+  #flags = 0;
+  /** Entries of the table of copies that are done, and all copies of the pass, which are paid for. */
+  #copied = 0;
+  #charged = 0;
+  /** Bytes taken before the pass. */
+  #bytesTaken = 0;
+  /** When the pass began. */
+  #began = 0;
+  #rung = false;
   /** Events in a row since a request was last taken. */
   #idleEvents = 0;
   #reqCons = 0;
@@ -91,12 +107,13 @@ export class Ring implements IoOwner {
     this.#options = options;
     this.#place = place;
     this.port = place.port;
+    this.domid = options.config.domid;
     const { config, ringRefs, memory } = options;
     this.#memory = memory;
     this.#latency = new LatencyTable(memory);
     this.#throttle = options.throttle ?? null;
+    this.#grants = new RingGrants(place.grants, memory, this.domid, ringRefs);
     try {
-      this.#mapRing(ringRefs);
       this.#core = new BlkifCore(coreModule(), memory);
       begin(this.#core, { ...config, hashKey: randomInt(2 ** 32) }, options.start);
       // What others took is not this process's to charge.
@@ -106,25 +123,9 @@ export class Ring implements IoOwner {
       // Whoever went before may have been killed between publishing responses and telling of them.
       if (options.start !== "attach") place.events.notify(place.port);
     } catch (error) {
-      place.grants.unmap(memory, abi.SRING, ringRefs.length);
+      this.#grants.unmapRing();
       throw error;
     }
-  }
-
-  #mapRing(ringRefs: Uint32Array): void {
-    const { config } = this.#options;
-    const status = new Int16Array(ringRefs.length);
-    this.#place.grants.map(this.#memory, abi.SRING, config.domid, ringRefs, true, status);
-    const bad = status.findIndex((s) => s !== Gntst.okay);
-    if (bad < 0) return;
-    const [name] = Object.entries(Gntst).find(([, code]) => code === status[bad]) ?? ["unknown"];
-    const remedy =
-      status[bad] === Gntst.noDeviceSpace
-        ? "; this process has the maximum number of mappings: raise vm.max_map_count, or serve with a lower --max-grants"
-        : "";
-    throw new Error(
-      `can't map grant ref ${ringRefs[bad]} of domain ${config.domid}: ${name} (${status[bad]})${remedy}`,
-    );
   }
 
   /** Requests taken from the ring and not yet answered. */
@@ -167,6 +168,7 @@ export class Ring implements IoOwner {
   /** Sets or changes how fast it may take requests; null takes the limit away. */
   setThrottle(throttle: Throttle | null): void {
     if (this.#whenIdle || this.#detached) return;
+    this.#endPassNow();
     this.#throttle = throttle;
     this.#takeAsAllowed();
   }
@@ -176,12 +178,13 @@ export class Ring implements IoOwner {
     this.#blocked = this.#awaited !== null;
     this.resumeAt = Number.POSITIVE_INFINITY;
     this.#core.setBatch(this.#blocked ? 0 : DEFAULT_BATCH);
-    this.#wantRun();
+    this.wake();
   }
 
   /** Lets somebody look at its passes; null ends that. Throws where somebody does. */
   observe(observer: RingObserver | null): void {
     if (this.#whenIdle || this.#detached) throw new Error("the ring is being closed");
+    this.#endPassNow();
     if (observer && (this.#observer ?? this.#awaited)) throw new Error("it is already traced or recorded");
     this.#observer = observer?.wantsRest ? null : observer;
     const waited = this.#awaited;
@@ -195,7 +198,7 @@ export class Ring implements IoOwner {
     const core = this.#core;
     if (core.inflight !== 0 || this.#ios !== 0 || this.#completions !== 0) return;
     // The first marks all pages as used now, the second comes a minute later.
-    for (const now of [0, 600]) this.#drop(core.trim(now));
+    for (const now of [0, 600]) this.#grants.drop(core.trim(now), this.#queue);
     core.tidy();
     this.#observer = this.#awaited;
     this.#awaited = null;
@@ -210,31 +213,47 @@ export class Ring implements IoOwner {
 
   resize(sectors: number): void {
     if (this.#detached) return;
+    this.#endPassNow();
     this.#core.resize(sectors);
     this.#observer?.resized(sectors);
   }
 
-  /**
-   * The event channel rang: makes a pass. Returns for how many milliseconds the channel had better stay masked: 0,
-   * unless the guest rings again and again without putting a request on the ring (XSA-332).
-   */
-  event(): number {
+  /** The event channel rang: it wants a pass. */
+  rang(): void {
     this.#idleEvents++;
-    this.run();
+    this.#rung = true;
+    this.wake();
+  }
+
+  /** Whether a pass for the last event has ended, and {@link answerEvent} is to be called. */
+  get wasRung(): boolean {
+    return this.#rung && !this.#inPass;
+  }
+
+  /**
+   * Returns for how many milliseconds the channel had better stay masked: 0, unless the guest rings again and again
+   * without putting a request on the ring (XSA-332).
+   */
+  answerEvent(): number {
+    this.#rung = false;
     if (this.#idleEvents > 0 && !this.#detached && !this.#broken) this.#notify(this.#core.idle());
     const excess = this.#idleEvents - TOLERATED_IDLE_EVENTS;
     return excess <= 0 ? 0 : Math.min(2 ** excess, MAX_MASK_MS);
   }
 
-  /** Something happened: makes a pass. Returns at once, and never throws. */
-  run(): void {
+  /**
+   * Makes a pass, or goes on with one, for as much as the guest has credit, and deducts it. Returns at once, and never
+   * throws.
+   */
+  run(credit: Credit): void {
     this.#ready = false;
     if (this.#detached) return;
     try {
-      if (!this.#broken) this.#pass();
+      if (!this.#broken) this.#pass(credit);
     } catch (error) {
       // Other rings go on.
       this.#broken = true;
+      this.#inPass = false;
       this.#place.windows.forget(this.#window);
       this.#endObservation("the ring failed");
       this.#halt(`the ring failed: ${(error as Error).message}`);
@@ -242,54 +261,112 @@ export class Ring implements IoOwner {
     if (this.#whenIdle && this.#ios === 0 && (this.#broken || this.#core.inflight === 0)) this.#whenIdle();
   }
 
-  #pass(): void {
+  #pass(credit: Credit): void {
+    if (!this.#inPass) this.#beginPass(credit);
+    while (this.#flags & GRANT_OPERATIONS) {
+      this.#copy(credit);
+      if (this.#copied < this.#copies) {
+        // Others have their turn before the rest of them.
+        this.wake();
+        return;
+      }
+      this.#observer?.granted(this.#flags);
+      this.#step(0);
+    }
+    this.#endPass(credit);
+  }
+
+  /** What is left of a pass that has begun, for those who may only come between passes. */
+  #endPassNow(): void {
+    if (this.#inPass) this.run(UNLIMITED);
+  }
+
+  #beginPass(credit: Credit): void {
     const core = this.#core;
     const completions = this.#completions;
     this.#completions = 0;
     const now = performance.now();
+    this.#began = now;
     for (let i = 0; i < completions; i++) this.#latency.end(core.completionSlot(i), now);
-    const taken = this.#throttle ? this.#admit(this.#throttle, now) : 0;
+    if (this.#throttle) this.#admit(this.#throttle, now);
+    core.setBudget(
+      Math.min(credit.segments, abi.MAX_PASS_SEGMENTS),
+      Math.min(credit.bytes, abi.MAX_PASS_BYTES),
+    );
+    this.#inPass = true;
+    this.#charged = 0;
     this.#observer?.passBegins(completions);
-    let flags = core.step(completions);
+    this.#step(completions);
+  }
+
+  #step(completions: number): void {
+    this.#flags = this.#core.step(completions);
+    this.#copied = 0;
     this.#observer?.stepped();
-    while (flags & (abi.STEP_COPY | abi.STEP_MAP)) {
-      this.#notify(flags);
-      if (flags & abi.STEP_MAP) this.#map();
-      if (flags & abi.STEP_COPY) {
-        this.#place.windows.note(this.#window, core);
-        this.#place.grants.copy(this.#memory, abi.COPIES, core.copies);
-      }
-      this.#observer?.granted(flags);
-      flags = core.step(0);
-      this.#observer?.stepped();
+    if (!(this.#flags & GRANT_OPERATIONS)) return;
+    this.#notify(this.#flags);
+    if (this.#flags & abi.STEP_MAP) this.#grants.map(this.#core, this.#queue);
+    if (this.#flags & abi.STEP_COPY) this.#place.windows.note(this.#window, this.#core);
+  }
+
+  get #copies(): number {
+    return this.#flags & abi.STEP_COPY ? this.#core.copies : 0;
+  }
+
+  /** Carries out what there is credit for. */
+  #copy(credit: Credit): void {
+    const most = Math.min(credit.segments, Math.ceil(credit.bytes / PAGE_SIZE));
+    const count = Math.min(this.#copies - this.#copied, most);
+    if (count <= 0) return;
+    this.#grants.copy(this.#copied, count);
+    this.#copied += count;
+    this.#charged += count;
+    credit.segments -= count;
+    credit.bytes -= count * PAGE_SIZE;
+  }
+
+  #endPass(credit: Credit): void {
+    const core = this.#core;
+    const flags = this.#flags;
+    this.#inPass = false;
+    // What was copied is paid for; a write's data are copied, and go to the disk besides.
+    credit.segments -= Math.max(core.segmentsUsed - this.#charged, 0);
+    if (this.#throttle) {
+      this.#throttle.charge((core.reqCons - this.#reqCons) | 0, core.bytesTaken - this.#bytesTaken);
     }
-    if (this.#throttle) this.#throttle.charge((core.reqCons - this.#reqCons) | 0, core.bytesTaken - taken);
     if (core.reqCons !== this.#reqCons) this.#idleEvents = 0;
     this.#reqCons = core.reqCons;
-    if (flags & abi.STEP_IO) {
-      const ios = core.ios;
-      for (let i = 0; i < ios; i++) {
-        this.#ios++;
-        const slot = core.ioSlot(i);
-        this.#latency.start(slot, now);
-        this.#queue.start(slot);
-      }
-    }
+    if (flags & abi.STEP_IO) credit.bytes -= this.#startIos();
     this.#notify(flags);
     this.#observer?.passEnds(flags);
-    if (flags & abi.STEP_MORE) this.#wantRun();
+    if (flags & abi.STEP_MORE) this.wake();
     if (this.#awaited) this.#beginToObserve();
     if (flags & abi.STEP_HALTED) this.#halt("the frontend claims more requests than its ring holds");
   }
 
-  /** Lets the next step take what the throttle allows; the bytes that were taken before. */
-  #admit(throttle: Throttle, now: number): number {
+  /** Returns how many bytes they read and write. */
+  #startIos(): number {
+    const core = this.#core;
+    const { ios } = core;
+    let bytes = 0;
+    for (let i = 0; i < ios; i++) {
+      this.#ios++;
+      const slot = core.ioSlot(i);
+      this.#latency.start(slot, this.#began);
+      bytes += core.ioBytes(slot);
+      this.#queue.start(slot);
+    }
+    return bytes;
+  }
+
+  /** Lets the next step take what the throttle allows. */
+  #admit(throttle: Throttle, now: number): void {
     const batch = this.#awaited ? 0 : throttle.admit();
     this.#core.setBatch(batch);
     this.#blocked = batch === 0;
     this.resumeAt = batch === 0 ? now + Math.max(throttle.wait(), 1) : Number.POSITIVE_INFINITY;
     if (batch === 0) this.#place.onThrottled(this);
-    return this.#core.bytesTaken;
+    this.#bytesTaken = this.#core.bytesTaken;
   }
 
   #halt(why: string): void {
@@ -307,7 +384,7 @@ export class Ring implements IoOwner {
     this.#throttle = null;
     if (this.#awaited) this.#endObservation("the ring was closed");
     this.#core.setBatch(0);
-    this.#wantRun();
+    this.wake();
     await new Promise<void>((resolve) => {
       this.#whenIdle = resolve;
     });
@@ -316,9 +393,7 @@ export class Ring implements IoOwner {
     this.#detached = true;
     this.#place.windows.forget(this.#window);
     this.#queue.close();
-    const { grants } = this.#place;
-    grants.unmap(this.#memory, abi.PERSISTENT, abi.MAX_PERSISTENT);
-    grants.unmap(this.#memory, abi.SRING, this.#options.ringRefs.length);
+    this.#grants.unmapAll();
   }
 
   ended(slot: number, result: Result, error?: Error): void {
@@ -329,12 +404,12 @@ export class Ring implements IoOwner {
       this.#options.onError(OPERATIONS[this.#core.ioAt(slot).operation] ?? "I/O", error, result);
     }
     if (!this.#broken) this.#core.setCompletion(this.#completions++, slot, result);
-    this.#wantRun();
+    this.wake();
   }
 
-  /** A pass later, when the events that are there now have all been seen: completions come in bunches. */
-  #wantRun(): void {
-    if (this.#ready) return;
+  /** It wants a pass: later, when the events that are there now have all been seen; completions come in bunches. */
+  wake(): void {
+    if (this.#ready || this.#detached) return;
     this.#ready = true;
     this.#place.onReady(this);
   }
@@ -343,41 +418,11 @@ export class Ring implements IoOwner {
     if (flags & abi.STEP_NOTIFY) this.#place.events.notify(this.port);
   }
 
-  /** Maps what the core asks for, pages that are neighbours in one call. */
-  #map(): void {
-    const { config } = this.#options;
-    const count = this.#core.maps;
-    for (let start = 0; start < count; ) {
-      const { page } = this.#core.map(start);
-      let end = start + 1;
-      while (end < count && this.#core.map(end).page === page + (end - start)) end++;
-      const refs = new Uint32Array(end - start);
-      for (let i = 0; i < refs.length; i++) refs[i] = this.#core.map(start + i).gref;
-      const status = new Int16Array(refs.length);
-      const at = abi.PERSISTENT + page * PAGE_SIZE;
-      this.#queue.unmapping?.(page, refs.length);
-      this.#place.grants.map(this.#memory, at, config.domid, refs, true, status);
-      if (status.every((s) => s === Gntst.okay)) this.#queue.mapped?.(page, refs.length);
-      for (let i = 0; i < refs.length; i++) this.#core.setMapStatus(start + i, status[i]);
-      start = end;
-    }
-  }
-
   /** Drops persistent grants that are not worth keeping; `now` in tenths of a second. */
   trim(now: number): void {
     if (!this.keepsPages) return;
-    this.#drop(this.#core.trim(now));
+    this.#endPassNow();
+    this.#grants.drop(this.#core.trim(now), this.#queue);
     this.#observer?.trimmed(now);
-  }
-
-  /** Unmaps pages of persistent grants, neighbours in one call. */
-  #drop(pages: readonly number[]): void {
-    for (let start = 0; start < pages.length; ) {
-      let end = start + 1;
-      while (end < pages.length && pages[end] === pages[start] + (end - start)) end++;
-      this.#queue.unmapping?.(pages[start], end - start);
-      this.#place.grants.unmap(this.#memory, abi.PERSISTENT + pages[start] * PAGE_SIZE, end - start);
-      start = end;
-    }
   }
 }
