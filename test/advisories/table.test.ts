@@ -1,14 +1,8 @@
 /** docs/advisories.md has a row for every advisory, and every test that it names is there. */
 import assert from "node:assert/strict";
-import { readFileSync } from "node:fs";
 import { test } from "node:test";
-import { fileURLToPath } from "node:url";
+import { assertTestsExist, readRows } from "../support/citations.js";
 
-/** This file runs from build/test/advisories. */
-const source = (path: string): string =>
-  readFileSync(fileURLToPath(new URL(`../../../${path}`, import.meta.url)), "utf8");
-
-const TABLE = "docs/advisories.md";
 /** What has been published about block backends. */
 const PUBLISHED = [
   ["XSA-155", "CVE-2015-8550"],
@@ -35,42 +29,7 @@ const PUBLISHED = [
 /** Other backends in whose code something is weak. */
 const BACKENDS = ["NetBSD", "QEMU", "tapdisk", "FreeBSD", "illumos", "Mirage", "Linux"];
 
-interface Row {
-  readonly id: string;
-  readonly cells: readonly string[];
-  readonly tests: readonly { readonly file: string; readonly title: string }[];
-}
-
-/** The rows of all tables; a heading and its rule are none. */
-function readRows(): Row[] {
-  const lines = source(TABLE)
-    .split("\n")
-    .filter((line) => line.startsWith("|"));
-  return lines
-    .map((line) => line.split("|").slice(1, -1))
-    .map((cells) => cells.map((cell) => cell.trim()))
-    .filter(([id]) => !/^(id|backend|-+)$/.test(id))
-    .map((cells) => {
-      const tests = cells.at(-1)!.split(/; (?=test\/)/);
-      return { id: cells[0], cells, tests: tests.map((cited) => parseCitation(cited)) };
-    });
-}
-
-function parseCitation(cited: string): Row["tests"][number] {
-  const [, file, title] = /^(test\/\S+\.test\.ts): "(.+)"$/.exec(cited) ?? [];
-  assert.ok(title, `${cited} is no file and title`);
-  return { file, title };
-}
-
-/** The titles in a file as the table writes them: what a template fills in is "…", and several of them in a row one. */
-function titlesOf(file: string): Set<string> {
-  const titles = new Set<string>();
-  for (const [, double, template] of source(file).matchAll(/\btest\(\s*(?:"((?:[^"\\]|\\.)*)"|`([^`]*)`)/g))
-    titles.add(double ?? template.replace(/\$\{[^}]*\}(?:, \$\{[^}]*\})*/g, "…"));
-  return titles;
-}
-
-const rows = readRows();
+const rows = readRows("docs/advisories.md", /^(id|backend)$/);
 
 test("the table of advisories has a row for each, with all of its ids", () => {
   for (const ids of PUBLISHED) assert.equal(rows.filter(({ id }) => id === ids.join(", ")).length, 1, ids[0]);
@@ -84,11 +43,7 @@ test("a row of the table has four cells, none of them empty", () => {
   }
 });
 
-test("every test that the table names is there", () => {
-  for (const { id, tests } of rows)
-    for (const { file, title } of tests)
-      assert.ok(titlesOf(file).has(title), `${id}: ${file} has no "${title}"`);
-});
+test("every test that the table names is there", () => assertTestsExist(rows));
 
 test("a published advisory has a test whose title begins with its id", () => {
   for (const [id] of PUBLISHED) {

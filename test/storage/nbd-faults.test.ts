@@ -165,7 +165,7 @@ for (const [what, [evil, pattern_, structured = true]] of Object.entries(RUBBISH
   });
 }
 
-test("a server that always speaks rubbish costs an error in a bounded time", LIMIT, async (t) => {
+test("a server that always sends malformed replies costs an error in a bounded time", LIMIT, async (t) => {
   const { device } = await open(t, rubbish, { reconnectMs: 300 });
   const { result, error } = await read(device, 0, scatter(512));
   assert.equal(result, Result.Failure);
@@ -393,7 +393,7 @@ test("writing again may take longer than a request waits, while the server answe
 });
 
 test(
-  "rubbish in one segment with the handshake's end, or with the last reply of writes again, breaks it",
+  "malformed bytes in one segment with the handshake's end, or with the last reply of writes again, break it",
   LIMIT,
   async (t) => {
     const both = (peer: Peer, say: () => void): void => {

@@ -29,7 +29,7 @@ async function guestWithDisks(machine: Machine) {
 }
 
 test(
-  "a dead guest's disks are let go at once, without the toolstack; another guest's are not",
+  "a dead guest's disks are released at once, without the toolstack; another guest's are not",
   LIMIT,
   onMachine(async (machine) => {
     await guestWithDisks(machine);

@@ -43,7 +43,7 @@ test("nothing that waits is lost at the end", () => {
   }
 });
 
-test("a guest's text cannot pass for ours", () => {
+test("a guest's text cannot pass for the daemon's", () => {
   assert.equal(
     printable("a\nb\x1b[0m\x7f\u0085\u202e\ufeffü"),
     "a\\u{a}b\\u{1b}[0m\\u{7f}\\u{85}\\u{202e}\\u{feff}ü",
