@@ -17,7 +17,6 @@ const ENTRIES = {
   worker: join(compiled, "reactor/worker.js"),
   spare: join(compiled, "reactor/spare.js"),
   "call-thread": join(compiled, "storage/calls/call-thread.js"),
-  launcher: join(compiled, "storage/helper/launcher.js"),
   "module-worker": join(compiled, "storage/module/module-worker.js"),
 };
 

@@ -1,6 +1,5 @@
 /**
- * Every foreign function that the host calls, and nothing else; but for those by which a process confines itself
- * (confinement.ts). Numbers are Linux x86-64's.
+ * Every foreign function that the host calls, and nothing else. Numbers are Linux x86-64's.
  *
  * Each wrapper throws a {@link SystemError} that names the call and the errno; none returns -1.
  */
@@ -29,6 +28,7 @@ const c = {
     "int getsockopt(int fd, int level, int option, _Out_ void *value, _Inout_ uint32 *length)",
   ),
   eventfd: libc.func("int eventfd(uint32 initial, int flags)"),
+  landlockCreateRuleset: libc.func("long syscall(long number, void *attributes, size_t size, uint32 flags)"),
   ioUringSetup: libc.func("long syscall(long number, uint32 entries, void *parameters)"),
   ioUringEnter: libc.func(
     "long syscall(long number, int fd, uint32 submit, uint32 complete, uint32 flags, int64 argument, size_t size)",
@@ -292,6 +292,19 @@ const one = new Uint8Array(new BigUint64Array([1n]).buffer);
 /** Makes an eventfd readable. */
 export function signalEventFd(fd: number): void {
   writeNonBlocking(fd, one);
+}
+
+/** Landlock's version here; 0 where the kernel has none, or it is not enabled. */
+export function landlockVersion(): number {
+  const SYS_landlock_create_ruleset = 444;
+  const LANDLOCK_CREATE_RULESET_VERSION = 1;
+  const version = c.landlockCreateRuleset(
+    SYS_landlock_create_ruleset,
+    null,
+    0,
+    LANDLOCK_CREATE_RULESET_VERSION,
+  );
+  return Math.max(version, 0);
 }
 
 /** Numbers of the three calls on x86-64 (and everywhere else: they are newer than the tables' divergence). */

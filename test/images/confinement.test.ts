@@ -6,8 +6,8 @@ import { type AddressInfo, createServer } from "node:net";
 import { join } from "node:path";
 import { test } from "node:test";
 import { promisify } from "node:util";
-import { landlockVersion } from "../../host/platform/confinement.js";
-import { confined } from "../../host/storage/helper/confined.js";
+import { landlockVersion } from "../../host/platform/libc.js";
+import { confined, unconfined } from "../../host/storage/helper/confined.js";
 import { openHelped } from "../../host/storage/helper/open.js";
 import type { Reach } from "../../host/storage/helper/reach.js";
 import type { NbdDevice } from "../../host/storage/nbd/device.js";
@@ -226,6 +226,13 @@ test(
 function helperOf({ through }: NbdDevice): number {
   return Number(/, process ([0-9]+)/.exec(through ?? "")?.[1]);
 }
+
+test("without perl a helper runs, and is said not to be confined", needing(1), () => {
+  const { program, args } = confined("/bin/echo", ["it runs"], REACH, null);
+  assert.deepEqual([program, ...args], ["/bin/echo", "it runs"]);
+  assert.equal(unconfined(null), "perl is not installed: `apt install perl-base`");
+  assert.equal(unconfined(), null);
+});
 
 test("without Landlock a disk is served, and is said not to be confined", needing(0, ...QEMU), async (t) => {
   const scene = new Scene(t);

@@ -6,7 +6,8 @@ import { join } from "node:path";
 import { after, before, test } from "node:test";
 import { setTimeout as pause } from "node:timers/promises";
 import type { Blkfront } from "../../host/guest/blkfront.js";
-import { landlockVersion } from "../../host/platform/confinement.js";
+import { landlockVersion } from "../../host/platform/libc.js";
+import { confined } from "../../host/storage/helper/confined.js";
 import { addVbd, removeVbd } from "../../host/toolstack/vbd.js";
 import { ROOT } from "../hosts/tools.js";
 import { DEVID, DOMID, Machine } from "../vbd/harness.js";
@@ -244,20 +245,18 @@ test("the unit is well-formed, and its score is the one that the manual states",
 
 test("under the unit's restrictions a helper opens its files, and no others", OPTIONS, async (t) => {
   if (landlockVersion() === 0) return t.skip("this kernel has no Landlock");
-  const launcher = "/usr/lib/xbdback/build/host/bundle/launcher.js";
   const files = [{ path: "/srv/own", writable: true }];
-  const orders = JSON.stringify({
-    parent: 1,
-    reach: { files, configuration: [], directory: null, remote: false },
-  });
+  const reach = { files, configuration: [], directory: null, remote: false };
+  const { args } = confined("/bin/cat", ["/srv/own", "/srv/other"], reach, "/usr/bin/perl");
+  const [, launcher, , ...rest] = args;
+  writeFileSync(root.path("srv/launcher.pl"), launcher);
+  // The unit's parent is systemd.
+  const command = ["/usr/bin/perl", "/srv/launcher.pl", "1", ...rest].join(" ");
   await root.output("umask 077 && echo its own > /srv/own && echo secret > /srv/other");
   const unit = readFileSync(root.path("usr/lib/systemd/system/xbdback.service"), "utf8")
     .replace(/^(Condition|Restart|Watchdog).*\n/gm, "")
     .replace(/^Type=.*$/m, "Type=oneshot")
-    .replace(
-      /^ExecStart=.*$/m,
-      `ExecStart=/usr/bin/node ${launcher} '${orders}' /bin/cat /srv/own /srv/other`,
-    );
+    .replace(/^ExecStart=.*$/m, `ExecStart=${command}`);
   writeFileSync(root.path("etc/systemd/system/confined.service"), unit);
   assert.notEqual((await root.run("systemctl daemon-reload && systemctl start confined")).status, 0);
   const said = await root.output("journalctl -u confined -o cat --no-pager");

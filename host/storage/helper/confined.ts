@@ -1,17 +1,11 @@
 /** How a program is started that opens what others made: by the launcher, which confines it. */
-import { fileURLToPath } from "node:url";
-import { landlockVersion } from "../../platform/confinement.js";
+
+import { FOR_FILES, handledBy } from "../../platform/landlock.js";
+import { landlockVersion } from "../../platform/libc.js";
 import { OWN_VARIABLES } from "../../platform/service-variables.js";
-import type { Reach } from "./reach.js";
-
-/** The launcher's first argument, as JSON; then comes the program's command line, since an argument has 128 KiB at most. */
-export interface Orders {
-  /** The process with which it ends. */
-  readonly parent: number;
-  readonly reach: Reach;
-}
-
-const LAUNCHER = fileURLToPath(new URL("./launcher.js", import.meta.url));
+import { findProgram } from "./command.js";
+import { LAUNCHER } from "./launcher.js";
+import { type Reach, rulesFor } from "./reach.js";
 
 export interface Confined {
   readonly program: string;
@@ -19,17 +13,35 @@ export interface Confined {
   readonly env: NodeJS.ProcessEnv;
 }
 
+/** Numbers of prctl, capget and capset. */
+const SYSTEM_CALLS = process.arch === "x64" ? [157, 125, 126] : [167, 90, 91];
+
 /** The command that runs a program confined to its reach, in the C locale. The process stays the same. */
-export function confined(program: string, args: readonly string[], reach: Reach): Confined {
-  const orders: Orders = { parent: process.pid, reach };
+export function confined(
+  program: string,
+  args: readonly string[],
+  reach: Reach,
+  perl = findProgram("perl"),
+): Confined {
   const env: NodeJS.ProcessEnv = { ...process.env, LC_ALL: "C" };
-  // NODE_OPTIONS are the daemon's, whose debugger and loaders are not for the launcher.
-  for (const name of [...OWN_VARIABLES, "NODE_OPTIONS"]) delete env[name];
-  return { program: process.execPath, args: [LAUNCHER, JSON.stringify(orders), program, ...args], env };
+  for (const name of [...OWN_VARIABLES, "PERL5OPT", "PERL5LIB"]) delete env[name];
+  if (perl === null) return { program, args, env };
+  const { files, tcp, scoped } = handledBy(landlockVersion(), reach.remote);
+  const rules = rulesFor(program, reach);
+  const needed = [...reach.files, ...reach.configuration.map((path) => ({ path, writable: false }))];
+  const R_OK = 4;
+  const W_OK = 2;
+  const orders = [
+    ...[process.pid, ...SYSTEM_CALLS, files, tcp, scoped, FOR_FILES],
+    ...[rules.length, ...rules.flatMap(([path, access]) => [access, path])],
+    ...[needed.length, ...needed.flatMap(({ path, writable }) => [writable ? R_OK | W_OK : R_OK, path])],
+  ];
+  return { program: perl, args: ["-e", LAUNCHER, ...orders.map(String), program, ...args], env };
 }
 
 /** Why helpers are not confined to their files on this machine; null where they are. */
-export function unconfined(): string | null {
-  if (landlockVersion() > 0) return null;
-  return "this kernel has no Landlock, which needs Linux 5.13 or later, and `landlock` in its parameter lsm=";
+export function unconfined(perl = findProgram("perl")): string | null {
+  if (landlockVersion() === 0)
+    return "this kernel has no Landlock, which needs Linux 5.13 or later, and `landlock` in its parameter lsm=";
+  return perl === null ? "perl is not installed: `apt install perl-base`" : null;
 }

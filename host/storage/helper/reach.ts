@@ -1,5 +1,5 @@
 /** What a helper may reach: its files, and what every program needs to run. */
-import { Access, type Rule } from "../../platform/confinement.js";
+import { Access, type Rule } from "../../platform/landlock.js";
 
 export interface Reach {
   /** What it serves. Capabilities to open them are kept only if one cannot be opened without. */
