@@ -1,5 +1,6 @@
 /** Servers that take connections and say nothing: attach and detach say what does not answer, in the daemon's words. */
 
+import assert from "node:assert/strict";
 import { once } from "node:events";
 import { existsSync } from "node:fs";
 import { createServer, type Socket } from "node:net";
@@ -53,4 +54,31 @@ test("a detach of a disk whose server stops answering says which request waits, 
     );
   server.process.kill("SIGCONT");
   await eventually(async () => (await world.run("show", "1/xvda")).status === 4, "it is released");
+});
+
+test(
+  "a detach while the daemon runs and does not answer does not say that it is not running",
+  LIMIT,
+  async (t) => {
+    const world = await World.start(t);
+    (await world.run("attach", "1", `${world.image("disk.img")},raw,xvda,rw`)).expect(0);
+    world.daemon.process.kill("SIGSTOP");
+    const { stderr } = (await world.run("detach", "1/xvda", "--timeout", "1")).expect(5);
+    assert.match(stderr, /no daemon answers at \S+ \(no answer in 10 s\): it is overloaded or out of file /);
+    assert.doesNotMatch(stderr, /running|start it/);
+    world.daemon.process.kill("SIGCONT");
+  },
+);
+
+test("a detach without a daemon says how to start one", LIMIT, async (t) => {
+  const world = await World.start(t);
+  (await world.run("attach", "1", `${world.image("disk.img")},raw,xvda,rw`)).expect(0);
+  world.daemon.process.kill("SIGTERM");
+  await world.daemon.outcome();
+  (await world.run("detach", "1/xvda", "--timeout", "1"))
+    .expect(5)
+    .expectMatch(
+      /no daemon answers at \S+control\.sock: start it with `xbdback serve --directory /,
+      "stderr",
+    );
 });

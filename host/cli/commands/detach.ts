@@ -71,15 +71,15 @@ async function checkOurs(xenstore: Xenstore, place: VbdPlace): Promise<void> {
   );
 }
 
-/** What the daemon knows of a vbd; null when it does not answer or has none of this name. */
+/** What the daemon knows of a vbd; a line that says why that is not known. */
 async function shown(
   id: VbdId,
   options: DetachOptions,
-): Promise<{ vbd: VbdStatus; rings: AgedRing[] } | null> {
+): Promise<{ vbd: VbdStatus; rings: AgedRing[] } | string> {
   try {
     return await ask(options, { command: "show", vbd: vbdName(id) });
-  } catch {
-    return null;
+  } catch (error) {
+    return (error as Error).message;
   }
 }
 
@@ -95,7 +95,7 @@ function unanswered(rings: readonly AgedRing[]): string | null {
 
 async function reasonToKeep(id: VbdId, options: DetachOptions): Promise<string> {
   const now = await shown(id, options);
-  if (now === null) return "not detached: no daemon answers; is `xbdback serve` running?";
+  if (typeof now === "string") return `not detached: ${now}`;
   const request = unanswered(now.rings);
   if (request !== null) return `not detached: ${request}; look at the storage below it, or use --force`;
   const { frontendState } = now.vbd;
@@ -108,7 +108,7 @@ async function reasonToKeep(id: VbdId, options: DetachOptions): Promise<string> 
 async function whyUnanswered(id: VbdId, options: DetachOptions): Promise<string> {
   const gone = "removed from xenstore";
   const now = await shown(id, options);
-  if (now === null) return `${gone}, but no daemon has released the disk: is \`xbdback serve\` running?`;
+  if (typeof now === "string") return `${gone}, and whether the disk is released is not known: ${now}`;
   const why = unanswered(now.rings);
   return `${gone}; the daemon has not released the disk yet${why === null ? "" : `: ${why}`}`;
 }
