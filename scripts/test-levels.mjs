@@ -37,6 +37,7 @@ export const FULL_ONLY = [
   "bench/",
   "cli/faults",
   "cli/hang",
+  "cli/hung-neighbours",
   "cli/mute-server",
   "cli/observe",
   "cli/outlive",
