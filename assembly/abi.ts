@@ -190,7 +190,7 @@ export const IO_RESULT_UNSUPPORTED = 3;
 /** u16[MAX_SLOTS]: slots of the I/Os to start. An I/O is named by the slot of its first request. */
 export const IO_LIST = COMPLETIONS + MAX_SLOTS * 4;
 
-/** The core's own lists of slots, u16 each. Between passes the free slots are the first CONFIG_ENTRIES - OUT_INFLIGHT. */
+/** The core's own lists of slots, u16 each. Between calls of step() the free slots are the first CONFIG_ENTRIES - OUT_INFLIGHT. */
 export const FREE_SLOTS = IO_LIST + MAX_SLOTS * 2;
 export const PASS_LIST = FREE_SLOTS + MAX_SLOTS * 2;
 export const READY_LIST = PASS_LIST + MAX_SLOTS * 2;
@@ -253,7 +253,7 @@ export const JOURNAL_ANSWERED = 2;
 
 export const JOURNAL_END = JOURNAL_ENTRIES + MAX_SLOTS * JOURNAL_ENTRY_BYTES;
 
-/** Decoded requests: the core's own, 64 bytes a slot. A host may read these fields, between passes. */
+/** Decoded requests: the core's own, 64 bytes a slot. A host may read these fields, between calls of step(). */
 export const REQUESTS = JOURNAL_END;
 export const REQUEST_BYTES = 64;
 /** u8: of a request in flight, whether it owns a large region of the data window, and which one. */

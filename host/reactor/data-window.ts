@@ -38,8 +38,9 @@ export class DataWindow {
   }
 
   /**
-   * Gives a portion back, all but what requests in flight use; to be called between passes. "more": there are other
-   * portions; "empty": that was the last one, and the window holds nothing; "kept": it was the last, and it may hold some.
+   * Gives a portion back, all but what requests in flight use; to be called between calls of step(), also in the midst of
+   * a pass. "more": there are other portions; "empty": that was the last one, and the window holds nothing; "kept": it was
+   * the last, and it may hold some.
    */
   giveBack(): "more" | "empty" | "kept" {
     if (this.#next === abi.SEGMENTS) {

@@ -38,7 +38,7 @@ export class IdleWindows {
     this.#used.delete(window);
   }
 
-  /** To be called between passes, when it is due. */
+  /** To be called between calls of step(), when it is due. */
   tick(now: number): void {
     if (this.#round.length === 0) this.#round = this.#quiet();
     const window = this.#round.at(-1);
