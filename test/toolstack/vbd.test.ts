@@ -55,6 +55,10 @@ for (const record of [true, false]) {
         assert.equal(await machine.xenstore.directory(BACKEND), null);
         assert.deepEqual([...(await dump(machine, FRONTEND)), ...(await dump(machine, backend))], before);
         assert.equal((await machine.xenstore.read(`${RECORD}/backend`)) !== null, record);
+        // The directory is the guest's, who may remove it; the record is not.
+        if (!record) return;
+        await machine.xenstore.remove(FRONTEND);
+        await assert.rejects(addVbd(machine.xenstore, { ...SPEC, path: machine.image() }), whose);
       }),
     );
   }

@@ -64,7 +64,7 @@ check "a disk of ours beside it comes" xbdback attach rooted /root/b.img,raw,xvd
 check "and connects" within 240 backend_state "$rooted/51728" 4
 check "and goes" timeout 120 xbdback detach "$rooted/xvdb"
 check "its nodes are as before" sh -c "xenstore-ls -fp /local/domain/$rooted/device/vbd/51712 > /tmp/after &&
-  grep /vbd/51712 /tmp/before | grep ^/local/domain/$rooted/ | diff - /tmp/after"
+  grep "^/local/domain/$rooted/device/vbd/51712/" /tmp/before | diff - /tmp/after"
 rounds_then=$(rounds)
 check "the guest writes and reads on" within 120 later_round "$((rounds_then + 2))"
 check "every round went well" not grep -q "CHECK FAILED" "$CONSOLES/guest-rooted.log"
