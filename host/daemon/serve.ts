@@ -21,6 +21,7 @@ import { describeDifference, ImageRecords } from "./image-records.js";
 import { ImageWatch } from "./image-watch.js";
 import { openJournals, recordsDirectory } from "./journals.js";
 import type { KeptDescriptors } from "./kept-descriptors.js";
+import { OtherBackends } from "./other-backends.js";
 import { takePlace } from "./replace.js";
 import { Stores } from "./stores.js";
 
@@ -120,7 +121,8 @@ export async function serve(options: ServeOptions, lost: (error: Error) => void)
     const assumedProtocol = platform.kind === "loopback" ? "native" : "x86_32-abi";
     const { domid } = platform;
     const records = new ImageRecords(recordsDirectory(platform), kind);
-    const stores = new Stores(xenstore, host.open ?? openDisk, records, caps?.vbds, descriptors);
+    const others = new OtherBackends(xenstore, domid, kind);
+    const stores = new Stores(xenstore, host.open ?? openDisk, records, caps?.vbds, descriptors, others);
     const images = new ImageWatch(() => stores.images(), host.log);
     undo.push(
       () => stores.close(),

@@ -21,6 +21,7 @@ import {
 } from "./image-records.js";
 import type { OpenImage } from "./image-watch.js";
 import type { KeptDescriptors } from "./kept-descriptors.js";
+import type { OtherBackends } from "./other-backends.js";
 
 /** A vbd has the store, or is about to open it. */
 interface Claim {
@@ -63,21 +64,27 @@ export class Stores {
   readonly #records: ImageRecords | null;
   readonly #maxVbds: number;
   readonly #descriptors: KeptDescriptors | null;
+  readonly #others: OtherBackends | null;
   #keeping = true;
 
-  /** `records`: null where none are kept. `maxVbds`: of one domain. `descriptors`: null without a service manager. */
+  /**
+   * `records`: null where none are kept. `maxVbds`: of one domain. `descriptors`: null without a service manager. `others`:
+   * null where no other backends are looked at.
+   */
   constructor(
     xenstore: Xenstore,
     open: Open,
     records: ImageRecords | null = null,
     maxVbds = DEFAULT_CAPS.vbds,
     descriptors: KeptDescriptors | null = null,
+    others: OtherBackends | null = null,
   ) {
     this.#xenstore = xenstore;
     this.#open = open;
     this.#records = records;
     this.#maxVbds = maxVbds;
     this.#descriptors = descriptors;
+    this.#others = others;
   }
 
   /**
@@ -232,6 +239,7 @@ export class Stores {
       // What a guest had before this process began is its own in any case.
       if (!again) this.#checkCount(claim);
       const shared = options.shared || (await this.#sharedWith(claim));
+      if (!again && !options.shared) await this.#checkOthers(claim);
       const user = vbd.domid * 2 ** 32 + vbd.devid;
       const deviceModel = await this.#hasDeviceModel(vbd.domid);
       const how = { ...options, shared, user, deviceModel, again, ...(claims && { claims }) };
@@ -294,6 +302,16 @@ export class Stores {
     );
   }
 
+  /** Throws EBUSY when another backend has the disk for another machine. */
+  async #checkOthers(claim: Claim): Promise<void> {
+    const { vbd, path } = claim;
+    for (const other of (await this.#others?.disks()) ?? []) {
+      if (!conflict(claim, other) || (await this.#sameMachine(other.domid, vbd.domid))) continue;
+      const why = `in use by ${other.name}, a disk of domain ${other.domid} that another backend serves`;
+      throw new DeviceError(constants.errno.EBUSY, path, `${why}; detach it there first`);
+    }
+  }
+
   /** True when the same machine has the store already. Throws EBUSY when another one is in the way. */
   async #sharedWith(claim: Claim): Promise<boolean> {
     let same = false;
@@ -339,7 +357,7 @@ function filesOf({ identities }: ImageRecord, uses: readonly Use[]): { path: str
   return uses.map(({ path }, i) => ({ path, identity: identities[i] ?? "" }));
 }
 
-function conflict(one: Claim, other: Claim): boolean {
+function conflict(one: Pick<Claim, "uses">, other: Pick<Claim, "uses">): boolean {
   return one.uses.some(({ identity, readOnly }) =>
     other.uses.some((use) => identity !== "" && identity === use.identity && !(readOnly && use.readOnly)),
   );

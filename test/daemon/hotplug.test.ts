@@ -197,6 +197,39 @@ test(
   },
 );
 
+test("what another backend of this domain serves is in use, locked or not", LIMIT, async (t) => {
+  const dom0 = await Dom0.start(t);
+  const target = dom0.image("a.img");
+  const qdisk = "/local/domain/0/backend/qdisk/2/51712";
+  const serve = async (keys: Record<string, string>): Promise<void> => {
+    for (const [key, value] of Object.entries(keys)) await dom0.xenstore.write(`${qdisk}/${key}`, value);
+  };
+  const add = async (plug: Partial<Plug>): Promise<string | null> => {
+    const said = await dom0.add({ target, ...plug });
+    await dom0.remove(plug);
+    return said;
+  };
+  // QEMU's qdisk takes no lock.
+  await serve({ state: "4", params: `aio:${target}`, mode: "w", "device-type": "disk" });
+  const inUse =
+    /a\.img: in use by backend\/qdisk\/2\/51712, a disk of domain 2 that another backend serves; detach it there first/;
+  assert.match(String(await add({})), inUse);
+  assert.match(String(await add({ mode: "r" })), inUse);
+  assert.equal(await add({ mode: "w!" }), null);
+  assert.equal(await add({ target: dom0.image("b.img") }), null);
+  await serve({ params: "qcow2:/none.qcow2" });
+  assert.equal(await add({}), null);
+  await serve({ params: target, mode: "r" });
+  assert.equal(await add({ mode: "r" }), null, "both read");
+  assert.match(String(await add({})), inUse);
+  await serve({ mode: "w", state: "6" });
+  assert.equal(await add({}), null, "it is closed");
+  await serve({ state: "4" });
+  await dom0.xenstore.write("/local/domain/1/vm", "/vm/one");
+  await dom0.xenstore.write("/local/domain/2/vm", "/vm/one");
+  assert.equal(await add({}), null, "one machine");
+});
+
 test("readers share, and keep writers out", LIMIT, async (t) => {
   const dom0 = await Dom0.start(t);
   const target = dom0.image("a.img");

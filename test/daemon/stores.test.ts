@@ -139,3 +139,24 @@ test("a domain gets so many disks, connected or not, and a disk that is released
   await stores.forget({ domid: 1, devid: 1 });
   await hold(3);
 });
+
+test("a disk that has been held since the script's question has its present size when a frontend connects", async () => {
+  let size = 1 << 20;
+  const device = {
+    size,
+    async refreshSize(): Promise<boolean> {
+      device.size = size;
+      return true;
+    },
+    close: async () => {},
+  };
+  const xenstore = { read: async () => null } as unknown as Xenstore;
+  const stores = new Stores(xenstore, async () => device as unknown as BlockDevice);
+  await stores.hold(URI, WRITE, ONE);
+  size = 4 << 20;
+  const connected = await stores.open(URI, WRITE, ONE);
+  assert.equal(connected.size, 4 << 20);
+  await connected.close();
+  size = 2 << 20;
+  assert.equal((await stores.open(URI, WRITE, ONE)).size, 2 << 20);
+});
