@@ -61,7 +61,7 @@ function planeOptions(command: Command): Command {
     )
     .option(
       "--reactors <n>",
-      "threads that serve rings, at most; default one a core",
+      "threads that serve one guest's rings, at most; default one a core",
       integer(1, 64),
       DEFAULT_PLANE.reactors,
     )

@@ -1,5 +1,6 @@
 /** Serves rings in this thread, whatever their disk is. */
 import type { EventChannels, GrantTable } from "../platform/ports.js";
+import { Activity } from "./activity.js";
 import { DeviceQueue } from "./device-queue.js";
 import { EventLoopDriver } from "./event-loop.js";
 import { noteFlushErrno } from "./journal.js";
@@ -15,8 +16,8 @@ export class LocalRingHost implements RingHost {
   readonly #driver: EventLoopDriver;
 
   /** Takes both handles over; `close` closes them. */
-  constructor(events: EventChannels, grants: GrantTable) {
-    this.#reactor = new Reactor(events, grants);
+  constructor(events: EventChannels, grants: GrantTable, activity = new Activity()) {
+    this.#reactor = new Reactor(events, grants, activity);
     this.#driver = new EventLoopDriver(this.#reactor);
   }
 

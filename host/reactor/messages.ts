@@ -4,6 +4,7 @@ import type { RingConfig } from "../core/blkif.js";
 import type { Platform } from "../platform/platform.js";
 import type { Result } from "../storage/device.js";
 import type { Store } from "../storage/raw.js";
+import type { Activity } from "./activity.js";
 import type { Observing } from "./ring-host.js";
 import type { Start } from "./start.js";
 
@@ -21,6 +22,8 @@ export interface ReactorSettings {
   readonly wakeFd: number;
   /** See {@link SharedState}. */
   readonly shared: SharedArrayBuffer;
+  /** The buffer of an {@link Activity}, that of all threads. */
+  readonly activity: SharedArrayBuffer;
 }
 
 export type Request =

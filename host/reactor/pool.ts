@@ -1,6 +1,11 @@
-/** Serves rings in reactor threads, each ring in the one that has the fewest; other disks' rings in this thread. */
+/**
+ * Serves rings in reactor threads, each ring in the one that has the fewest; other disks' rings in this thread. A guest's
+ * rings are in as many threads as the operator has said; where that is more than one, there is one thread more for those
+ * of others, so that no guest is in all of them.
+ */
 import { coreModule } from "../core/load.js";
 import { openDomain, type Platform } from "../platform/platform.js";
+import { Activity } from "./activity.js";
 import { LocalRingHost } from "./local.js";
 import type { EngineName, ReactorSettings } from "./messages.js";
 import type { AttachedRing, AttachOptions, ReactorStatus, RingHost } from "./ring-host.js";
@@ -8,7 +13,7 @@ import { ReactorThread } from "./thread.js";
 
 export interface PoolOptions extends Pick<ReactorSettings, "engine" | "pollUs"> {
   readonly platform: Platform;
-  /** Threads at most; they are started as rings come. */
+  /** Threads for the rings of one guest at most; they are started as rings come. */
   readonly reactors: number;
   /** A line for the operator. */
   readonly log: (line: string) => void;
@@ -24,6 +29,7 @@ interface Member {
 export class ReactorPool implements RingHost {
   readonly #options: PoolOptions;
   readonly #members: Member[] = [];
+  readonly #activity = new Activity();
   #local: Promise<{ host: LocalRingHost; close: () => Promise<void> }> | null = null;
   #localPages = (): number => 0;
   #told = false;
@@ -71,7 +77,7 @@ export class ReactorPool implements RingHost {
       },
     };
     for (;;) {
-      const thread = this.#choose();
+      const thread = this.#choose(options.config.domid);
       try {
         return await thread.attach(options, disk);
       } catch (error) {
@@ -91,16 +97,28 @@ export class ReactorPool implements RingHost {
     if (this.#local) await (await this.#local).close();
   }
 
-  #choose(): ReactorThread {
-    const threads = this.#members.map(({ thread }) => thread);
+  /** Threads at most. */
+  get #most(): number {
+    const { reactors } = this.#options;
+    return reactors > 1 ? reactors + 1 : 1;
+  }
+
+  #choose(domid: number): ReactorThread {
+    const all = this.#members.map(({ thread }) => thread);
+    const its = all.filter((thread) => thread.serves(domid));
+    const full = its.length >= this.#options.reactors;
+    const threads = full ? its : all;
     const least = threads.reduce((a, b) => (b.rings < a.rings ? b : a));
-    if (least.rings === 0 || this.#complete || threads.length >= this.#options.reactors) return least;
+    if (full || least.rings === 0 || this.#complete || all.length >= this.#most) return least;
     return this.#add();
   }
 
   #add(): ReactorThread {
     const { platform, engine, pollUs, onFailure, log } = this.#options;
-    const thread = new ReactorThread({ platform, engine, pollUs }, onFailure);
+    const thread = new ReactorThread(
+      { platform, engine, pollUs, activity: this.#activity.buffer },
+      onFailure,
+    );
     const member: Member = { thread, engine: "libuv" };
     this.#members.push(member);
     thread.started.then(
@@ -128,7 +146,7 @@ export class ReactorPool implements RingHost {
   async #here(): Promise<LocalRingHost> {
     this.#local ??= (async () => {
       const domain = await openDomain(this.#options.platform);
-      const host = new LocalRingHost(await domain.eventChannels(), await domain.grantTable());
+      const host = new LocalRingHost(await domain.eventChannels(), await domain.grantTable(), this.#activity);
       this.#localPages = () => host.mappedPages;
       return {
         host,

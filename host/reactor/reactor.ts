@@ -4,6 +4,8 @@
  * blocks in io_uring (uring-loop.ts).
  */
 import type { EventChannels, GrantTable } from "../platform/ports.js";
+import { Activity } from "./activity.js";
+import { Gate } from "./gate.js";
 import { IdleWindows } from "./idle-windows.js";
 import { Ring, type RingOptions } from "./ring.js";
 import { bind } from "./start.js";
@@ -42,6 +44,9 @@ export class Reactor {
   #trimAt = Number.POSITIVE_INFINITY;
   #active = false;
   readonly #windows = new IdleWindows();
+  readonly #activity: Activity;
+  /** By domain. */
+  readonly #gates = new Map<number, Gate>();
   readonly #onRingReady = (ring: Ring): void => {
     const { waiting } = this.#turns;
     this.#turns.enqueue(ring);
@@ -52,9 +57,10 @@ export class Reactor {
     if (!this.#throttled.includes(ring)) this.#throttled.push(ring);
   };
 
-  /** Takes both handles over; `close` closes them. */
-  constructor(events: EventChannels, grants: GrantTable) {
+  /** Takes both handles over; `close` closes them. `activity` is that of all reactors of the process. */
+  constructor(events: EventChannels, grants: GrantTable, activity = new Activity()) {
     this.events = events;
+    this.#activity = activity;
     this.#grants = grants;
   }
 
@@ -84,7 +90,8 @@ export class Reactor {
     const { events } = this;
     const port = await bind(events, options.config.domid, remotePort, options.start);
     let ring: Ring;
-    this.#turns.add(options.config.domid);
+    const { domid } = options.config;
+    const gate = this.#enter(domid);
     try {
       ring = new Ring(options, {
         grants: this.#grants,
@@ -93,9 +100,10 @@ export class Reactor {
         onReady: this.#onRingReady,
         onThrottled: this.#onRingThrottled,
         windows: this.#windows,
+        gate,
       });
     } catch (error) {
-      this.#turns.remove(options.config.domid);
+      this.#leave(domid);
       await events.unbind(port).catch(() => {});
       throw error;
     }
@@ -108,9 +116,21 @@ export class Reactor {
   /** Stops a ring, waits for its I/O, and lets go of everything of the guest's. */
   async detach(ring: Ring): Promise<void> {
     await ring.detach();
-    this.#turns.remove(ring.domid);
+    this.#leave(ring.domid);
     this.#rings.delete(ring.port);
     await this.events.unbind(ring.port);
+  }
+
+  /** Another ring of a domain. */
+  #enter(domid: number): Gate {
+    const gate = this.#gates.get(domid) ?? new Gate(this.#activity);
+    this.#gates.set(domid, gate);
+    this.#turns.add(domid);
+    return gate;
+  }
+
+  #leave(domid: number): void {
+    if (this.#turns.remove(domid)) this.#gates.delete(domid);
   }
 
   /** Reads events, a bounded number: each ring whose channel rang wants a pass. */
@@ -224,6 +244,7 @@ export class Reactor {
 
   #noteUse(ring: Ring): void {
     this.passes++;
+    this.#activity.note(ring.domid);
     if (this.watching && !ring.recent) {
       ring.recent = true;
       this.#recent.push(ring);

@@ -10,6 +10,7 @@ import { type LinearMemory, PAGE_SIZE } from "../core/memory.js";
 import type { EventChannels, GrantTable } from "../platform/ports.js";
 import { Result } from "../storage/device.js";
 import { DataWindow } from "./data-window.js";
+import type { Gate, GateRing } from "./gate.js";
 import type { IdleWindows } from "./idle-windows.js";
 import type { IoOwner, IoQueue } from "./io-queue.js";
 import { LatencyTable } from "./latency.js";
@@ -45,6 +46,8 @@ export interface RingPlace {
   readonly onReady: (ring: Ring) => void;
   /** The ring wants {@link Ring.run} at {@link Ring.resumeAt}. */
   readonly onThrottled: (ring: Ring) => void;
+  /** Starts the I/Os of all rings of its guest. */
+  readonly gate: Gate;
   /** Where it notes that its data window is used. */
   readonly windows: IdleWindows;
 }
@@ -55,7 +58,7 @@ const OPERATIONS = ["read", "write", "flush", "discard"];
 const TOLERATED_IDLE_EVENTS = 16;
 const MAX_MASK_MS = 64;
 
-export class Ring implements IoOwner {
+export class Ring implements IoOwner, GateRing {
   readonly port: number;
   readonly domid: number;
   /** For the reactor: it is on its list of rings that were at work lately. */
@@ -353,10 +356,15 @@ export class Ring implements IoOwner {
       this.#ios++;
       const slot = core.ioSlot(i);
       this.#latency.start(slot, this.#began);
-      bytes += core.ioBytes(slot);
-      this.#queue.start(slot);
+      const length = core.ioBytes(slot);
+      bytes += length;
+      this.#place.gate.start(this, slot, length);
     }
     return bytes;
+  }
+
+  startIo(slot: number): void {
+    this.#queue.start(slot);
   }
 
   /** Lets the next step take what the throttle allows. */
@@ -398,6 +406,7 @@ export class Ring implements IoOwner {
 
   ended(slot: number, result: Result, error?: Error): void {
     this.#ios--;
+    this.#place.gate.ended(this.#core.ioBytes(slot));
     if (result !== Result.Success) {
       // What was read up to the error may be in the window, and is never copied from it.
       if (!this.#broken) this.#place.windows.note(this.#window, this.#core);

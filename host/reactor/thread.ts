@@ -25,8 +25,9 @@ type Waiting = { resolve: (result: number) => void; reject: (error: Error) => vo
 type Listener = Pick<AttachOptions, "onHalt" | "onError">;
 
 export class ReactorThread {
-  /** Rings that are attached, or about to be. */
+  /** Rings that are attached, or about to be; and those of each domain. */
   rings = 0;
+  readonly #domains = new Map<number, number>();
   /** Rejects when the thread cannot start. */
   readonly started: Promise<{ engine: EngineName; missing: string | null }>;
   readonly #worker: Worker;
@@ -93,14 +94,14 @@ export class ReactorThread {
   ): Promise<AttachedRing> {
     const { onHalt, onError } = options;
     const number = this.#nextRing++;
-    this.rings++;
+    this.#count(options.config.domid, 1);
     this.#listeners.set(number, { onHalt, onError });
     try {
       // Where it cannot start, another may take the ring: the journal is not touched.
       await this.started;
       return await this.#attach(number, options, device);
     } catch (error) {
-      this.#forget(number);
+      this.#forget(number, options.config.domid);
       throw error;
     }
   }
@@ -149,7 +150,7 @@ export class ReactorThread {
           // Only now: the thread has said that nothing is under way into this memory any more.
           final = readCounters(memory);
           finalLatency = readLatency(memory);
-          this.#forget(number);
+          this.#forget(number, config.domid);
           returnMemory(memory, journal);
         },
       };
@@ -172,8 +173,20 @@ export class ReactorThread {
     await this.#exited;
   }
 
-  #forget(ring: number): void {
-    this.rings--;
+  /** Whether it has rings of the domain. */
+  serves(domid: number): boolean {
+    return this.#domains.has(domid);
+  }
+
+  #count(domid: number, by: 1 | -1): void {
+    this.rings += by;
+    const rings = (this.#domains.get(domid) ?? 0) + by;
+    if (rings > 0) this.#domains.set(domid, rings);
+    else this.#domains.delete(domid);
+  }
+
+  #forget(ring: number, domid: number): void {
+    this.#count(domid, -1);
     this.#listeners.delete(ring);
   }
 

@@ -8,7 +8,7 @@ import { isDirect } from "../platform/libc.js";
 import { Result } from "../storage/device.js";
 import type { RawDevice } from "../storage/raw.js";
 import { isTransient } from "../storage/transfer.js";
-import { Op } from "../storage/uring/abi.js";
+import { ASYNC, Op } from "../storage/uring/abi.js";
 import {
   type CompletionQueue,
   QUEUE_KIND,
@@ -16,12 +16,18 @@ import {
   type UringEngine,
 } from "../storage/uring/engine.js";
 import type { Uring } from "../storage/uring/ring.js";
+import type { Activity } from "./activity.js";
 import { DeviceQueue } from "./device-queue.js";
 import { FixedPages } from "./fixed-pages.js";
 import type { IoOwner, IoQueue } from "./io-queue.js";
 
 const TWO_TO_32 = 4294967296;
 const SECTOR_SHIFT = 9;
+/**
+ * What is in the page cache the kernel copies at once, in the thread that asks for it. Where others wait for this thread,
+ * larger I/Os than this one are left to another thread of the kernel's.
+ */
+const MOST_AT_ONCE = 128 << 10;
 
 export class UringQueue implements IoQueue, CompletionQueue {
   readonly #engine: UringEngine;
@@ -37,10 +43,13 @@ export class UringQueue implements IoQueue, CompletionQueue {
   readonly #fileFlags: number;
   readonly #fd: number;
   readonly #fixed: FixedPages | null;
+  readonly #activity: Activity;
+  readonly #direct: boolean;
 
   /** The device must have been made with this engine; both stay the caller's. */
-  constructor(engine: UringEngine, device: RawDevice, core: BlkifCore, owner: IoOwner) {
+  constructor(engine: UringEngine, device: RawDevice, core: BlkifCore, owner: IoOwner, activity: Activity) {
     this.#engine = engine;
+    this.#activity = activity;
     this.#ring = engine.ring;
     this.#device = device;
     this.#owner = owner;
@@ -53,7 +62,8 @@ export class UringQueue implements IoQueue, CompletionQueue {
     this.#fileFlags = flags;
     this.#fd = fd;
     this.#number = engine.addQueue(this);
-    this.#fixed = isDirect(device.store.fd) ? FixedPages.take(engine, core.memory) : null;
+    this.#direct = isDirect(device.store.fd);
+    this.#fixed = this.#direct ? FixedPages.take(engine, core.memory) : null;
   }
 
   start(slot: number): void {
@@ -78,8 +88,9 @@ export class UringQueue implements IoQueue, CompletionQueue {
     const vector = this.#base + table;
     const vectorHigh = Math.floor(vector / TWO_TO_32);
     const buffer = single && this.#fixed !== null ? this.#fixed.slotOf(u32[table >> 2], length) : -1;
+    const elsewhere = length > MOST_AT_ONCE && !this.#direct && this.#activity.shared;
     this.#ring.prepare(
-      operationOf(write, single, buffer >= 0) | this.#fileFlags,
+      operationOf(write, single, buffer >= 0) | this.#fileFlags | (elsewhere ? ASYNC : 0),
       this.#fd,
       sectorLow << SECTOR_SHIFT,
       (sectorHigh << SECTOR_SHIFT) | (sectorLow >>> (32 - SECTOR_SHIFT)),

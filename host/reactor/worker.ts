@@ -10,6 +10,7 @@ import type { IoEngine } from "../storage/engine.js";
 import { libuvEngine } from "../storage/libuv.js";
 import type { RawDevice } from "../storage/raw.js";
 import { UringEngine } from "../storage/uring/engine.js";
+import { Activity } from "./activity.js";
 import { BUILD } from "./build.js";
 import { DeviceQueue } from "./device-queue.js";
 import { Disks } from "./disks.js";
@@ -44,6 +45,7 @@ const settings: ReactorSettings = given;
 if (settings.build !== BUILD)
   throw new Error("xbdback was replaced by another release since this process began");
 const shared = new SharedState(settings.shared);
+const activity = new Activity(settings.activity);
 const say = (said: Said): void => port.postMessage(said);
 
 class ReactorThread {
@@ -112,7 +114,7 @@ class ReactorThread {
           throttle: throttle && new Throttle(throttle),
           makeQueue: (core, owner) =>
             engine instanceof UringEngine
-              ? new UringQueue(engine, device, core, owner)
+              ? new UringQueue(engine, device, core, owner, activity)
               : new DeviceQueue(device, core, owner),
           onHalt: (why) => say({ event: "halt", ring: number, why }),
           onError: (operation, error, result) => {
@@ -192,7 +194,7 @@ async function serveOnEventLoop(thread: ReactorThread, reactor: Reactor): Promis
 }
 
 const domain = await openDomain(settings.platform);
-const reactor = new Reactor(await domain.eventChannels(), await domain.grantTable());
+const reactor = new Reactor(await domain.eventChannels(), await domain.grantTable(), activity);
 const { engine, missing } = makeEngine();
 const thread = new ReactorThread(reactor, engine);
 say({ event: "started", engine: engine instanceof UringEngine ? "io_uring" : "libuv", missing });

@@ -77,6 +77,41 @@ for (const engine of ["io_uring", "libuv"] as const) {
   }
 }
 
+for (const [order, rings] of [
+  [
+    [4, 1],
+    [2, 2, 1],
+  ],
+  [
+    [1, 4],
+    [1, 2, 2],
+  ],
+  [
+    [4, 4],
+    [3, 2, 3],
+  ],
+] as const) {
+  test(`guests with ${order.join(" and ")} queues: none is in all threads`, LIMIT, async () => {
+    const machine = await Machine.start({ threads: { reactors: 2 } });
+    try {
+      const disks = [];
+      for (const [i, queues] of order.entries()) {
+        const guest = await machine.guest(i + 1);
+        await machine.plug({ path: machine.image(`${i}.img`), domid: i + 1 });
+        disks.push(await machine.connect(guest, { queues }));
+      }
+      assert.deepEqual(
+        machine.reactor.threads.map((thread) => thread.rings),
+        rings,
+      );
+      for (const disk of disks) await disk.close();
+      await machine.untilClean();
+    } finally {
+      await machine.close();
+    }
+  });
+}
+
 /** A disk that answers when it is told to. */
 interface LateDisk extends Pick<MachineOptions, "threads" | "open"> {
   /** Called before the read. */

@@ -8,6 +8,7 @@ import * as abi from "../../assembly/abi.js";
 import type { BlkifCore } from "../../host/core/blkif.js";
 import { allocateMemory, type LinearMemory } from "../../host/core/memory.js";
 import type { EventChannels, GrantTable } from "../../host/platform/ports.js";
+import { SHARED_BYTES } from "../../host/reactor/gate.js";
 import type { IoOwner } from "../../host/reactor/io-queue.js";
 import { Reactor } from "../../host/reactor/reactor.js";
 import type { Ring } from "../../host/reactor/ring.js";
@@ -26,8 +27,20 @@ class Work {
   started = 0;
 }
 
+/** What a domain has in flight, and the most that it had. */
+class InFlight {
+  now = 0;
+  most = 0;
+
+  add(bytes: number): void {
+    this.now += bytes;
+    this.most = Math.max(this.most, this.now);
+  }
+}
+
 class Platform {
   readonly work = new Map([GOOD, BAD].map((domid) => [domid, new Work()]));
+  readonly inFlight = new Map([GOOD, BAD].map((domid) => [domid, new InFlight()]));
   readonly rung: number[] = [];
   #ports = 0;
   /** Sectors of each segment of an indirect page. */
@@ -88,6 +101,7 @@ class Side {
   readonly memory = allocateMemory(abi.MEMORY_BYTES);
   readonly #view = new DataView(this.memory.memory.buffer);
   readonly #started: number[] = [];
+  readonly #lengths: number[] = [];
   #ring!: Ring;
   #owner!: IoOwner;
   #produced = 0;
@@ -110,7 +124,10 @@ class Side {
           this.#owner = owner;
           const start = (slot: number): void => {
             this.#started.push(slot);
-            (this.#platform.work.get(this.domid) as Work).started += core.ioAt(slot).length;
+            const { length } = core.ioAt(slot);
+            (this.#platform.work.get(this.domid) as Work).started += length;
+            (this.#platform.inFlight.get(this.domid) as InFlight).add(length);
+            this.#lengths.push(length);
           };
           return { start, close: () => {} };
         },
@@ -145,6 +162,8 @@ class Side {
   }
 
   complete(): void {
+    for (const length of this.#lengths.splice(0))
+      (this.#platform.inFlight.get(this.domid) as InFlight).add(-length);
     for (const slot of this.#started.splice(0)) this.#owner.ended(slot, Result.Success);
   }
 }
@@ -215,6 +234,11 @@ for (const { name, operation, features, lastSector } of NEIGHBOURS) {
     assert.ok(most.segments <= QUANTUM.segments * 2, `${most.segments} segments`);
     assert.ok(most.copied <= QUANTUM.bytes * 2, `${most.copied} bytes copied`);
     assert.ok(most.started < QUANTUM.bytes + abi.MAX_IO, `${most.started} bytes of I/O`);
+    const inFlight = (platform.inFlight.get(BAD) as InFlight).most;
+    assert.ok(
+      inFlight <= Math.max(SHARED_BYTES, 256 * (lastSector + 1) * 512),
+      `${inFlight} bytes in flight`,
+    );
     const [copied, started] = [total.copied / turns, total.started / turns];
     assert.ok(copied + started <= QUANTUM.bytes * 1.1, `on average ${copied} copied and ${started} started`);
     // It is no less than a part of its quantum, either.

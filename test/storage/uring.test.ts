@@ -8,6 +8,8 @@ import { BlkifCore } from "../../host/core/blkif.js";
 import { coreModule } from "../../host/core/load.js";
 import { allocateMemory } from "../../host/core/memory.js";
 import { addressOf, eventFd, makeFifo, signalEventFd } from "../../host/platform/libc.js";
+import { Activity } from "../../host/reactor/activity.js";
+import type { IoOwner } from "../../host/reactor/io-queue.js";
 import { UringQueue } from "../../host/reactor/uring-queue.js";
 import { Result } from "../../host/storage/device.js";
 import { openStore } from "../../host/storage/open.js";
@@ -158,9 +160,8 @@ async function queueOn(path: string, readOnly = false) {
   // What is not plain goes through the device, which needs somebody who turns the loop.
   const device = new RawDevice(store, pumped);
   const ends: { slot: number; result: Result; error: Error | undefined }[] = [];
-  const queue = new UringQueue(engine, device, core, {
-    ended: (slot, result, error) => void ends.push({ slot, result, error }),
-  });
+  const owner: IoOwner = { ended: (slot, result, error) => void ends.push({ slot, result, error }) };
+  const queue = new UringQueue(engine, device, core, owner, new Activity());
   const u16 = new Uint16Array(memory.memory.buffer);
   return {
     ...{ queue, device, engine, memory, ends, store },

@@ -1,0 +1,78 @@
+/**
+ * What one guest has in flight at the disks of a reactor thread, all its rings together. While other guests have I/O as
+ * well, that is bounded in bytes: whoever comes then finds no more of it before him in the disk's queue, in libuv's thread
+ * pool, or in what the kernel carries out at once, from the page cache, in this thread.
+ */
+import type { Activity } from "./activity.js";
+
+/** Enough for 2.5 GB/s of a disk that needs 100 µs for each I/O. One I/O that is larger goes alone. */
+export const SHARED_BYTES = 256 << 10;
+/** What an I/O counts at least: a flush or a discard moves no data. */
+const LEAST_BYTES = 4096;
+
+const cost = (bytes: number): number => Math.max(bytes, LEAST_BYTES);
+/** Entries behind which those that have started are dropped. */
+const MOST_STARTED = 512;
+
+/** A ring, of which the gate starts I/Os. */
+export interface GateRing {
+  /** Starts the I/O of a slot. */
+  startIo(slot: number): void;
+}
+
+export class Gate {
+  readonly #activity: Activity;
+  #inFlight = 0;
+  /** I/Os that wait, oldest first, from `#head` on. */
+  readonly #rings: GateRing[] = [];
+  readonly #slots: number[] = [];
+  readonly #bytes: number[] = [];
+  #head = 0;
+
+  constructor(activity: Activity) {
+    this.#activity = activity;
+  }
+
+  /** Starts an I/O of so many bytes, now or when others have ended. */
+  start(ring: GateRing, slot: number, bytes: number): void {
+    if (this.#waiting === 0 && this.#admits(bytes)) this.#go(ring, slot, bytes);
+    else {
+      this.#rings.push(ring);
+      this.#slots.push(slot);
+      this.#bytes.push(bytes);
+    }
+  }
+
+  /** An I/O has ended, of the same number of bytes. */
+  ended(bytes: number): void {
+    this.#inFlight -= cost(bytes);
+    while (this.#waiting > 0 && this.#admits(this.#bytes[this.#head])) {
+      const at = this.#head++;
+      this.#go(this.#rings[at], this.#slots[at], this.#bytes[at]);
+    }
+    if (this.#head > MOST_STARTED || this.#head === this.#rings.length) this.#drop();
+  }
+
+  /** Forgets those that have started. */
+  #drop(): void {
+    for (const list of [this.#rings, this.#slots, this.#bytes]) {
+      list.copyWithin(0, this.#head);
+      list.length -= this.#head;
+    }
+    this.#head = 0;
+  }
+
+  get #waiting(): number {
+    return this.#rings.length - this.#head;
+  }
+
+  #admits(bytes: number): boolean {
+    const inFlight = this.#inFlight;
+    return inFlight === 0 || inFlight + cost(bytes) <= SHARED_BYTES || !this.#activity.shared;
+  }
+
+  #go(ring: GateRing, slot: number, bytes: number): void {
+    this.#inFlight += cost(bytes);
+    ring.startIo(slot);
+  }
+}

@@ -1,0 +1,100 @@
+/** What a guest may have in flight at its disks, beside others and alone. */
+import assert from "node:assert/strict";
+import { test } from "node:test";
+import { Activity } from "../../host/reactor/activity.js";
+import { Gate, type GateRing, SHARED_BYTES } from "../../host/reactor/gate.js";
+
+/** A gate, the time, and the slots that it has started, by the names of their rings. */
+function scene() {
+  let time = 0;
+  const activity = new Activity(undefined, () => time);
+  const gate = new Gate(activity);
+  const started: string[] = [];
+  const ring = (name: string): GateRing => ({ startIo: (slot) => void started.push(`${name}${slot}`) });
+  const sharedAt = (at: number): void => {
+    time = at;
+    for (const domid of [1, 2]) activity.note(domid);
+  };
+  return { gate, activity, started, ring, sharedAt, pause: (ms: number) => (time += ms) };
+}
+
+test("a guest alone has as much in flight as it likes", () => {
+  const { gate, started, ring } = scene();
+  const a = ring("a");
+  for (let slot = 0; slot < 100; slot++) gate.start(a, slot, 1 << 20);
+  assert.equal(started.length, 100);
+});
+
+test("beside others the rest waits, in its order, whichever ring it is of", () => {
+  const { gate, started, ring, sharedAt } = scene();
+  sharedAt(1000);
+  const half = SHARED_BYTES / 2;
+  const [a, b] = [ring("a"), ring("b")];
+  gate.start(a, 0, half);
+  gate.start(b, 1, half);
+  gate.start(b, 2, half);
+  gate.start(a, 3, 512);
+  assert.deepEqual(started, ["a0", "b1"]);
+  gate.ended(half);
+  assert.deepEqual(started, ["a0", "b1", "b2"]);
+  gate.ended(half);
+  assert.deepEqual(started, ["a0", "b1", "b2", "a3"]);
+});
+
+test("an I/O that is larger goes alone, and one without data counts", () => {
+  const { gate, started, ring, sharedAt } = scene();
+  sharedAt(1000);
+  const a = ring("a");
+  gate.start(a, 0, 4 * SHARED_BYTES);
+  gate.start(a, 1, 0);
+  assert.deepEqual(started, ["a0"]);
+  gate.ended(4 * SHARED_BYTES);
+  assert.deepEqual(started, ["a0", "a1"]);
+  for (let slot = 2; slot < 2000; slot++) gate.start(a, slot, 0);
+  assert.equal(started.length, 1 + SHARED_BYTES / 4096);
+});
+
+test("every I/O is started once, however many there are", () => {
+  const { gate, started, ring, sharedAt } = scene();
+  sharedAt(1000);
+  const a = ring("");
+  const expected: string[] = [];
+  let ended = 0;
+  for (let slot = 0; slot < 5000; slot++) {
+    gate.start(a, slot, SHARED_BYTES);
+    expected.push(String(slot));
+    // A thousand wait at most, and at least two of them most of the time.
+    if (slot % 1000 > 1) gate.ended(SHARED_BYTES), ended++;
+  }
+  while (ended < started.length) gate.ended(SHARED_BYTES), ended++;
+  assert.deepEqual(started, expected);
+});
+
+test("when the others have gone, what waits starts with the next end", () => {
+  const { gate, activity, started, ring, sharedAt, pause } = scene();
+  sharedAt(1000);
+  const a = ring("a");
+  for (let slot = 0; slot < 8; slot++) gate.start(a, slot, SHARED_BYTES);
+  assert.equal(started.length, 1);
+  assert.ok(activity.shared);
+  pause(50);
+  assert.ok(!activity.shared);
+  gate.ended(SHARED_BYTES);
+  assert.equal(started.length, 8);
+});
+
+test("guests are seen in whatever threads they are, and a clock that wraps changes nothing", () => {
+  let time = 0x7ffffff0;
+  const clock = (): number => time | 0;
+  const one = new Activity(undefined, clock);
+  const other = new Activity(one.buffer, clock);
+  assert.ok(!one.shared);
+  one.note(1);
+  time += 30;
+  one.note(1);
+  assert.ok(!other.shared, "the same guest again");
+  other.note(2);
+  assert.ok(one.shared);
+  time += 30;
+  assert.ok(!one.shared);
+});
