@@ -123,8 +123,8 @@ export class Throttling {
     const own = this.#own;
     // A limit of 0 is written, too: it says that the configuration's does not count.
     const values: [key: string, value: number | null][] = [
-      [LIMIT_KEYS.iops, own && own.iops],
-      [LIMIT_KEYS.bps, own && own.bps],
+      [LIMIT_KEYS.iops, own?.iops ?? null],
+      [LIMIT_KEYS.bps, own?.bps ?? null],
       [LIMIT_KEYS.burst, own && own.burst !== NO_LIMITS.burst ? own.burst : null],
       [PAUSED_KEY, this.#paused ? 1 : null],
     ];
