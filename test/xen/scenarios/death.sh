@@ -13,7 +13,8 @@ check "its image is free" sh -c 'flock -n /root/a.img true'
 check "xl restore" timeout 200 xl restore /root/warm.save
 rm -f /root/warm.save
 id=$(domid warm)
-check "the restored guest is connected" within 240 test "$(xenstore-read "$BACKEND/$id/51712/state")" = 4
+connected() { [ "$(xenstore-read "$BACKEND/$id/51712/state")" = 4 ]; }
+check "the restored guest is connected" within 240 connected
 check "no read or write of the guest's failed" sh -c '! grep -a "MARK .*-failed" /var/log/xen/console/guest-warm.log'
 
 say "the daemon is killed in the midst of I/O"
