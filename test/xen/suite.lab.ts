@@ -10,6 +10,7 @@ import { scenario } from "./scenario.js";
 const scenarios: [string, string, number][] = [
   ["gntdev maps, unmaps and copies as the port says", "grants.sh", 600],
   ["a Linux guest keeps files on a disk", "guest.sh", 600],
+  ["xenstore over the kernel's device", "xenbus.sh", 600],
   ["the installation of docs/dom0.md", "install.sh", 900],
   ["xl attaches, refuses, shares, creates and destroys", "xl.sh", 1200],
   ["plain phy:", "phy.sh", 900],
