@@ -1,6 +1,6 @@
 /**
- * What one guest has in flight at the disks of a reactor thread, all its rings together. While other guests have I/O as
- * well, that is bounded in bytes: whoever comes then finds no more of it before him in the disk's queue, in libuv's thread
+ * What is in flight at one disk in a reactor thread, of all its rings together. While other guests have I/O as well, that
+ * is bounded in bytes: whoever comes then finds no more of it before him in the disk's queue, in libuv's thread
  * pool, or in what the kernel carries out at once, from the page cache, in this thread.
  */
 import type { Activity } from "./activity.js";

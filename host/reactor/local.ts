@@ -37,6 +37,7 @@ export class LocalRingHost implements RingHost {
         {
           ...options,
           memory,
+          device,
           makeQueue: (core, owner) => new DeviceQueue(device, core, owner),
           onError(operation, error, result) {
             noteFlushErrno(memory, device.flushErrno ?? 0);

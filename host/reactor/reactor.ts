@@ -45,8 +45,8 @@ export class Reactor {
   #active = false;
   readonly #windows = new IdleWindows();
   readonly #activity: Activity;
-  /** By domain. */
-  readonly #gates = new Map<number, Gate>();
+  /** By the disk, which is one guest's. A guest's other disks do not wait for one that hangs. */
+  readonly #gates = new WeakMap<object, Gate>();
   readonly #onRingReady = (ring: Ring): void => {
     const { waiting } = this.#turns;
     this.#turns.enqueue(ring);
@@ -91,7 +91,7 @@ export class Reactor {
     const port = await bind(events, options.config.domid, remotePort, options.start);
     let ring: Ring;
     const { domid } = options.config;
-    const gate = this.#enter(domid);
+    this.#turns.add(domid);
     try {
       ring = new Ring(options, {
         grants: this.#grants,
@@ -100,10 +100,10 @@ export class Reactor {
         onReady: this.#onRingReady,
         onThrottled: this.#onRingThrottled,
         windows: this.#windows,
-        gate,
+        gate: this.#gateOf(options.device),
       });
     } catch (error) {
-      this.#leave(domid);
+      this.#turns.remove(domid);
       await events.unbind(port).catch(() => {});
       throw error;
     }
@@ -116,21 +116,15 @@ export class Reactor {
   /** Stops a ring, waits for its I/O, and lets go of everything of the guest's. */
   async detach(ring: Ring): Promise<void> {
     await ring.detach();
-    this.#leave(ring.domid);
+    this.#turns.remove(ring.domid);
     this.#rings.delete(ring.port);
     await this.events.unbind(ring.port);
   }
 
-  /** Another ring of a domain. */
-  #enter(domid: number): Gate {
-    const gate = this.#gates.get(domid) ?? new Gate(this.#activity);
-    this.#gates.set(domid, gate);
-    this.#turns.add(domid);
+  #gateOf(device: object): Gate {
+    const gate = this.#gates.get(device) ?? new Gate(this.#activity);
+    this.#gates.set(device, gate);
     return gate;
-  }
-
-  #leave(domid: number): void {
-    if (this.#turns.remove(domid)) this.#gates.delete(domid);
   }
 
   /** Reads events, a bounded number: each ring whose channel rang wants a pass. */

@@ -29,6 +29,8 @@ export interface RingOptions {
   readonly start: Start;
   /** As {@link Ring.setThrottle} has it; from the first request on. */
   readonly throttle?: Throttle | null;
+  /** What its I/O goes to; all rings of one disk have the same. */
+  readonly device: object;
   readonly makeQueue: (core: BlkifCore, owner: IoOwner) => IoQueue;
   /** The ring takes no more requests: the guest has spoilt it, or the core failed over it. Called at most once. */
   readonly onHalt: (why: string) => void;
@@ -46,7 +48,7 @@ export interface RingPlace {
   readonly onReady: (ring: Ring) => void;
   /** The ring wants {@link Ring.run} at {@link Ring.resumeAt}. */
   readonly onThrottled: (ring: Ring) => void;
-  /** Starts the I/Os of all rings of its guest. */
+  /** Starts the I/Os of all rings of its disk. */
   readonly gate: Gate;
   /** Where it notes that its data window is used. */
   readonly windows: IdleWindows;

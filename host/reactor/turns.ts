@@ -72,13 +72,12 @@ export class Turns<R extends TurnRing> {
     guest.rings++;
   }
 
-  /** The ring that leaves wants no pass any more. True if it was the domain's last. */
-  remove(domid: number): boolean {
+  /** The ring that leaves wants no pass any more. */
+  remove(domid: number): void {
     const guest = this.#guests.get(domid) as Guest<R>;
-    if (--guest.rings > 0) return false;
+    if (--guest.rings > 0) return;
     this.#guests.delete(domid);
     if (this.#last === guest) this.#last = null;
-    return true;
   }
 
   /** The ring wants a pass. To be called once until it has had it. */

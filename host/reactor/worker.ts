@@ -112,6 +112,7 @@ class ReactorThread {
           memory,
           start,
           throttle: throttle && new Throttle(throttle),
+          device,
           makeQueue: (core, owner) =>
             engine instanceof UringEngine
               ? new UringQueue(engine, device, core, owner, activity)

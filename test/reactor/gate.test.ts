@@ -1,4 +1,4 @@
-/** What a guest may have in flight at its disks, beside others and alone. */
+/** What a guest may have in flight at a disk, beside others and alone. */
 import assert from "node:assert/strict";
 import { test } from "node:test";
 import { Activity } from "../../host/reactor/activity.js";
@@ -60,13 +60,17 @@ test("every I/O is started once, however many there are", () => {
   const a = ring("");
   const expected: string[] = [];
   let ended = 0;
+  const end = (): void => {
+    gate.ended(SHARED_BYTES);
+    ended++;
+  };
   for (let slot = 0; slot < 5000; slot++) {
     gate.start(a, slot, SHARED_BYTES);
     expected.push(String(slot));
     // A thousand wait at most, and at least two of them most of the time.
-    if (slot % 1000 > 1) gate.ended(SHARED_BYTES), ended++;
+    if (slot % 1000 > 1) end();
   }
-  while (ended < started.length) gate.ended(SHARED_BYTES), ended++;
+  while (ended < started.length) end();
   assert.deepEqual(started, expected);
 });
 

@@ -98,6 +98,7 @@ class Platform {
 class Side {
   readonly domid: number;
   readonly #platform: Platform;
+  readonly #device: object;
   readonly memory = allocateMemory(abi.MEMORY_BYTES);
   readonly #view = new DataView(this.memory.memory.buffer);
   readonly #started: number[] = [];
@@ -106,9 +107,11 @@ class Side {
   #owner!: IoOwner;
   #produced = 0;
 
-  constructor(platform: Platform, domid: number) {
+  /** Rings of one disk have the same `device`. */
+  constructor(platform: Platform, domid: number, device: object) {
     this.#platform = platform;
     this.domid = domid;
+    this.#device = device;
     for (const at of [abi.SRING_REQ_EVENT, abi.SRING_RSP_EVENT]) this.memory.u32[at >> 2] = 1;
   }
 
@@ -120,6 +123,7 @@ class Side {
         ringRefs: Uint32Array.of(1),
         memory: this.memory,
         start: "attach",
+        device: this.#device,
         makeQueue: (core: BlkifCore, owner: IoOwner) => {
           this.#owner = owner;
           const start = (slot: number): void => {
@@ -190,9 +194,10 @@ for (const { name, operation, features, lastSector } of NEIGHBOURS) {
   test(`between two turns of a good ring: four queues of ${name}`, async () => {
     const platform = new Platform(lastSector);
     const reactor = new Reactor(platform.events(), platform.grants());
-    const good = new Side(platform, GOOD);
+    const good = new Side(platform, GOOD, {});
     await good.attach(reactor, 0);
-    const queues = Array.from({ length: 4 }, () => new Side(platform, BAD));
+    const device = {};
+    const queues = Array.from({ length: 4 }, () => new Side(platform, BAD, device));
     for (const queue of queues) await queue.attach(reactor, features);
     const total = new Work();
     const most = new Work();
@@ -245,6 +250,31 @@ for (const { name, operation, features, lastSector } of NEIGHBOURS) {
     assert.ok(total.segments + total.started > 0 && copied + started > QUANTUM.bytes / 8, "it is served");
   });
 }
+
+test("a disk that hangs keeps none of its guest's other disks waiting, beside a neighbour or alone", async () => {
+  const platform = new Platform(7);
+  const reactor = new Reactor(platform.events(), platform.grants());
+  const [hung, other, neighbour] = [BAD, BAD, GOOD].map((domid) => new Side(platform, domid, {}));
+  for (const side of [hung, other, neighbour]) await side.attach(reactor, abi.FEATURE_PERSISTENT);
+  const turns = (): void => {
+    for (let i = 0; i < 20; i++) {
+      reactor.dispatch();
+      reactor.turn();
+      for (const side of [other, neighbour]) side.complete();
+    }
+  };
+  while (hung.asked < 32) hung.put(0, true);
+  hung.push();
+  for (const company of [[neighbour], []]) {
+    for (const side of [other, ...company]) {
+      side.put(0, false);
+      side.push();
+    }
+    turns();
+    assert.deepEqual([other.asked, neighbour.asked], [0, 0]);
+    assert.equal(hung.asked, 32);
+  }
+});
 
 // ---- Deficit round robin by itself ----
 
