@@ -206,7 +206,7 @@ test(
     const device = await openHelped(
       at("disk"),
       { kind: "image", format: "qcow2", path: at("disk") },
-      { readOnly: false, warn: (line) => void lines.push(line), patience: { reconnectMs: 5000 } },
+      { readOnly: false, warn: (line) => void lines.push(line), patience: { reconnectMs: 100 } },
     );
     t.after(() => device.close());
     const io = scatter(512);
