@@ -1,5 +1,6 @@
 /** The aims: what xbdback is to reach, and whether it did in this run. */
 import type { Measured } from "../statistics.js";
+import type { NeighbourResult } from "./neighbours.js";
 import { bestLoad, type RowResult, type ScaleResult } from "./results.js";
 
 export interface Aim {
@@ -101,7 +102,18 @@ function scaleAims(scales: readonly ScaleResult[]): Aim[] {
 
 const bestIops = (scale: ScaleResult): number => bestLoad(scale).iops.median;
 
+function neighbourAims({ name, share, besideP99 }: NeighbourResult): Aim[] {
+  return [
+    ...aim(name, "of the good guest's fair share", { atLeast: 0.8 }, share),
+    ...aim(name, "its p99", { atMost: 2 }, besideP99, "ms"),
+  ];
+}
+
 /** In the order of the rows. An aim whose row or contestant was not measured is not there. */
-export function aimsOf(rows: readonly RowResult[], scales: readonly ScaleResult[]): Aim[] {
-  return [...rows.flatMap(rowAims), ...scaleAims(scales)];
+export function aimsOf(
+  rows: readonly RowResult[],
+  scales: readonly ScaleResult[],
+  neighbours: readonly NeighbourResult[],
+): Aim[] {
+  return [...rows.flatMap(rowAims), ...scaleAims(scales), ...neighbours.flatMap(neighbourAims)];
 }

@@ -21,13 +21,14 @@ import { atExit, exitOnSignals } from "./cleanup.js";
 import { type Environment, examine, isInMemory } from "./environment.js";
 import { writeImage } from "./image.js";
 import { type Failure, measureRows, type Plan } from "./measure.js";
+import { measureNeighbour, type NeighbourResult, neighbourResult, neighbourRows } from "./neighbours.js";
 import { plot } from "./plot.js";
 import type { Report } from "./report.js";
 import { type RowResult, rowResult, type ScaleResult, scaleResult } from "./results.js";
 import { rows, scaleRows } from "./rows.js";
 import { measureScale } from "./scale.js";
 import { findTool } from "./syscalls.js";
-import { aimLines, EXPLANATION, head, rowLines, scaleLines } from "./table.js";
+import { aimLines, EXPLANATION, head, neighbourLines, rowLines, scaleLines } from "./table.js";
 
 const USAGE = `npm run bench -- [options] [parts]     measures the rows whose name has all parts
   --quick            fewer rows, repeats and a smaller file: under two minutes
@@ -95,6 +96,7 @@ function parse(args: string[]) {
       serveOptions: values.serve.split(" ").filter((word) => word !== ""),
       rows: chosen(rows()),
       scales: chosen(scaleRows()),
+      neighbours: chosen(neighbourRows()),
     };
   } catch (error) {
     throw new UsageError((error as Error).message);
@@ -145,7 +147,17 @@ async function measure(options: Options, scratch: string, say: (line: string) =>
       failures.push({ rows: [name], reason: (error as Error).message });
     }
   }
-  const aims = aimsOf(measured, scale);
+  const neighbours: NeighbourResult[] = [];
+  for (const row of options.neighbours) {
+    try {
+      const result = neighbourResult(await measureNeighbour(row, plan));
+      neighbours.push(result);
+      say(neighbourLines(result));
+    } catch (error) {
+      failures.push({ rows: [row.name], reason: (error as Error).message });
+    }
+  }
+  const aims = aimsOf(measured, scale, neighbours);
   say(`\n${aimLines(aims)}`);
   return {
     ...{
@@ -158,7 +170,7 @@ async function measure(options: Options, scratch: string, say: (line: string) =>
       serveOptions,
       noSyscalls,
     },
-    ...{ rows: measured, scale, aims, failures },
+    ...{ rows: measured, scale, neighbours, aims, failures },
     elapsedSeconds: Math.round((performance.now() - start) / 1000),
   };
 }
@@ -175,7 +187,7 @@ async function main(): Promise<void> {
   const options = parse(process.argv.slice(2));
   if (options.help) return console.log(USAGE);
   if (options.plot !== undefined) return redraw(options.output, options.plot);
-  const chosen = [...options.rows, ...options.scales];
+  const chosen = [...options.rows, ...options.scales, ...options.neighbours];
   if (chosen.length === 0) throw new UsageError("no row has all of these parts: --list prints the names");
   if (options.list) return console.log(chosen.map(({ name }) => name).join("\n"));
   const say = (line: string): void => {

@@ -2,6 +2,7 @@
 import type { Aim } from "./aims.js";
 import type { Environment } from "./environment.js";
 import type { Failure } from "./measure.js";
+import type { NeighbourResult } from "./neighbours.js";
 import type { RowResult, ScaleResult } from "./results.js";
 
 /** What --json prints, and what is written to bench.json. */
@@ -20,6 +21,7 @@ export interface Report {
   readonly noSyscalls: string | null;
   readonly rows: readonly RowResult[];
   readonly scale: readonly ScaleResult[];
+  readonly neighbours: readonly NeighbourResult[];
   readonly aims: readonly Aim[];
   /** Empty when all went well. */
   readonly failures: readonly Failure[];

@@ -130,6 +130,20 @@ export class Machine {
     return performance.now() - start;
   }
 
+  /** A disk of a guest that another process plays. */
+  async plug(domid: number, image: string): Promise<void> {
+    const spec: VbdSpec = {
+      backendDomid: 0,
+      domid,
+      devid: FIRST_DEVID,
+      path: image,
+      mode: "w!",
+      dev: "xvda",
+    };
+    await this.#alive(addVbd(this.#host.xenstore, spec));
+    this.#vbds.push(spec);
+  }
+
   /** On all disks at once. `looks`: whether guests may look for responses before they sleep; not on one CPU. */
   load(job: LoadJob, looks = true): Promise<LoadResult> {
     return this.#alive(this.#guests.ask<LoadResult>({ command: "load", job, looks }));

@@ -1,18 +1,23 @@
 /**
  * Whether several guests have I/O at present, in whatever threads of this process their rings are: they share its disks,
- * processors and libuv's thread pool. All threads write to it, without locks: it is an estimate.
+ * processors and libuv's thread pool. All threads write to it.
  */
 
 /** For so long after another guest's pass, a guest is not alone. */
-const MEMORY_MS = 20;
+export const MEMORY_MS = 1000;
 const DOMID = 0;
 const CHANGED_AT = 1;
+/** How many guests have I/O in flight. */
+const BUSY = 2;
+/** Threads in which a guest has I/O in flight, by its domid modulo GUESTS: two that share a place count as one. */
+const FIRST = 3;
+const GUESTS = 256;
 
 /** Milliseconds of a clock that all threads share; it wraps around. */
 const milliseconds = (): number => (performance.timeOrigin + performance.now()) | 0;
 
 export class Activity {
-  static readonly BYTES = 8;
+  static readonly BYTES = 4 * (FIRST + GUESTS);
   readonly buffer: SharedArrayBuffer;
   readonly #words: Int32Array;
   readonly #clock: () => number;
@@ -24,18 +29,28 @@ export class Activity {
     this.#words = new Int32Array(this.buffer);
     if (buffer !== undefined) return;
     this.#words[DOMID] = -1;
-    this.#words[CHANGED_AT] = clock() - 2 * MEMORY_MS;
+    this.#words[CHANGED_AT] = this.#clock() - 2 * MEMORY_MS;
   }
 
   /** A ring of this domain makes a pass. */
   note(domid: number): void {
     if (this.#words[DOMID] === domid) return;
+    // The first is no other.
+    if (this.#words[DOMID] !== -1) this.#words[CHANGED_AT] = this.#clock();
     this.#words[DOMID] = domid;
-    this.#words[CHANGED_AT] = this.#clock();
   }
 
-  /** Whether passes of more than one guest were made lately. */
+  /** The domain has I/O in flight in a thread, and had none there before. One that is slow makes no pass meanwhile. */
+  begin(domid: number): void {
+    if (Atomics.add(this.#words, FIRST + (domid % GUESTS), 1) === 0) Atomics.add(this.#words, BUSY, 1);
+  }
+
+  end(domid: number): void {
+    if (Atomics.sub(this.#words, FIRST + (domid % GUESTS), 1) === 1) Atomics.sub(this.#words, BUSY, 1);
+  }
+
+  /** Whether more than one guest has I/O in flight, or has made a pass lately. */
   get shared(): boolean {
-    return (this.#clock() - this.#words[CHANGED_AT]) >>> 0 < MEMORY_MS;
+    return this.#words[BUSY] > 1 || (this.#clock() - this.#words[CHANGED_AT]) >>> 0 < MEMORY_MS;
   }
 }

@@ -7,6 +7,8 @@ import type { Activity } from "./activity.js";
 
 /** Enough for 2.5 GB/s of a disk that needs 100 µs for each I/O. One I/O that is larger goes alone. */
 export const SHARED_BYTES = 256 << 10;
+/** A guest alone: more than any disk needs, and less than whoever comes would notice for long. */
+const ALONE_BYTES = 16 << 20;
 /** What an I/O counts at least: a flush or a discard moves no data. */
 const LEAST_BYTES = 4096;
 
@@ -22,6 +24,7 @@ export interface GateRing {
 
 export class Gate {
   readonly #activity: Activity;
+  readonly #domid: number;
   #inFlight = 0;
   /** I/Os that wait, oldest first, from `#head` on. */
   readonly #rings: GateRing[] = [];
@@ -29,8 +32,9 @@ export class Gate {
   readonly #bytes: number[] = [];
   #head = 0;
 
-  constructor(activity: Activity) {
+  constructor(activity: Activity, domid: number) {
     this.#activity = activity;
+    this.#domid = domid;
   }
 
   /** Starts an I/O of so many bytes, now or when others have ended. */
@@ -50,6 +54,7 @@ export class Gate {
       const at = this.#head++;
       this.#go(this.#rings[at], this.#slots[at], this.#bytes[at]);
     }
+    if (this.#inFlight === 0) this.#activity.end(this.#domid);
     if (this.#head > MOST_STARTED || this.#head === this.#rings.length) this.#drop();
   }
 
@@ -68,10 +73,13 @@ export class Gate {
 
   #admits(bytes: number): boolean {
     const inFlight = this.#inFlight;
-    return inFlight === 0 || inFlight + cost(bytes) <= SHARED_BYTES || !this.#activity.shared;
+    const after = inFlight + cost(bytes);
+    if (inFlight === 0 || after <= SHARED_BYTES) return true;
+    return after <= ALONE_BYTES && !this.#activity.shared;
   }
 
   #go(ring: GateRing, slot: number, bytes: number): void {
+    if (this.#inFlight === 0) this.#activity.begin(this.#domid);
     this.#inFlight += cost(bytes);
     ring.startIo(slot);
   }

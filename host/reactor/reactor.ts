@@ -100,7 +100,7 @@ export class Reactor {
         onReady: this.#onRingReady,
         onThrottled: this.#onRingThrottled,
         windows: this.#windows,
-        gate: this.#gateOf(options.device),
+        gate: this.#gateOf(options.device, domid),
       });
     } catch (error) {
       this.#turns.remove(domid);
@@ -121,8 +121,8 @@ export class Reactor {
     await this.events.unbind(ring.port);
   }
 
-  #gateOf(device: object): Gate {
-    const gate = this.#gates.get(device) ?? new Gate(this.#activity);
+  #gateOf(device: object, domid: number): Gate {
+    const gate = this.#gates.get(device) ?? new Gate(this.#activity, domid);
     this.#gates.set(device, gate);
     return gate;
   }

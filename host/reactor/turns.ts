@@ -6,7 +6,7 @@
  * taken up is deducted, so the credit may become negative by one request: then the guest sits out until it is positive
  * again. Credit that is not used lapses; debt does not.
  */
-import * as abi from "../../assembly/abi.js";
+import { MEMORY_MS } from "./activity.js";
 
 /** What a guest's rings may take up, in the units of the core's budget. */
 export interface Credit {
@@ -19,10 +19,8 @@ export const UNLIMITED: Credit = { segments: Number.POSITIVE_INFINITY, bytes: Nu
 
 /** A turn of a guest beside others: some 20 µs of grant copies, or of reads from the page cache. */
 export const QUANTUM: Readonly<Credit> = { segments: 32, bytes: 128 << 10 };
-/** A turn of a guest that nobody waits for. */
-const ALONE: Readonly<Credit> = { segments: abi.MAX_PASS_SEGMENTS, bytes: abi.MAX_PASS_BYTES };
-/** A guest that has made no pass for so long does not wait for one. Whoever comes back waits for what has begun, once. */
-const ALONE_MS = 20;
+/** A turn of a guest that nobody waits for: whoever comes waits for some milliseconds, once. */
+const ALONE: Readonly<Credit> = { segments: 2048, bytes: 8 << 20 };
 
 export interface TurnRing {
   readonly domid: number;
@@ -116,7 +114,7 @@ export class Turns<R extends TurnRing> {
       this.#changedAt = this.#now();
       return false;
     }
-    return this.#now() - this.#changedAt > ALONE_MS;
+    return this.#now() - this.#changedAt > MEMORY_MS;
   }
 
   /** Adds a quantum to each; where all of them would sit out, as many as it takes for one to go on. */

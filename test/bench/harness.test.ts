@@ -5,6 +5,8 @@ import { mkdtempSync, readdirSync, readFileSync, rmSync, statfsSync } from "node
 import { join } from "node:path";
 import { type TestContext, test } from "node:test";
 import { fileURLToPath } from "node:url";
+import { aimsOf } from "../../bench/plane/aims.js";
+import { neighbourResult, neighbourRows } from "../../bench/plane/neighbours.js";
 import type { Report } from "../../bench/plane/report.js";
 import { bestLoad, scaleResult } from "../../bench/plane/results.js";
 import { rows, sameSetup } from "../../bench/plane/rows.js";
@@ -75,6 +77,29 @@ test("one tiny row gives a report as documented", { skip, timeout: 300_000 }, (t
   const none = bench("--plot", again, "--output", directory);
   assert.equal(none.status, 1);
   assert.match(none.stderr, /^bench: there is no .*bench\.json: measure first/);
+});
+
+test("a good guest beside a neighbour: what is told is documented, and is an aim", () => {
+  const row = neighbourRows().find(({ name }) => name === "neighbours/warm/io_uring/copyread")!;
+  const run = (iops: number, p99: number) => ({ iops, p99 });
+  const result = neighbourResult({
+    row,
+    alone: [run(100, 1), run(100, 1), run(100, 1)],
+    fair: [run(80, 1), run(60, 1), run(60, 1)],
+    beside: [run(60, 3), run(60, 1), run(60, 1)],
+    neighbour: [1000, 1200, 1100],
+  });
+  for (const key of keysOf(result))
+    assert.ok(documentation.includes(`\`${key}\``), `${key} is not documented`);
+  assert.deepEqual([result.share.min, result.share.max], [0.75, 1]);
+  assert.deepEqual(
+    aimsOf([], [], [result]).map(({ what, reached }) => [what, reached]),
+    [
+      ["of the good guest's fair share", true],
+      ["its p99", true],
+    ],
+  );
+  assert.equal(neighbourRows().length, 16);
 });
 
 test("what is told of many disks is documented; the better of two depths counts", () => {

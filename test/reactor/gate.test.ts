@@ -8,7 +8,7 @@ import { Gate, type GateRing, SHARED_BYTES } from "../../host/reactor/gate.js";
 function scene() {
   let time = 0;
   const activity = new Activity(undefined, () => time);
-  const gate = new Gate(activity);
+  const gate = new Gate(activity, 1);
   const started: string[] = [];
   const ring = (name: string): GateRing => ({ startIo: (slot) => void started.push(`${name}${slot}`) });
   const sharedAt = (at: number): void => {
@@ -18,11 +18,28 @@ function scene() {
   return { gate, activity, started, ring, sharedAt, pause: (ms: number) => (time += ms) };
 }
 
-test("a guest alone has as much in flight as it likes", () => {
+test("a guest alone has 16 MiB in flight", () => {
   const { gate, started, ring } = scene();
   const a = ring("a");
   for (let slot = 0; slot < 100; slot++) gate.start(a, slot, 1 << 20);
-  assert.equal(started.length, 100);
+  assert.equal(started.length, 16);
+});
+
+test("a guest whose I/O takes long is there all the while, though it makes no pass", () => {
+  const { gate, activity, started, ring, sharedAt, pause } = scene();
+  const slow = new Gate(activity, 2);
+  sharedAt(1000);
+  slow.start(ring("slow"), 0, 4096);
+  pause(60_000);
+  assert.ok(activity.shared === false, "one guest has I/O");
+  const a = ring("a");
+  for (let slot = 0; slot < 8; slot++) gate.start(a, slot, SHARED_BYTES);
+  assert.ok(activity.shared);
+  assert.deepEqual(started, ["slow0", "a0"]);
+  slow.ended(4096);
+  assert.ok(!activity.shared);
+  gate.ended(SHARED_BYTES);
+  assert.equal(started.length, 9);
 });
 
 test("beside others the rest waits, in its order, whichever ring it is of", () => {
@@ -81,7 +98,7 @@ test("when the others have gone, what waits starts with the next end", () => {
   for (let slot = 0; slot < 8; slot++) gate.start(a, slot, SHARED_BYTES);
   assert.equal(started.length, 1);
   assert.ok(activity.shared);
-  pause(50);
+  pause(1500);
   assert.ok(!activity.shared);
   gate.ended(SHARED_BYTES);
   assert.equal(started.length, 8);
@@ -94,11 +111,11 @@ test("guests are seen in whatever threads they are, and a clock that wraps chang
   const other = new Activity(one.buffer, clock);
   assert.ok(!one.shared);
   one.note(1);
-  time += 30;
+  time += 1500;
   one.note(1);
   assert.ok(!other.shared, "the same guest again");
   other.note(2);
   assert.ok(one.shared);
-  time += 30;
+  time += 1500;
   assert.ok(!one.shared);
 });
