@@ -1,4 +1,5 @@
 /** When a long-running command ends. */
+import { exitAtOnce } from "../platform/libc.js";
 import { CliError, Exit, signalled } from "./errors.js";
 
 /** Set when standard output failed and a command is stopping, in order, because of that. */
@@ -29,7 +30,7 @@ export function untilStopped(withParent: boolean): Promise<NodeJS.Signals> {
   return new Promise((resolve) => {
     let signals = 0;
     const stop = (signal: NodeJS.Signals = "SIGTERM"): void => {
-      if (++signals > 1) process.exit(signalled(signal));
+      if (++signals > 1) exitAtOnce(signalled(signal));
       resolve(signal);
     };
     process.on("SIGTERM", stop);

@@ -1,5 +1,4 @@
 /** `xbdback serve`. */
-import { setTimeout as sleep } from "node:timers/promises";
 import type { Command } from "commander";
 import { Endpoint } from "../daemon/endpoint.js";
 import { formatHttpAddress, type HttpAddress } from "../daemon/http.js";
@@ -12,6 +11,7 @@ import { VERSION as version } from "../daemon/version.js";
 import { collect, type ReloadStatus } from "../metrics/collect.js";
 import { expose } from "../metrics/exposition.js";
 import { type MetricsAddress, serveMetrics } from "../metrics/server.js";
+import { exitAtOnce } from "../platform/libc.js";
 import type { Platform } from "../platform/platform.js";
 import { kernelBackendOf } from "../platform/xen/find.js";
 import { type Cache, cacheFor } from "../storage/direct.js";
@@ -20,6 +20,7 @@ import { defaultLimits } from "../vbd/limit-defaults.js";
 import type { Log } from "../vbd/vbd-log.js";
 import { configurable, configure, dump, isLive, written } from "./configuration.js";
 import { platformOf } from "./daemon.js";
+import { Departure } from "./departure.js";
 import { CliError, Exit, exitCodeOf } from "./errors.js";
 import { LastGood } from "./last-good.js";
 import { handleInstead, untilStopped } from "./lifetime.js";
@@ -98,7 +99,12 @@ export async function serveCommand(command: Command): Promise<void> {
   const machine = platform.kind === "xen" ? "Xen" : platform.directory;
   const about = (): object => ({ machine, kind, options: optionsOf(command), problems: problems() });
   const descriptors = manager.present ? { descriptors: new KeptDescriptors(manager) } : {};
-  const daemon = await serve({ ...daemonOptions(options, live), ...descriptors, platform, log, about }, lose);
+  const departure = new Departure();
+  const handOver = () => departure.ask();
+  const daemon = await serve(
+    { ...daemonOptions(options, live), ...descriptors, platform, log, about, handOver },
+    lose,
+  );
   pageProblems = () => daemon.problems();
   const { backend, reactor } = daemon;
   manager.alive = () => reactor.answers();
@@ -127,16 +133,16 @@ export async function serveCommand(command: Command): Promise<void> {
   if (refused === null) lastGood.keep();
   log(startLine(platform, kind, daemon));
   try {
-    await Promise.race([stopped, lost]);
+    await Promise.race([stopped, departure.asked, lost]);
   } catch (error) {
     // Without xenstore or a reactor thread there is nobody to take leave of; what is open would keep us alive.
     log(`xbdback: ${(error as Error).message}`, { level: "error" });
-    process.exit(exitCodeOf(error));
+    exitAtOnce(exitCodeOf(error));
   }
   clearInterval(status);
   manager.stopping();
   await exporter?.close();
-  await drain(daemon, drainTimeout, log);
+  await departure.drain(daemon, drainTimeout, log);
   process.exit();
 }
 
@@ -213,18 +219,6 @@ function daemonOptions(
 function measure({ backend, reactor }: Daemon, reload: ReloadStatus): string {
   const { mappedPages, threads: reactors } = reactor;
   return expose(collect({ version, vbds: backend.status(), mappedPages, reactors, reload }));
-}
-
-/** Lets the daemon stop in its own time, or else leaves what is in flight to the next one and ends the process. */
-async function drain(daemon: Daemon, seconds: number, log: Log): Promise<void> {
-  const stopped = daemon.stop().then(() => true);
-  if (await Promise.race([stopped, sleep(seconds * 1000, false, { ref: false })])) return;
-  log(
-    `xbdback: requests are still in flight after ${seconds} s, and are left to the journals: the next daemon does them ` +
-      "again when the disk has released them",
-    { level: "warning" },
-  );
-  process.exit(Exit.busy);
 }
 
 /** Two backends for one kind would both answer every guest. */

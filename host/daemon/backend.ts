@@ -34,6 +34,8 @@ export class Backend {
   readonly #timer: NodeJS.Timeout;
   #watch: XenstoreWatch | null = null;
   #stopped = false;
+  /** Those that have not released everything yet, while all are stopped. */
+  readonly #stopping = new Set<Vbd>();
 
   constructor({ kind, changed = () => {}, ...host }: BackendOptions) {
     this.#host = host;
@@ -82,10 +84,20 @@ export class Backend {
     const outcomes = await Promise.allSettled([
       this.#watch?.remove(),
       this.#guests.stop(),
-      ...vbds.map((vbd) => vbd.stop()),
+      ...vbds.map((vbd) => this.#stop(vbd)),
     ]);
-    this.#vbds.clear();
     for (const outcome of outcomes) if (outcome.status === "rejected") throw outcome.reason;
+  }
+
+  /** Names of those that have not released everything, while all are stopped. */
+  get stopping(): string[] {
+    return [...this.#stopping].map(({ name }) => name);
+  }
+
+  async #stop(vbd: Vbd): Promise<void> {
+    this.#stopping.add(vbd);
+    await vbd.stop();
+    this.#stopping.delete(vbd);
   }
 
   #changed(path: string): void {

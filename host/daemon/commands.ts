@@ -20,11 +20,13 @@ type Command = ControlHandler;
  *   on, and `limitsFrom`, where they are from.
  * - `trace`, `vbd`, perhaps `ring`, a number: TraceLines without end.
  * - `record`, `vbd`, `ring`: RecordLines.
+ * - `handover`: the daemon stops, and answers with `unreleased`, each an Unreleased, as soon as it has released all disks that it can.
  */
 export function commands(
   backend: Backend,
   reactor: RingHost,
   about: () => object = () => ({}),
+  handOver?: () => Promise<object>,
 ): ControlHandler {
   const vbd = (request: ControlRequest) => backend.vbd(String(request["vbd"] ?? ""));
   const table: Record<string, Command> = {
@@ -51,6 +53,7 @@ export function commands(
     },
     trace: (request, signal) => trace(vbd(request), readRing(request["ring"]), signal),
     record: (request, signal) => record(vbd(request), readRing(request["ring"]) ?? 0, signal),
+    ...(handOver && { handover: handOver }),
     resize: async ({ vbd }) => ({ size: await backend.resize(String(vbd ?? "")) }),
   };
   return (request, signal) => {

@@ -40,6 +40,8 @@ export class ControlServer {
   readonly #server: Server;
   readonly #path: string;
   readonly #sockets = new Set<Socket>();
+  /** Those whose request has not been answered yet. */
+  readonly #awaited = new Set<Socket>();
 
   private constructor(server: Server, path: string) {
     this.#server = server;
@@ -56,10 +58,11 @@ export class ControlServer {
     return control;
   }
 
-  async close(): Promise<void> {
-    for (const socket of this.#sockets) socket.destroy();
-    await new Promise((resolve) => this.#server.close(resolve));
+  /** Listens no more: another process may listen at the path. Who waits for an answer still gets it. */
+  close(): void {
+    this.#server.close();
     rmSync(this.#path, { force: true });
+    for (const socket of this.#sockets) if (!this.#awaited.has(socket)) socket.destroy();
   }
 
   /** One request after the other: a client that does not read its answers is not read either. */
@@ -70,11 +73,15 @@ export class ControlServer {
     socket.on("error", () => {});
     socket.on("close", () => {
       this.#sockets.delete(socket);
+      this.#awaited.delete(socket);
       gone.abort();
     });
     try {
       for await (const line of lines(socket)) {
+        this.#awaited.add(socket);
         for await (const reply of answers(line, handler, gone.signal)) {
+          // What follows is no answer that anybody waits for.
+          this.#awaited.delete(socket);
           if (!socket.write(`${JSON.stringify(reply)}\n`)) await once(socket, "drain", gone);
         }
       }

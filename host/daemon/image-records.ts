@@ -5,6 +5,7 @@
  */
 import { mkdirSync, readdirSync, readFileSync, renameSync, rmSync, writeFileSync } from "node:fs";
 import { join } from "node:path";
+import { setTimeout as sleep } from "node:timers/promises";
 import { type Use, usesOf } from "../storage/disk.js";
 import { major, minor } from "../storage/geometry.js";
 import { type VbdId, vbdName } from "../vbd/name.js";
@@ -26,6 +27,9 @@ export interface Difference {
   readonly before: readonly string[];
   readonly now: readonly string[];
 }
+
+/** How long a disk's storage may take to answer. */
+const ANSWER_MS = 500;
 
 export class ImageRecords {
   readonly #directory: string;
@@ -61,14 +65,16 @@ export class ImageRecords {
     return record?.path === path ? record : null;
   }
 
-  /** The differences of all vbds, by name. */
+  /** The differences of all vbds, by name. A disk whose storage does not answer has none. */
   async differences(): Promise<Map<string, Difference>> {
     const found = new Map<string, Difference>();
     for (const name of this.#names()) {
       const record = this.#read(name);
       if (record === null) continue;
       const { path, readOnly, bases } = record;
-      const difference = differenceFrom(record, await usesOf(path, readOnly, bases).catch(() => []));
+      const late = sleep(ANSWER_MS, null, { ref: false });
+      const uses = await Promise.race([usesOf(path, readOnly, bases).catch(() => []), late]);
+      const difference = uses && differenceFrom(record, uses);
       if (difference) found.set(name, difference);
     }
     return found;

@@ -6,6 +6,7 @@ import { readFileSync } from "node:fs";
 import { createConnection } from "node:net";
 import { setTimeout as sleep } from "node:timers/promises";
 import { peerOf } from "../platform/libc.js";
+import { control } from "./control.js";
 
 const RETRY_MS = 2;
 const SAID_MS = 5000;
@@ -39,15 +40,40 @@ export async function listenerAt(socket: string): Promise<Listener | null> {
   }
 }
 
+/** A disk that a daemon which stops has not released, and why. */
+export interface Unreleased {
+  readonly name: string;
+  readonly why: string;
+  readonly inflight: number;
+  /** Its storage does not answer. */
+  readonly hangs: boolean;
+}
+
+export interface HandOver {
+  readonly unreleased: readonly Unreleased[];
+}
+
+/** A daemon that was stopped and has not ended, because of these disks. */
+export interface Predecessor extends HandOver {
+  readonly pid: number;
+}
+
 /**
- * Stops the daemon that listens at a control socket, if one does, and resolves when it has ended. It is waited for as long as
- * its I/O in flight takes: to start beside it would help nobody, and its guests want a successor.
+ * Stops the daemon that listens at a control socket, if one does. Resolves with null when it has ended; or, as soon as it has
+ * released what it can, with what it still has: where storage hangs, the kernel keeps the process until that answers, and its
+ * other disks are to be served meanwhile. Each disk has its locks, so the rest can be taken over one by one.
  */
-export async function takePlace(socket: string, log: (line: string) => void): Promise<void> {
+export async function takePlace(socket: string, log: (line: string) => void): Promise<Predecessor | null> {
   const pid = await daemonAt(socket);
-  if (pid === null) return;
+  if (pid === null) return null;
   const begun = startOf(pid);
-  process.kill(pid, "SIGTERM");
+  const { unreleased } = await handOver(socket);
+  if (unreleased.length > 0) {
+    for (const { name, why } of unreleased) log(`${name}: process ${pid} has not released it: ${why}`);
+    return { pid, unreleased };
+  }
+  // It ends by itself, unless it is of a release that does not know the command.
+  if (startOf(pid) === begun) process.kill(pid, "SIGTERM");
   const start = performance.now();
   for (let said = false; begun !== null && startOf(pid) === begun; await sleep(RETRY_MS)) {
     if (said || performance.now() - start < SAID_MS) continue;
@@ -56,6 +82,12 @@ export async function takePlace(socket: string, log: (line: string) => void): Pr
       `xbdback: process ${pid} still waits for the I/O of its disks, and this process for it; ${killAdvice(pid)}`,
     );
   }
+  return null;
+}
+
+/** An earlier release refuses, and what ends does not always answer: both have released nothing that is known of. */
+async function handOver(socket: string): Promise<HandOver> {
+  return control<HandOver>(socket, { command: "handover" }).catch(() => ({ unreleased: [] }));
 }
 
 /** What to do about a daemon that does not end; see objectionTo in vbd/adoption.ts. */

@@ -10,6 +10,7 @@ import type { BlockDevice } from "../storage/device.js";
 import { openDisk } from "../storage/disk.js";
 import type { VbdHost } from "../vbd/host.js";
 import type { VbdId } from "../vbd/name.js";
+import { describeStatus } from "../vbd/status.js";
 import type { Open } from "../vbd/store-opener.js";
 import { Backend } from "./backend.js";
 import { commands } from "./commands.js";
@@ -22,7 +23,7 @@ import { ImageWatch } from "./image-watch.js";
 import { openJournals, recordsDirectory } from "./journals.js";
 import type { KeptDescriptors } from "./kept-descriptors.js";
 import { OtherBackends } from "./other-backends.js";
-import { takePlace } from "./replace.js";
+import { type HandOver, type Predecessor, takePlace, type Unreleased } from "./replace.js";
 import { Stores } from "./stores.js";
 
 export interface ServeOptions extends Pick<VbdHost, "features" | "limits" | "log" | "open"> {
@@ -37,6 +38,8 @@ export interface ServeOptions extends Pick<VbdHost, "features" | "limits" | "log
   readonly http?: HttpAddress;
   /** What `xbdback status` is told beside version, process and reactors. */
   readonly about?: () => object;
+  /** What a successor asks for: stops the daemon, and resolves when all that can be released is. */
+  readonly handOver?: () => Promise<HandOver>;
   /** Where the disks' locks outlive this process; left out where nowhere. */
   readonly descriptors?: KeptDescriptors;
   /** Takes the place of the daemon that serves this kind, if there is one. Default: rejects then. */
@@ -51,6 +54,10 @@ export interface Daemon {
   readonly reactor: Pick<RingHost, "mappedPages" | "threads" | "answers">;
   /** What does not work although the daemon serves, a line each. */
   problems(): string[];
+  /** While the daemon stops: the disks that are not released yet. */
+  unreleased(): Unreleased[];
+  /** What the daemon before had not released when this one took its place; null where there was none. */
+  readonly predecessor: Predecessor | null;
   /** Lets go of everything and leaves xenstore and the journals as they are: guests wait for the next daemon. */
   stop(): Promise<void>;
 }
@@ -124,10 +131,7 @@ export async function serve(options: ServeOptions, lost: (error: Error) => void)
     const others = new OtherBackends(xenstore, domid, kind);
     const stores = new Stores(xenstore, host.open ?? openDisk, records, caps?.vbds, descriptors, others);
     const images = new ImageWatch(() => stores.images(), host.log);
-    undo.push(
-      () => stores.close(),
-      () => images.close(),
-    );
+    undo.push(() => images.close());
     const open: Open = (path, options, vbd) => stores.open(path, options, vbd);
     const hotplug = new Hotplug({ xenstore, stores, domid, kind, log: host.log });
     const changed = (id: VbdId): void => hotplug.look(id);
@@ -164,16 +168,18 @@ export async function serve(options: ServeOptions, lost: (error: Error) => void)
     const backend = new Backend({ ...host, ...rest, assumedProtocol });
     const socket = controlSocket(platform, kind);
     if (platform.kind === "xen") mkdirSync(dirname(socket), { recursive: true, mode: 0o755 });
+    let predecessor: Predecessor | null = null;
     if (replace) {
       await prepared;
       await refuseOtherDisks(records);
-      await takePlace(socket, host.log);
+      predecessor = await takePlace(socket, host.log);
     }
     let page: Endpoint | null = null;
-    const control = await ControlServer.listen(socket, commands(backend, reactor, options.about));
+    const about = (): object => ({ ...options.about?.(), predecessor });
+    const control = await ControlServer.listen(socket, commands(backend, reactor, about, options.handOver));
     undo.push(
-      () => backend.stop(),
-      () => hotplug.stop(),
+      // Side by side: where one disk hangs, the others are released all the same.
+      () => Promise.all([hotplug.stop(), backend.stop(), stores.close()]),
       () => stores.keepNothing(),
       () => control.close(),
     );
@@ -191,7 +197,23 @@ export async function serve(options: ServeOptions, lost: (error: Error) => void)
       xenstore.onClose = null;
     });
     await backend.start();
-    return { stop, backend, reactor, problems: () => (page?.problem ? [page.problem] : []) };
+    const unreleased = (): Unreleased[] => {
+      const names = new Set([...backend.stopping, ...stores.unreleased]);
+      return backend.status().flatMap((status) =>
+        names.has(status.name)
+          ? [
+              {
+                name: status.name,
+                why: describeStatus(status),
+                inflight: status.inflight,
+                hangs: status.storage.state === "waiting",
+              },
+            ]
+          : [],
+      );
+    };
+    const problems = (): string[] => (page?.problem ? [page.problem] : []);
+    return { stop, backend, reactor, problems, unreleased, predecessor };
   } catch (error) {
     await stop().catch(() => {});
     throw error;

@@ -66,6 +66,7 @@ export class Stores {
   readonly #descriptors: KeptDescriptors | null;
   readonly #others: OtherBackends | null;
   #keeping = true;
+  #closed = false;
 
   /**
    * `records`: null where none are kept. `maxVbds`: of one domain. `descriptors`: null without a service manager. `others`:
@@ -167,9 +168,17 @@ export class Stores {
     this.#descriptors?.leave();
   }
 
+  /** Each disk is closed when its connection has ended. Nothing is opened any more. */
   async close(): Promise<void> {
     this.keepNothing();
+    this.#closed = true;
     await Promise.all([...this.#held.values()].map(({ claim }) => this.release(claim.vbd)));
+    await Promise.all(this.#tails.values());
+  }
+
+  /** Names of the vbds whose disks are open, or being opened or closed. */
+  get unreleased(): string[] {
+    return [...new Set([...this.#held.keys(), ...this.#tails.keys()])];
   }
 
   #inTurn<T>(vbd: VbdId, work: () => Promise<T>): Promise<T> {
@@ -197,6 +206,7 @@ export class Stores {
       if (held.inUse) throw new DeviceError(constants.errno.EBUSY, path, `${name} still uses ${claim.path}`);
       await this.#end(held, vbd);
     }
+    if (this.#closed) throw new DeviceError(constants.errno.EBUSY, path, "the daemon is stopping");
     const fresh = await this.#noting(vbd, path, () => this.#use(path, options, vbd));
     this.#held.set(name, fresh);
     return fresh;

@@ -13,6 +13,7 @@ const c = {
   madvise: libc.func("int madvise(int64 addr, size_t len, int advice)"),
   munmap: libc.func("int munmap(int64 addr, size_t len)"),
   flock: libc.func("int flock(int fd, int operation)"),
+  exit: libc.func("void _exit(int status)"),
   mkfifo: libc.func("int mkfifo(const char *path, uint32 mode)"),
   fallocate: libc.func("int fallocate(int fd, int mode, int64 offset, int64 len)"),
   fcntl: libc.func("int fcntl(int fd, int command, void *argument)"),
@@ -130,6 +131,16 @@ export function tryLock(fd: number, exclusive: boolean): boolean {
 export function unlock(fd: number): void {
   c.flock(fd, LOCK_UN);
   c.fcntl(fd, F_OFD_SETLK, rangeLock(F_UNLCK, 0, 0));
+}
+
+/**
+ * Ends the process without waiting for its threads, as process.exit() would. A thread that the kernel does not interrupt keeps
+ * the process, and its descriptors, until its call returns.
+ */
+export function exitAtOnce(status: number): never {
+  process.emit("exit", status);
+  c.exit(status);
+  throw new Error("_exit returned");
 }
 
 export function makeFifo(path: string, mode = 0o600): void {

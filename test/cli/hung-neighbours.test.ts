@@ -85,3 +85,44 @@ test(
       for (const one of asking) one.process.kill("SIGKILL");
     }),
 );
+
+test(
+  "an upgrade hands over the healthy disks, names the others, and takes them over when their storage answers",
+  {
+    ...LIMIT,
+    skip: NO_FUSE,
+  },
+  (t) =>
+    withHangingFiles(t, async (world, files) => {
+      await soon(world, "attach", "1", `${world.image("good.img")},raw,xvda,rw`);
+      await world.guest(1);
+      (await world.run("attach", "2", `${files.path(0)},raw,xvda,rw`)).expect(0);
+      (await world.run("attach", "2", `${files.path(1)},raw,xvdb,rw`)).expect(0);
+      const stuck = await world.guest(2);
+      await files.hang();
+      const shown = async (name: string): Promise<VbdStatus> =>
+        (await world.json<{ vbd: VbdStatus }>("show", name)).vbd;
+      await eventually(
+        async () => (await shown("2/xvda")).storage.state === "waiting",
+        "the guest's disk hangs",
+      );
+      const old = world.daemon.process.pid;
+      const upgraded = await world.run("upgrade");
+      assert.equal(upgraded.status, 1);
+      const paused = /^xbdback1i51712: paused for (\d+) ms$/m.exec(upgraded.stdout);
+      assert.ok(paused && Number(paused[1]) < SOON_MS, upgraded.stdout);
+      const still = `xbdback2i51712: waits for process ${old}, which still has the disk: waiting for storage for `;
+      assert.ok(upgraded.stdout.includes(still), upgraded.stdout);
+      assert.match(upgraded.stderr, /1 of 2 disks are not active again/);
+      const { counters } = await shown("1/xvda");
+      await eventually(
+        async () => (await shown("1/xvda")).counters.responses > counters.responses,
+        "guest 1 works",
+      );
+      await files.resume();
+      await eventually(async () => (await shown("2/xvda")).queues > 0, "guest 2's disk is taken over");
+      await eventually(async () => (await shown("2/xvda")).counters.responses > 0, "guest 2 works");
+      await world.daemon.ended;
+      assert.equal(stuck.process.exitCode, null, "it has read what it wrote");
+    }),
+);

@@ -1,6 +1,6 @@
 /**
  * A file system in FUSE that hangs when it is told to: `node fuse-server.js DIRECTORY`, as root. Each name in it that is a
- * number is a file of 1 MiB of zeros. From SIGUSR1 on it takes requests and answers none, until SIGUSR2. SIGTERM ends it, and
+ * number is a file of 1 MiB, in memory. From SIGUSR1 on it takes requests and answers none, until SIGUSR2. SIGTERM ends it, and
  * the mount. It says what it does, a line each.
  */
 import { openSync, read, writeSync } from "node:fs";
@@ -51,6 +51,14 @@ function attributes(node: bigint): Buffer {
   return attr;
 }
 
+const files = new Map<bigint, Buffer>();
+
+function contents(node: bigint): Buffer {
+  const bytes = files.get(node) ?? Buffer.alloc(FILE_BYTES);
+  files.set(node, bytes);
+  return bytes;
+}
+
 /** The answer's body, or an errno. Nothing may be kept: each look at a file asks again. */
 function answer(op: number, node: bigint, body: Buffer): Buffer | number {
   switch (op) {
@@ -78,10 +86,13 @@ function answer(op: number, node: bigint, body: Buffer): Buffer | number {
     case Op.open:
     case Op.opendir:
       return Buffer.alloc(16);
-    case Op.read:
-      return Buffer.alloc(body.readUInt32LE(16));
+    case Op.read: {
+      const at = Number(body.readBigUInt64LE(8));
+      return contents(node).subarray(at, at + body.readUInt32LE(16));
+    }
     case Op.write: {
       const out = Buffer.alloc(8);
+      body.copy(contents(node), Number(body.readBigUInt64LE(8)), 40, 40 + body.readUInt32LE(16));
       out.writeUInt32LE(body.readUInt32LE(16), 0);
       return out;
     }

@@ -4,7 +4,7 @@ import { closeSync } from "node:fs";
 import { setTimeout as sleep } from "node:timers/promises";
 import { Command } from "commander";
 import { control } from "../../daemon/control.js";
-import { daemonAt, killAdvice, listenerAt } from "../../daemon/replace.js";
+import { daemonAt, killAdvice, listenerAt, type Predecessor } from "../../daemon/replace.js";
 import { VERSION } from "../../daemon/version.js";
 import { XenbusState } from "../../platform/xenbus-state.js";
 import { describeImage, type ImageStatus, type VbdStatus } from "../../vbd/status.js";
@@ -171,18 +171,27 @@ async function untilTakenOver(
   names: readonly string[],
   deadline: number,
 ): Promise<Outcome[]> {
+  const { predecessor } = await control<{ predecessor?: Predecessor | null }>(socket, { command: "version" });
+  const kept = new Set(predecessor?.unreleased.map(({ name }) => name));
   for (;;) {
     const { vbds } = await control<{ vbds: VbdStatus[] }>(socket, { command: "list" });
     const theirs = vbds.filter(({ name }) => names.includes(name));
     // Before it has looked at xenstore, it knows of none.
-    const pending = names.length > theirs.length || theirs.some(({ queues }) => queues === 0);
+    const pending =
+      names.length > theirs.length || theirs.some(({ name, queues }) => queues === 0 && !kept.has(name));
     if (!pending || performance.now() > deadline) {
       return theirs.map(({ name, handoverMs = null, queues, waitsFor }) => ({
         name,
         pauseMs: handoverMs,
-        waitsFor: queues > 0 ? null : waitsFor,
+        waitsFor: queues > 0 ? null : (heldBy(predecessor, name) ?? waitsFor),
       }));
     }
     await sleep(POLL_MS);
   }
+}
+
+/** What the process before still waits for, with a disk that it has not released; null where that is not known. */
+function heldBy(predecessor: Predecessor | null | undefined, name: string): string | null {
+  const unreleased = predecessor?.unreleased.find((one) => one.name === name);
+  return unreleased ? `process ${predecessor?.pid}, which still has the disk: ${unreleased.why}` : null;
 }
