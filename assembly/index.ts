@@ -49,7 +49,7 @@ import {
   STEP_MORE,
   STEP_NOTIFY,
 } from "./abi";
-import { beginBudget, correctBytes, mayTakeUp, publishUse, takeUpNew } from "./budget";
+import { beginBudget, mayTakeUp, publishUse, takeUpNew } from "./budget";
 import { beginPlan, configureCoalesce, ios, plan } from "./coalesce";
 import { answer, complete, finish } from "./complete";
 import { count, resetCounters } from "./counters";
@@ -330,9 +330,7 @@ function copyOut(slot: u32, request: Request): void {
 }
 
 function enter(slot: u32, request: Request): void {
-  const valid = validate(slot, request);
-  correctBytes(request);
-  if (!valid) return;
+  if (!validate(slot, request)) return;
   countOperation(request);
   if (request.operation == BLKIF_OP_DISCARD && request.sectors == 0) {
     finish(slot, request, BLKIF_RSP_OKAY);

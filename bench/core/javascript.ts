@@ -298,9 +298,9 @@ export class JavascriptCore {
   #completeOne(request: Request, result: number): void {
     const copyOut = request.operation === abi.BLKIF_OP_READ && !(request.flags & Flag.Mapped);
     if (result === abi.IO_RESULT_SUCCESS && copyOut) {
-      this.#order.retire(request);
       request.state = State.ReadDone;
-      this.#pass.push(request.slot);
+      this.#ready.push(request.slot);
+      this.#order.retire(request);
       return;
     }
     this.#finish(request, this.#statusOf(request, result));

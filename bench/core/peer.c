@@ -460,9 +460,9 @@ static void complete(uint32_t n) {
       struct request *r = &requests[slot];
       uint32_t next = r->next;
       if (result == IO_RESULT_SUCCESS && r->operation == BLKIF_OP_READ && !(r->flags & MAPPED)) {
-        retire(r);
         r->state = READ_DONE;
-        add_to_pass(slot);
+        add_to_ready(slot);
+        retire(r);
       } else {
         finish(r, status_of(r, result));
         answer(slot, r);
