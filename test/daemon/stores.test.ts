@@ -9,6 +9,7 @@ import { Stores } from "../../host/daemon/stores.js";
 import { type Xenstore, XenstoreError } from "../../host/platform/ports.js";
 import type { BlockDevice } from "../../host/storage/device.js";
 import { identityOf } from "../../host/storage/disk.js";
+import type { OpenOptions } from "../../host/storage/open.js";
 import { directory } from "../storage/helpers.js";
 
 const URI = "nbd://server/disk";
@@ -159,4 +160,22 @@ test("a disk that has been held since the script's question has its present size
   await connected.close();
   size = 2 << 20;
   assert.equal((await stores.open(URI, WRITE, ONE)).size, 2 << 20);
+});
+
+test("the disk of a domain of type hvm is opened beside its device model, and others alone", async () => {
+  const read = async (path: string) => (path === "/libxl/1/type" ? "hvm" : null);
+  const opened: OpenOptions[] = [];
+  const stores = new Stores({ read } as unknown as Xenstore, async (_, options) => {
+    opened.push(options);
+    return { close: async () => {} } as unknown as BlockDevice;
+  });
+  await stores.hold(`${URI}1`, WRITE, ONE);
+  await stores.hold(`${URI}2`, WRITE, TWO);
+  assert.deepEqual(
+    opened.map(({ deviceModel, again }) => [deviceModel, again]),
+    [
+      [true, false],
+      [false, false],
+    ],
+  );
 });
