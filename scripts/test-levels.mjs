@@ -46,6 +46,7 @@ export const FULL_ONLY = [
   "daemon/image-watch",
   "restart/another-file",
   "restart/kept-descriptors",
+  "restart/kept-trouble",
   "restart/held",
   "vbd/faults",
   "vbd/many",

@@ -11,14 +11,23 @@ import { major, minor } from "../storage/geometry.js";
 import { type VbdId, vbdName } from "../vbd/name.js";
 
 export interface ImageRecord {
+  readonly path: string;
+  readonly readOnly: boolean;
+  /** The files and devices of the disk, and those of an image's bases, as {@link identitiesOf} has them. */
+  readonly identities: readonly string[];
+  /** Paths of the bases, the last of the identities; not there where the release that opened the disk did not look. */
+  readonly bases?: readonly string[];
+}
+
+/** An {@link ImageRecord} as it is stored. A release of before reads it, too, and knows nothing of bases. */
+interface StoredRecord {
   /** Changes with the meaning of the others. */
   readonly format: 1;
   readonly path: string;
   readonly readOnly: boolean;
-  /** The files and devices of the disk, as {@link identitiesOf} has them. */
+  /** Without those of bases. */
   readonly identities: readonly string[];
-  /** Paths of an image's bases, the last of the identities; not there in those of releases before. */
-  readonly bases?: readonly string[];
+  readonly bases?: readonly { readonly path: string; readonly identity: string }[];
 }
 
 /** "" or no identity where there is nothing to be looked at. */
@@ -44,7 +53,12 @@ export class ImageRecords {
 
   /** Notes what a vbd has open. */
   write(vbd: VbdId, path: string, readOnly: boolean, uses: readonly Use[], bases: readonly string[]): void {
-    const record: ImageRecord = { format: 1, path, readOnly, identities: identitiesOf(uses), bases };
+    const identities = identitiesOf(uses);
+    const below = identities.splice(identities.length - bases.length);
+    const record: StoredRecord = {
+      ...{ format: 1, path, readOnly, identities },
+      bases: bases.map((path, i) => ({ path, identity: below[i] })),
+    };
     const file = this.#file(vbd);
     writeFileSync(`${file}.new`, JSON.stringify(record), { mode: 0o600 });
     renameSync(`${file}.new`, file);
@@ -93,8 +107,12 @@ export class ImageRecords {
   /** Null where there is none that this release understands. */
   #read(name: string): ImageRecord | null {
     try {
-      const record = JSON.parse(readFileSync(join(this.#directory, this.#prefix + name), "utf8"));
-      return record.format === 1 ? record : null;
+      const file = readFileSync(join(this.#directory, this.#prefix + name), "utf8");
+      const { format, path, readOnly, identities, bases }: StoredRecord = JSON.parse(file);
+      if (format !== 1) return null;
+      if (!bases) return { path, readOnly, identities };
+      const all = [...identities, ...bases.map(({ identity }) => identity)];
+      return { path, readOnly, identities: all, bases: bases.map(({ path }) => path) };
     } catch {
       return null;
     }

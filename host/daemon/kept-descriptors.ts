@@ -46,7 +46,7 @@ export class KeptDescriptors {
 
   /** Gives back what an earlier process has left of vbds that do not exist any more. */
   sweep(exists: (name: string) => boolean): void {
-    for (const [name, claims] of this.#vbds) if (!exists(name)) void claims.inherit([]);
+    for (const [name, claims] of this.#vbds) if (!exists(name)) void claims.sweep();
   }
 
   /** From now on nothing is removed: another process is to have it. */
@@ -95,9 +95,19 @@ export class VbdClaims implements Claims {
   /** Takes over what an earlier process has left of these files, each with its path, and gives the rest back. */
   async inherit(files: readonly { readonly path: string; readonly identity: string }[]): Promise<void> {
     const rest: number[] = [];
+    // What an attempt to open other files has left.
+    for (const [path, fd] of this.#open) {
+      if (files.some((one) => one.path === path)) continue;
+      this.#open.delete(path);
+      this.#older.delete(fd);
+      rest.push(fd);
+    }
     for (const fd of this.inherited.splice(0)) {
-      const [identity] = identitiesOf([{ identity: await openFileIdentity(fd, pathOf(fd)) }]);
-      const file = files.find((one) => one.identity === identity && !this.#open.has(one.path));
+      // Of a file that cannot be looked at any more (its server is gone) nothing is known: it is nobody's disk.
+      const [identity] = identitiesOf([{ identity: await openFileIdentity(fd, pathOf(fd)).catch(() => "") }]);
+      const file = files.find(
+        (one) => identity !== "" && one.identity === identity && !this.#open.has(one.path),
+      );
       if (!file) {
         rest.push(fd);
         continue;
@@ -106,6 +116,11 @@ export class VbdClaims implements Claims {
       this.#older.add(fd);
     }
     await this.#giveBack(rest);
+  }
+
+  /** Gives back what an earlier process has left, and nothing that is in use. */
+  async sweep(): Promise<void> {
+    await this.#giveBack(this.inherited.splice(0));
   }
 
   /** What a disk uses, with the files that are open here instead of those to which their paths lead. */
@@ -142,11 +157,11 @@ export class VbdClaims implements Claims {
       return;
     }
     const files = fds.map((fd) => ({ fd, place: Place.of(pathOf(fd)) }));
-    // The service manager has them for some time yet.
-    for (const { fd, place } of files) await new FileLocks(fd, place).unlock();
+    // The service manager has them for some time yet. What cannot be unlocked is closed all the same.
+    for (const { fd, place } of files) await new FileLocks(fd, place).unlock().catch(() => {});
     this.#manager.removeDescriptors(this.#name);
     for (const fd of this.#open.values()) this.#manager.storeDescriptor(this.#name, fd);
-    for (const { fd, place } of files) await place.close(fd);
+    for (const { fd, place } of files) await place.close(fd).catch(() => {});
     for (const { place } of files) await untilFree(place);
   }
 }

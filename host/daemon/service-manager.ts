@@ -5,6 +5,7 @@
  * The datagrams go out through libc: Node has no Unix datagram sockets, and a program like systemd-notify, started anew
  * for each message, is not the main process that the unit's NotifyAccess wants to hear.
  */
+import { readlinkSync } from "node:fs";
 import { sendDatagram } from "../platform/datagram.js";
 import { OWN_VARIABLES } from "../platform/service-variables.js";
 
@@ -112,7 +113,20 @@ export class ServiceManager {
 function inheritedBy({ LISTEN_FDS = "0", LISTEN_FDNAMES = "", LISTEN_PID }: NodeJS.ProcessEnv): Inherited[] {
   if (LISTEN_PID !== String(process.pid)) return [];
   const names = LISTEN_FDNAMES.split(":");
-  return Array.from({ length: Number(LISTEN_FDS) }, (_, i) => ({ name: names[i] ?? "", fd: FIRST_FD + i }));
+  const inherited: Inherited[] = [];
+  // The number is not taken on trust: what is above belongs to this process.
+  for (let fd = FIRST_FD; fd < FIRST_FD + Number(LISTEN_FDS) && isFile(fd); fd++)
+    inherited.push({ name: names[fd - FIRST_FD] ?? "", fd });
+  return inherited;
+}
+
+/** An open file, and not what this process has opened itself. Told by the kernel: the file's own file system may hang. */
+function isFile(fd: number): boolean {
+  try {
+    return readlinkSync(`/proc/self/fd/${fd}`).startsWith("/");
+  } catch {
+    return false;
+  }
 }
 
 /** For {@link ServiceManager.status}. */

@@ -268,10 +268,11 @@ export class Stores {
       const end = async (): Promise<void> => {
         try {
           await close();
-          claim.releasing = this.#descriptors?.release(vbd) ?? null;
-          await claim.releasing;
         } finally {
-          this.#claims.delete(claim);
+          claim.releasing = (this.#descriptors?.release(vbd) ?? Promise.resolve()).finally(() =>
+            this.#claims.delete(claim),
+          );
+          await claim.releasing;
         }
       };
       const kept = claims !== undefined && claim.uses.every((use) => claims.get(use.path) !== null);

@@ -1,7 +1,7 @@
 /** The daemon and whoever has started it: what it tells the service manager, and who may tell it what to do. */
 import assert from "node:assert/strict";
-import { spawn } from "node:child_process";
-import { chmodSync, mkdtempSync, rmSync } from "node:fs";
+import { spawn, spawnSync } from "node:child_process";
+import { chmodSync, closeSync, mkdtempSync, openSync, rmSync } from "node:fs";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
 import { test } from "node:test";
@@ -91,15 +91,32 @@ test("a service manager that is gone is told of in a line, and kills nothing", (
 test("descriptors are those of this process, and nothing of it is for its children", () => {
   const given = (pid: number) => ({ LISTEN_PID: String(pid), LISTEN_FDS: "3", LISTEN_FDNAMES: "a:b" });
   const environment: NodeJS.ProcessEnv = { PATH: "/bin", ...given(process.pid) };
-  const { inherited, present } = new ServiceManager(assert.fail, environment);
-  assert.deepEqual(inherited, [
+  assert.equal(new ServiceManager(assert.fail, environment).present, false);
+  assert.deepEqual(environment, { PATH: "/bin" });
+  assert.deepEqual(new ServiceManager(assert.fail, given(1)).inherited, []);
+});
+
+test("of the descriptors that a process is told of, only the files are there", () => {
+  const program = `
+    import { ServiceManager } from ${JSON.stringify(new URL("../../host/daemon/service-manager.js", import.meta.url))};
+    const given = (LISTEN_FDS) =>
+      new ServiceManager(console.error, { LISTEN_FDS, LISTEN_PID: String(process.pid), LISTEN_FDNAMES: "a:b" }).inherited;
+    console.log(JSON.stringify(["3", "1000000000", "-1", "many", undefined].map(given)));
+  `;
+  const file = openSync(process.execPath, "r");
+  const { stdout, stderr } = spawnSync(process.execPath, ["--input-type=module", "-e", program], {
+    stdio: ["ignore", "pipe", "pipe", file, file, file],
+    encoding: "utf8",
+  });
+  closeSync(file);
+  assert.equal(stderr, "");
+  const three = [
     { name: "a", fd: 3 },
     { name: "b", fd: 4 },
     { name: "", fd: 5 },
-  ]);
-  assert.equal(present, false);
-  assert.deepEqual(environment, { PATH: "/bin" });
-  assert.deepEqual(new ServiceManager(assert.fail, given(1)).inherited, []);
+  ];
+  // What comes after them is Node's own.
+  assert.deepEqual(JSON.parse(stdout), [three, three, [], [], []]);
 });
 
 test("another process's watchdog is not ours", async () => {
