@@ -1,13 +1,17 @@
 /** Helpers other than for image files, and what a helper may do wrong. */
 import assert from "node:assert/strict";
-import { execFileSync } from "node:child_process";
+import { execFileSync, spawnSync } from "node:child_process";
 import {
   chmodSync,
   closeSync,
+  mkdtempSync,
   openSync,
   readdirSync,
   readFileSync,
   readlinkSync,
+  rmSync,
+  symlinkSync,
+  truncateSync,
   writeFileSync,
   writeSync,
 } from "node:fs";
@@ -62,7 +66,8 @@ test("the command line of a helper", () => {
     "qemu-nbd --socket /s --shared 1 --cache writeback --discard unmap " +
       'json:{"driver":"vpc","file":{"driver":"file","filename":"/a,b","locking":"on"},"backing":null}',
   );
-  assert.match(lineOf("qcow2:/dev/vg/a", { readOnly: true }), / --read-only .*"driver":"host_device"/);
+  assert.match(lineOf("qcow2:/dev/shm/a", { readOnly: true }), / --read-only .*"driver":"file"/);
+  assert.match(lineOf("qcow2:/link", { block: true }), /"driver":"host_device","filename":"\/link"/);
   assert.match(lineOf("qcow2:/a", { shared: true, cache: "none" }), /--cache none .*"locking":"off"/);
   const bases = [{ driver: "raw", path: "/b", block: true }];
   assert.match(
@@ -280,3 +285,31 @@ withPrograms(["nbdkit", "qemu-img"], "a file on a web server is served read-only
   const uri = `nbd+unix:///?socket=${socket}`;
   await world.scene.run("qemu-img", "compare", "-f", "raw", "-F", "raw", image, uri);
 });
+
+withPrograms(
+  ["qemu-img", "qemu-nbd"],
+  "an image is a file or in a device, wherever its path is",
+  async (t) => {
+    const create = (path: string): void =>
+      void execFileSync("qemu-img", ["create", "-q", "-f", "qcow2", path, "16M"]);
+    const serves = async (path: string): Promise<void> => {
+      const device = await openDisk(`qcow2:${path}`, { readOnly: false });
+      assert.equal(device.size, 16 << 20);
+      await device.close();
+    };
+    const memory = mkdtempSync("/dev/shm/xbdback-");
+    t.after(() => rmSync(memory, { recursive: true }));
+    create(join(memory, "disk.qcow2"));
+    await serves(join(memory, "disk.qcow2"));
+    if (process.geteuid?.() !== 0) return t.diagnostic("not in a device: loop devices need root");
+    const file = join(memory, "device");
+    create(file);
+    truncateSync(file, 32 << 20);
+    const made = spawnSync("losetup", ["--find", "--show", file], { encoding: "utf8" });
+    if (made.status !== 0)
+      return t.diagnostic(`not in a device: ${made.error?.message ?? made.stderr.trim()}`);
+    t.after(() => spawnSync("losetup", ["--detach", made.stdout.trim()]));
+    symlinkSync(made.stdout.trim(), join(memory, "link"));
+    await serves(join(memory, "link"));
+  },
+);

@@ -43,6 +43,8 @@ interface ImageInfo {
 }
 
 export interface Chain {
+  /** The image itself is in a block device. */
+  readonly block: boolean;
   /** Of the image, and below it. */
   readonly bases: readonly Layer[];
   /** For people. */
@@ -54,8 +56,8 @@ export interface Chain {
  * Looks at an image and those that it is based on. Rejects with a DeviceError that says what is wrong with a file, or who has
  * it. The image itself is for the helper to lock. Its bases we lock, until they are closed: to QEMU, others may write them.
  */
-export async function openChain(path: string, driver: string, shared: boolean): Promise<Chain> {
-  const layers: Layer[] = [{ driver, path, block: false }];
+export async function openChain(image: Layer, shared: boolean): Promise<Chain> {
+  const layers: Layer[] = [image];
   const open: { fd: number; path: string }[] = [];
   const close = async (): Promise<void> => {
     for (const { fd, path } of open.splice(0)) await Place.of(path).close(fd);
@@ -75,7 +77,7 @@ export async function openChain(path: string, driver: string, shared: boolean): 
     throw error;
   }
   const description = layers.map(({ driver, path }) => `${driver} ${path}`).join(", over ");
-  return { bases: layers.slice(1), description: `: ${description}`, close };
+  return { block: image.block, bases: layers.slice(1), description: `: ${description}`, close };
 }
 
 /** Chains end, and fit on a command line. */

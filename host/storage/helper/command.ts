@@ -29,6 +29,8 @@ export interface HowToServe {
   readonly cache: Cache;
   /** Where it is to listen. */
   readonly socket: string;
+  /** An image is in a block device, and not in a file. */
+  readonly block?: boolean;
   /** What an image is based on, from above: all of it, for it is not looked for. */
   readonly bases?: readonly Layer[];
 }
@@ -40,7 +42,7 @@ export type HelpedSource = Extract<Source, { kind: "image" | "rbd" | "http" }>;
 export function commandFor(source: HelpedSource, how: HowToServe): HelperCommand {
   if (source.kind === "http") return nbdkit(source.url, how);
   if (source.kind === "image") {
-    const image = { driver: IMAGE_FORMATS[source.format], path: source.path, block: isDevice(source.path) };
+    const image = { driver: IMAGE_FORMATS[source.format], path: source.path, block: how.block ?? false };
     const locking = how.shared ? "off" : "on";
     const bases = how.bases ?? [];
     const reach: Reach = {
@@ -115,10 +117,6 @@ function nbdkit(url: string, { socket }: HowToServe): HelperCommand {
       `url=${url}`,
     ],
   };
-}
-
-function isDevice(path: string): boolean {
-  return path.startsWith("/dev/");
 }
 
 /** Where a program is; null where it is not installed. */

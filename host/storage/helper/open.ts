@@ -52,7 +52,7 @@ export async function openHelped(
     // Its connection is gone. While it lives, it may still write.
     await helper?.end();
     await sameFiles.check();
-    const how = { readOnly, shared, cache, bases };
+    const how = { readOnly, shared, cache, bases, block: chain?.block ?? false };
     const next = Helper.start(name, (socket) => commandFor(source, { ...how, socket }), log);
     helper = next;
     try {
@@ -99,7 +99,7 @@ type ImageSource = Extract<HelpedSource, { kind: "image" }>;
 
 async function openImage({ path, format }: ImageSource, readOnly: boolean, shared: boolean): Promise<Chain> {
   const driver = IMAGE_FORMATS[format];
-  const { fd } = await openStore(path, { readOnly, shared, format: driver, warn: () => {} });
+  const { fd, kind } = await openStore(path, { readOnly, shared, format: driver, warn: () => {} });
   await Place.of(path).close(fd);
-  return openChain(path, driver, shared);
+  return openChain({ driver, path, block: kind === "block" }, shared);
 }
