@@ -1,5 +1,5 @@
 /** The daemon: everything that `xbdback serve` is, from start to stop. */
-import { mkdirSync } from "node:fs";
+import { existsSync, mkdirSync } from "node:fs";
 import { availableParallelism } from "node:os";
 import { dirname, join } from "node:path";
 import { openXenstore, type Platform } from "../platform/platform.js";
@@ -56,8 +56,6 @@ export interface Daemon {
   problems(): string[];
   /** While the daemon stops: the disks that are not released yet. */
   unreleased(): Unreleased[];
-  /** What the daemon before had not released when this one took its place; null where there was none. */
-  readonly predecessor: Predecessor | null;
   /** Lets go of everything and leaves xenstore and the journals as they are: guests wait for the next daemon. */
   stop(): Promise<void>;
 }
@@ -175,7 +173,9 @@ export async function serve(options: ServeOptions, lost: (error: Error) => void)
       predecessor = await takePlace(socket, host.log);
     }
     let page: Endpoint | null = null;
-    const about = (): object => ({ ...options.about?.(), predecessor });
+    const before = (): Predecessor | null =>
+      predecessor && existsSync(`/proc/${predecessor.pid}`) ? predecessor : null;
+    const about = (): object => ({ ...options.about?.(), predecessor: before() });
     const control = await ControlServer.listen(socket, commands(backend, reactor, about, options.handOver));
     undo.push(
       // Side by side: where one disk hangs, the others are released all the same.
@@ -212,8 +212,15 @@ export async function serve(options: ServeOptions, lost: (error: Error) => void)
           : [],
       );
     };
-    const problems = (): string[] => (page?.problem ? [page.problem] : []);
-    return { stop, backend, reactor, problems, unreleased, predecessor };
+    const problems = (): string[] => {
+      const old = before();
+      const names = old?.unreleased.map(({ name }) => name).join(", ");
+      return [
+        ...(page?.problem ? [page.problem] : []),
+        ...(old ? [`process ${old.pid}, the previous daemon, has not ended: it still has ${names}`] : []),
+      ];
+    };
+    return { stop, backend, reactor, problems, unreleased };
   } catch (error) {
     await stop().catch(() => {});
     throw error;

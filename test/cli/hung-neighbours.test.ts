@@ -119,10 +119,13 @@ test(
         async () => (await shown("1/xvda")).counters.responses > counters.responses,
         "guest 1 works",
       );
+      const problem = new RegExp(`^problem +process ${old}, the previous daemon, has not ended: `, "m");
+      assert.match(await soon(world, "status"), problem);
       await files.resume();
       await eventually(async () => (await shown("2/xvda")).queues > 0, "guest 2's disk is taken over");
       await eventually(async () => (await shown("2/xvda")).counters.responses > 0, "guest 2 works");
       await world.daemon.ended;
+      assert.doesNotMatch(await soon(world, "status"), problem);
       assert.equal(stuck.process.exitCode, null, "it has read what it wrote");
     }),
 );

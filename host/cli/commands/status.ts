@@ -1,5 +1,6 @@
 /** `xbdback status`: what a running daemon is, not what its disks are. */
 import { Command } from "commander";
+import type { Predecessor } from "../../daemon/replace.js";
 import type { ReactorStatus } from "../../reactor/ring-host.js";
 import { ask } from "../daemon.js";
 import { type CommonOptions, examples, placeOptions } from "../options.js";
@@ -20,6 +21,8 @@ export interface DaemonStatus {
   readonly options: Record<string, unknown>;
   /** What does not work although the daemon serves. */
   readonly problems: readonly string[];
+  /** The previous daemon, while storage that hangs keeps it. */
+  readonly predecessor?: Predecessor | null;
 }
 
 export function statusCommand(): Command {
