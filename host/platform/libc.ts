@@ -182,17 +182,11 @@ export const BLKSECDISCARD = 0x127d;
 export const BLKGETSIZE64 = 0x80081272;
 
 /**
- * BLKDISCARD, or BLKSECDISCARD when `secure`, on libuv's thread pool: `length` bytes from byte `position`, both
- * multiples of the logical sector size. `done` gets 0 or the errno.
+ * BLKDISCARD, or BLKSECDISCARD when `secure`: `length` bytes from byte `position`, both multiples of the logical sector size.
  */
-export function blockDiscardAsync(
-  fd: number,
-  secure: boolean,
-  position: number,
-  length: number,
-  done: (errno: number) => void,
-): void {
-  c.ioctlRange.async(fd, secure ? BLKSECDISCARD : BLKDISCARD, [position, length], errnoOf(done));
+export function blockDiscard(fd: number, secure: boolean, position: number, length: number): void {
+  const name = secure ? "BLKSECDISCARD" : "BLKDISCARD";
+  check(c.ioctlRange(fd, secure ? BLKSECDISCARD : BLKDISCARD, [position, length]), "ioctl", name);
 }
 
 const F_GETFL = 3;

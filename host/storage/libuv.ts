@@ -1,6 +1,7 @@
-/** The engine that works everywhere: node:fs and koffi calls on libuv's thread pool. */
+/** The engine that works everywhere: node:fs and koffi calls on libuv's thread pool, which all disks share. */
 import { close, fdatasync, open, readv, writev } from "node:fs";
-import { blockDiscardAsync, fallocateAsync } from "../platform/libc.js";
+import { fallocateAsync } from "../platform/libc.js";
+import { discardBlocks } from "./calls/discard.js";
 import { views } from "./device.js";
 import type { IoEngine } from "./engine.js";
 
@@ -32,7 +33,7 @@ export const libuvEngine: IoEngine = {
   },
 
   fallocate: fallocateAsync,
-  blockDiscard: blockDiscardAsync,
+  blockDiscard: discardBlocks,
   soon: queueMicrotask,
   close() {},
 };

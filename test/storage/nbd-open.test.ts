@@ -1,13 +1,17 @@
 /** Opening an NBD export: what is taken over from the server, and everything that a server can do wrong until then. */
 import assert from "node:assert/strict";
-import { constants } from "node:os";
+import { closeSync, constants, openSync } from "node:fs";
+import { constants as os } from "node:os";
 import { test } from "node:test";
+import { makeFifo } from "../../host/platform/libc.js";
+import { Place } from "../../host/storage/calls/place.js";
 import { Result } from "../../host/storage/device.js";
-import { unanswered, unreachable } from "../../host/storage/nbd/negotiate.js";
+import { openLine, unanswered, unreachable } from "../../host/storage/nbd/negotiate.js";
 import { type NbdOptions, openNbd } from "../../host/storage/nbd/open.js";
+import { parseNbdUri } from "../../host/storage/nbd/uri.js";
 import { DeviceError } from "../../host/storage/open.js";
 import { u16, u32, u64 } from "../nbd/raw-client.js";
-import { LIMIT, read, scatter, write } from "./helpers.js";
+import { directory, LIMIT, read, scatter, write } from "./helpers.js";
 import { ALL, honest, type Offer, type Peer, READ_ONLY, type Script, SEND, scripted } from "./nbd-server.js";
 
 const MIB = 1 << 20;
@@ -183,7 +187,7 @@ test("refused: nobody there", LIMIT, async (t) => {
     openNbd("nbd://host.invalid/", READ_WRITE),
     /host\.invalid:10809 cannot be reached: E|no name server answers for host\.invalid/,
   );
-  await assert.rejects(openNbd("nbds://localhost/", READ_WRITE), { errno: constants.errno.EINVAL });
+  await assert.rejects(openNbd("nbds://localhost/", READ_WRITE), { errno: os.errno.EINVAL });
 });
 
 test("a read-only disk is not written, an open one not beyond its end", LIMIT, async (t) => {
@@ -194,4 +198,19 @@ test("a read-only disk is not written, an open one not beyond its end", LIMIT, a
   assert.equal((await read(device, MIB - 512, scatter(512))).result, Result.Success);
   await device.close();
   assert.equal((await read(device, 0, scatter(512))).result, Result.Failure);
+});
+
+test("a socket on a file system that does not answer is not connected to", LIMIT, async (t) => {
+  const path = `${directory(t)}/fifo`;
+  makeFifo(path);
+  const [answered] = await Promise.allSettled([openLine(parseNbdUri(`nbd+unix:///?socket=${path}`), 1000)]);
+  assert.match(String(answered.status === "rejected" && answered.reason), /cannot be reached|refused/);
+  // As a look at a server that hangs: what follows at this path waits.
+  const hanging = Place.of(path).open(constants.O_RDONLY);
+  await assert.rejects(
+    openLine(parseNbdUri(`nbd+unix:///?socket=${path}`), 100),
+    /fifo does not answer; check/,
+  );
+  closeSync(openSync(path, constants.O_RDWR | constants.O_NONBLOCK));
+  closeSync(await hanging);
 });

@@ -6,9 +6,9 @@
 import { addressOf, type Poll, pollReadable, SystemError } from "../../platform/libc.js";
 import type { IoVector } from "../device.js";
 import type { ErrnoDone, IoEngine, TransferDone } from "../engine.js";
-import { libuvEngine } from "../libuv.js";
 import { Op } from "../uring/abi.js";
 import { AT_FDCWD, UringEngine } from "../uring/engine.js";
+import { discardBlocks } from "./discard.js";
 import { decodeStatx, type FileStats, STATX_BASIC_STATS, STATX_BYTES } from "./file-stats.js";
 
 const AT_EMPTY_PATH = 0x1000;
@@ -41,7 +41,7 @@ export class LoopEngine implements IoEngine {
   }
 
   blockDiscard(fd: number, secure: boolean, position: number, length: number, done: ErrnoDone): void {
-    libuvEngine.blockDiscard(fd, secure, position, length, done);
+    discardBlocks(fd, secure, position, length, done);
   }
 
   openFile(path: string, flags: number, done: TransferDone): void {

@@ -1,6 +1,7 @@
 /** The calls that a thread for calls carries out, one after the other, however long each takes. */
 import * as fs from "node:fs";
 import {
+  blockDiscard,
   FS_IOC_GETFLAGS,
   fallocate,
   ioctl,
@@ -30,6 +31,7 @@ export const TABLE = {
   isRangeLocked,
   shareRange,
   unlock,
+  blockDiscard,
   truncate: (fd: number, length: number) => fs.ftruncateSync(fd, length),
   sync: (fd: number) => fs.fsyncSync(fd),
   link: (from: string, to: string) => fs.linkSync(from, to),

@@ -1,6 +1,8 @@
 /** The client's side of the fixed newstyle handshake, up to NBD_OPT_GO. */
 import { connect, type Socket } from "node:net";
+import { setTimeout as sleep } from "node:timers/promises";
 import { Bytes, Handshake, Info, Magic, Option, OptionReply, Transmission } from "../../nbd/protocol.js";
+import { Place } from "../calls/place.js";
 import { Receiver } from "./receiver.js";
 import type { NbdAddress } from "./uri.js";
 
@@ -44,6 +46,9 @@ export async function openLine(address: NbdAddress, milliseconds: number): Promi
   const receiver = new Receiver();
   const { socket: path, host, port } = address;
   const { onread } = receiver;
+  // connect(2) of a path looks it up in this thread.
+  if (path !== null && !(await answersWithin(path, milliseconds)))
+    throw new DialError("unanswered", `${path} does not answer; check the file system that it is on`);
   const socket =
     path === null
       ? connect({ host, port, onread, noDelay: true, keepAlive: true })
@@ -70,6 +75,21 @@ export async function openLine(address: NbdAddress, milliseconds: number): Promi
   } finally {
     if (timer) clearTimeout(timer);
   }
+}
+
+/** Whether the file system with a path says within a time what is there, if anything. */
+async function answersWithin(path: string, milliseconds: number): Promise<boolean> {
+  if (Place.outageAt(path)) return false;
+  const late = new AbortController();
+  const { signal } = late;
+  const answer = Place.of(path)
+    .stat()
+    .then(
+      () => true,
+      () => true,
+    );
+  const timeout = sleep(milliseconds, false, { signal }).catch(() => false);
+  return Promise.race([answer, timeout]).finally(() => late.abort());
 }
 
 /** The remedy where systemd filters: the package's unit lets the daemon reach this machine alone. */

@@ -1,5 +1,6 @@
 /** The io_uring engine: system calls of one thread as entries of its ring. */
-import { addressOf, blockDiscardAsync, SystemError } from "../../platform/libc.js";
+import { addressOf, SystemError } from "../../platform/libc.js";
+import { discardBlocks } from "../calls/discard.js";
 import type { IoVector } from "../device.js";
 import type { ErrnoDone, IoEngine, TransferDone } from "../engine.js";
 import { ASYNC, FIXED_FILE, FSYNC_DATASYNC, Op, POLLIN, QUIET } from "./abi.js";
@@ -102,7 +103,7 @@ export class UringEngine implements IoEngine {
   /** The ring has no such command before Linux 6.12, and no secure one. */
   blockDiscard(fd: number, secure: boolean, position: number, length: number, done: ErrnoDone): void {
     this.foreign++;
-    blockDiscardAsync(fd, secure, position, length, (errno) => {
+    discardBlocks(fd, secure, position, length, (errno) => {
       this.foreign--;
       done(errno);
     });
