@@ -1,5 +1,6 @@
 /**
- * Every foreign function that the host calls, and nothing else. Numbers are Linux x86-64's.
+ * Every foreign function that the host calls, and nothing else; but for those for what it shares with a process that is not
+ * trusted (sharing.ts). Numbers are Linux x86-64's.
  *
  * Each wrapper throws a {@link SystemError} that names the call and the errno; none returns -1.
  */
@@ -268,9 +269,9 @@ export function datagramSocket(): number {
   return check(c.socket(AF_UNIX, SOCK_DGRAM | SOCK_CLOEXEC, 0), "socket");
 }
 
-/** sendmsg(2); `message` is a struct msghdr, and `to` names the receiver for people. */
-export function sendMessage(fd: number, message: Uint8Array, to: string): void {
-  check(c.sendmsg(fd, message, MSG_NOSIGNAL), "sendmsg", to);
+/** sendmsg(2); `message` is a struct msghdr, and `to` names the receiver for people. The bytes that were sent. */
+export function sendMessage(fd: number, message: Uint8Array, to: string, flags = 0): number {
+  return check(c.sendmsg(fd, message, MSG_NOSIGNAL | flags), "sendmsg", to);
 }
 
 export const SOL_SOCKET = 1;
@@ -351,14 +352,15 @@ export function ioUringRegister(
 
 /**
  * Maps `length` bytes of `fd` from `offset` where the kernel likes, for good: the bytes as an ArrayBuffer, which must
- * not be used after {@link unmapBuffer}.
+ * not be used after {@link unmapBuffer}. With `populate`, all pages are there from the start.
  */
 export function mapBuffer(
   fd: number,
   offset: number,
   length: number,
+  populate = true,
 ): { address: number; bytes: ArrayBuffer } {
-  const flags = MAP_SHARED | MAP_POPULATE;
+  const flags = MAP_SHARED | (populate ? MAP_POPULATE : 0);
   const address = check(c.mmap(0, length, PROT_READ | PROT_WRITE, flags, fd, offset), "mmap");
   return { address, bytes: koffi.view(address, length) };
 }

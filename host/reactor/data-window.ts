@@ -3,8 +3,8 @@
  * and more of its window, up to 86 MiB, and would keep all of it for as long as its guest is connected.
  *
  * Only private copies are given back, and the tables that requests in flight alone use; never the journal, the core's
- * state, or pages of the guest's. The window is private memory of this process: one that is shared with another process
- * would need a hole (MADV_REMOVE), as MADV_DONTNEED drops this process's view of it alone.
+ * state, or pages of the guest's. The window is private memory of this process, unless it is shared with a vhost-user
+ * server: then it takes a hole (MADV_REMOVE), as MADV_DONTNEED drops this process's view of it alone.
  */
 import * as abi from "../../assembly/abi.js";
 import type { LinearMemory } from "../core/memory.js";
@@ -20,16 +20,18 @@ export class DataWindow {
   readonly #memory: LinearMemory;
   readonly #u16: Uint16Array;
   readonly #discard: (address: number, length: number) => void;
+  readonly #discardData: (address: number, length: number) => void;
   /** Where the next portion begins; the tables come before the window. */
   #next: number = abi.SEGMENTS;
   /** Nothing was in flight at any portion of this round, nor put into the window since it began. */
   #complete = true;
 
-  /** `memory` is that of a core that has attached. */
-  constructor(memory: LinearMemory, discard = discardPages) {
+  /** `memory` is that of a core that has attached; `discardData` is for the window alone. */
+  constructor(memory: LinearMemory, discard = discardPages, discardData = discard) {
     this.#memory = memory;
     this.#u16 = new Uint16Array(memory.memory.buffer);
     this.#discard = discard;
+    this.#discardData = discardData;
   }
 
   /** To be called when something was copied by way of the window. */
@@ -67,10 +69,10 @@ export class DataWindow {
       if (end <= at) continue;
       if (start >= to) break;
       this.#complete = false;
-      if (start > at) this.#discard(this.#memory.base + at, start - at);
+      if (start > at) this.#discardData(this.#memory.base + at, start - at);
       at = end;
     }
-    if (at < to) this.#discard(this.#memory.base + at, to - at);
+    if (at < to) this.#discardData(this.#memory.base + at, to - at);
   }
 
   get #inflight(): number {

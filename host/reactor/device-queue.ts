@@ -4,13 +4,16 @@ import type { BlkifCore, CoreIo } from "../core/blkif.js";
 import { type BlockDevice, type Done, type IoVector, Result } from "../storage/device.js";
 import type { IoOwner, IoQueue } from "./io-queue.js";
 
+/** What of a device it takes. */
+type Operations = Pick<BlockDevice, "read" | "write" | "writeThrough" | "flush" | "discard">;
+
 export class DeviceQueue implements IoQueue {
-  readonly #device: BlockDevice;
+  readonly #device: Operations;
   readonly #core: BlkifCore;
   readonly #owner: IoOwner;
 
   /** The device stays the caller's. */
-  constructor(device: BlockDevice, core: BlkifCore, owner: IoOwner) {
+  constructor(device: Operations, core: BlkifCore, owner: IoOwner) {
     this.#device = device;
     this.#core = core;
     this.#owner = owner;

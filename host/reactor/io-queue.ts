@@ -9,6 +9,8 @@ export interface IoQueue {
   mapped?(page: number, count: number): void;
   /** Pages of the persistent window are going to be unmapped, or mapped anew. */
   unmapping?(page: number, count: number): void;
+  /** Gives pages of the data window back to the kernel; not there where they are private memory. */
+  readonly discardData?: (address: number, length: number) => void;
   /** To be called when no I/O is under way, before the pages are unmapped. */
   close(): void;
 }

@@ -4,6 +4,7 @@ import type { RingConfig } from "../core/blkif.js";
 import type { Platform } from "../platform/platform.js";
 import type { Result } from "../storage/device.js";
 import type { Store } from "../storage/raw.js";
+import type { VhostStore } from "../storage/vhost-user/store.js";
 import type { Activity } from "./activity.js";
 import type { Observing } from "./ring-host.js";
 import type { Start } from "./start.js";
@@ -39,7 +40,7 @@ export type Request =
       readonly memory: WebAssembly.Memory;
       /** Native address of the memory. */
       readonly base: number;
-      readonly store: Store;
+      readonly store: Store | VhostStore;
     }
   | { readonly op: "detach"; readonly ring: number }
   /** The buffer is that of a {@link Throttle}. */

@@ -9,7 +9,7 @@ import { Activity } from "./activity.js";
 import { LocalRingHost } from "./local.js";
 import type { EngineName, ReactorSettings } from "./messages.js";
 import type { AttachedRing, AttachOptions, ReactorStatus, RingHost } from "./ring-host.js";
-import { ReactorThread } from "./thread.js";
+import { ReactorThread, type ThreadDisk } from "./thread.js";
 
 export interface PoolOptions extends Pick<ReactorSettings, "engine" | "pollUs"> {
   readonly platform: Platform;
@@ -67,22 +67,17 @@ export class ReactorPool implements RingHost {
   }
 
   async attach(options: AttachOptions): Promise<AttachedRing> {
-    const { device } = options;
-    if (device.store === undefined) return (await this.#here()).attach(options);
-    const { store } = device;
-    const disk = {
-      store,
-      get size() {
-        return device.size;
-      },
-    };
+    const disk = await this.#threadDisk(options);
+    if (disk === null) return (await this.#here()).attach(options);
     for (;;) {
       const thread = this.#choose(options.config.domid);
       try {
         return await thread.attach(options, disk);
       } catch (error) {
         const there = this.#members.length === 0 || this.#members.some((member) => member.thread === thread);
-        if (there) throw error;
+        if (!there) continue;
+        await disk.release?.();
+        throw error;
       }
     }
   }
@@ -95,6 +90,22 @@ export class ReactorPool implements RingHost {
   async close(): Promise<void> {
     await Promise.all(this.#members.map(({ thread }) => thread.close()));
     if (this.#local) await (await this.#local).close();
+  }
+
+  /** Null where only this thread can reach the disk. */
+  async #threadDisk({ device, rings = 1 }: AttachOptions): Promise<ThreadDisk | null> {
+    const disk = (store: ThreadDisk["store"], release?: ThreadDisk["release"]): ThreadDisk => ({
+      store,
+      ...(release && { release }),
+      get size() {
+        return device.size;
+      },
+    });
+    if (device.store !== undefined) return disk(device.store);
+    // Threads without io_uring cannot wait for a server.
+    if (this.#members[0]?.engine !== "io_uring") return null;
+    const lease = await device.takeQueue?.(rings);
+    return lease ? disk(lease.store, () => lease.release()) : null;
   }
 
   /** Threads at most. */

@@ -16,6 +16,8 @@ export interface AttachOptions
   readonly remotePort: number;
   /** Stays the caller's, who closes it when all its rings are detached. */
   readonly device: BlockDevice;
+  /** Rings that are attached to the device, this one among them. Default: 1. */
+  readonly rings?: number;
   /** Lies in the ring's memory until the ring is detached; then, or when the ring cannot be attached, it is released. */
   readonly journal: RingJournal | null;
 }

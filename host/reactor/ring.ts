@@ -123,8 +123,8 @@ export class Ring implements IoOwner, GateRing {
       begin(this.#core, { ...config, hashKey: randomInt(2 ** 32) }, options.start);
       // What others took is not this process's to charge.
       this.#reqCons = this.#core.reqCons;
-      this.#window = new DataWindow(memory);
       this.#queue = options.makeQueue(this.#core, this);
+      this.#window = new DataWindow(memory, undefined, this.#queue.discardData);
       // Whoever went before may have been killed between publishing responses and telling of them.
       if (options.start !== "attach") place.events.notify(place.port);
     } catch (error) {

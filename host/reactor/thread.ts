@@ -4,7 +4,8 @@ import type { Worker } from "node:worker_threads";
 import type { Counters } from "../core/blkif.js";
 import { readCounters, readInflight } from "../core/blkif.js";
 import { eventFd, signalEventFd } from "../platform/libc.js";
-import type { RawDevice, Store } from "../storage/raw.js";
+import type { Store } from "../storage/raw.js";
+import type { VhostStore } from "../storage/vhost-user/store.js";
 import { BUILD } from "./build.js";
 import { type Latency, readLatency } from "./latency.js";
 import { returnMemory, takeMemory } from "./memory-pool.js";
@@ -22,6 +23,15 @@ import { takeThread } from "./spare.js";
 import { RingError } from "./start.js";
 
 type Waiting = { resolve: (result: number) => void; reject: (error: Error) => void };
+/** What a ring of the thread does its I/O on. */
+export interface ThreadDisk {
+  readonly store: Store | VhostStore;
+  /** Bytes; may change. */
+  readonly size: number;
+  /** Called when the ring is detached. */
+  release?(): Promise<void>;
+}
+
 type Listener = Pick<AttachOptions, "onHalt" | "onError">;
 
 export class ReactorThread {
@@ -88,10 +98,7 @@ export class ReactorThread {
     return this.#shared.statistics;
   }
 
-  async attach(
-    options: AttachOptions,
-    device: Pick<RawDevice, "size"> & { store: Store },
-  ): Promise<AttachedRing> {
+  async attach(options: AttachOptions, device: ThreadDisk): Promise<AttachedRing> {
     const { onHalt, onError } = options;
     const number = this.#nextRing++;
     this.#count(options.config.domid, 1);
@@ -106,11 +113,7 @@ export class ReactorThread {
     }
   }
 
-  async #attach(
-    number: number,
-    options: AttachOptions,
-    device: Pick<RawDevice, "size"> & { store: Store },
-  ): Promise<AttachedRing> {
+  async #attach(number: number, options: AttachOptions, device: ThreadDisk): Promise<AttachedRing> {
     const { config, ringRefs, remotePort, start, journal } = options;
     const memory = takeMemory(journal);
     try {
@@ -152,6 +155,7 @@ export class ReactorThread {
           finalLatency = readLatency(memory);
           this.#forget(number, config.domid);
           returnMemory(memory, journal);
+          await device.release?.();
         },
       };
     } catch (error) {

@@ -8,11 +8,9 @@ import { openDomain } from "../platform/platform.js";
 import { Result } from "../storage/device.js";
 import type { IoEngine } from "../storage/engine.js";
 import { libuvEngine } from "../storage/libuv.js";
-import type { RawDevice } from "../storage/raw.js";
 import { UringEngine } from "../storage/uring/engine.js";
 import { Activity } from "./activity.js";
 import { BUILD } from "./build.js";
-import { DeviceQueue } from "./device-queue.js";
 import { Disks } from "./disks.js";
 import { EventLoopDriver } from "./event-loop.js";
 import { noteFlushErrno } from "./journal.js";
@@ -20,14 +18,14 @@ import { type Ask, type ReactorSettings, type Request, type Said, SharedState } 
 import { makeObserver } from "./observing.js";
 import { Reactor } from "./reactor.js";
 import type { Ring } from "./ring.js";
+import { type RingDisk, ringDisk } from "./ring-disk.js";
 import { RingError } from "./start.js";
 import { Throttle } from "./throttle.js";
 import { UringLoop } from "./uring-loop.js";
-import { UringQueue } from "./uring-queue.js";
 
 interface Served {
   readonly ring: Ring;
-  readonly device: RawDevice;
+  readonly disk: RingDisk;
 }
 
 /** The main thread says no more than a line a second of each kind; it need not hear of each failed I/O. */
@@ -85,13 +83,13 @@ class ReactorThread {
     if (served === undefined) throw new Error(`no such ring: ${ask.ring}`);
     if (ask.op === "detach") {
       this.#rings.delete(ask.ring);
-      await this.#reactor.detach(served.ring).finally(() => this.#disks.release(served.device));
+      await this.#reactor.detach(served.ring).finally(() => served.disk.release());
     } else if (ask.op === "throttle") {
       served.ring.setThrottle(ask.throttle && new Throttle(ask.throttle));
     } else if (ask.op === "observe") {
       served.ring.observe(ask.how && makeObserver(ask.how));
     } else {
-      served.device.noteSize(ask.bytes);
+      served.disk.noteSize(ask.bytes);
       served.ring.resize(ask.sectors);
     }
     return 0;
@@ -100,8 +98,7 @@ class ReactorThread {
   async #attach(ask: Extract<Request, { op: "attach" }>): Promise<number> {
     const { ring: number, config, ringRefs, remotePort, start, throttle, store } = ask;
     const memory = viewMemory(ask.memory, ask.base);
-    const device = await this.#disks.take(store);
-    const engine = this.#engine;
+    const disk = await ringDisk(store, this.#disks, this.#engine, activity);
     let told = Number.NEGATIVE_INFINITY;
     const incapable = new Set<string>();
     try {
@@ -112,14 +109,11 @@ class ReactorThread {
           memory,
           start,
           throttle: throttle && new Throttle(throttle),
-          device,
-          makeQueue: (core, owner) =>
-            engine instanceof UringEngine
-              ? new UringQueue(engine, device, core, owner, activity)
-              : new DeviceQueue(device, core, owner),
+          device: disk.identity,
+          makeQueue: (core, owner) => disk.makeQueue(core, owner),
           onHalt: (why) => say({ event: "halt", ring: number, why }),
           onError: (operation, error, result) => {
-            noteFlushErrno(memory, device.flushErrno);
+            noteFlushErrno(memory, disk.flushErrno);
             const now = performance.now();
             // What the store cannot do is to be known, even if there was another error a moment ago.
             const news = result === Result.Unsupported && !incapable.has(operation);
@@ -132,10 +126,10 @@ class ReactorThread {
         },
         remotePort,
       );
-      this.#rings.set(number, { ring, device });
+      this.#rings.set(number, { ring, disk });
       return ring.port;
     } catch (error) {
-      await this.#disks.release(device);
+      await disk.release();
       throw error;
     }
   }

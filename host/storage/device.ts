@@ -1,6 +1,7 @@
 /** What a disk is to the rest of xbdback: capabilities beside operations, and results that are never exceptions. */
 import type { LinearMemory } from "../core/memory.js";
 import type { Store } from "./raw.js";
+import type { VhostStore } from "./vhost-user/store.js";
 
 /** How an operation ended. The core turns these into BLKIF_RSP_*. */
 export const Result = {
@@ -29,6 +30,13 @@ export interface IoVector {
   readonly table: number;
   readonly count: number;
   readonly bytes: number;
+}
+
+/** A way to a disk that one thread has for itself. */
+export interface QueueLease {
+  readonly store: VhostStore;
+  /** Gives it back; to be called when nothing is under way on it. */
+  release(): Promise<void>;
 }
 
 /** The storage behind a disk cannot be reached, and what is asked of the disk waits. */
@@ -84,6 +92,13 @@ export interface BlockDevice {
 
   /** What another thread needs to do I/O on the same open store; not there where only this thread can. */
   readonly store?: Store;
+  /**
+   * A queue for one of so many rings, each of which asks; null where there are not enough, and all are to be served by the
+   * thread that has the device. Not there where the disk has no queues.
+   */
+  takeQueue?(rings: number): Promise<QueueLease | null>;
+  /** True where its I/O reaches a ring's private data window, and no page of the guest's: persistent grants are of no use. */
+  readonly mapsNoGrants?: boolean;
   /** The paths of what it is based on, where that is known only since it is open: an image's header names its base. */
   readonly bases?: readonly string[];
   /** False where I/O of a dead process that had the same store open may still reach it. */

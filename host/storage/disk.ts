@@ -10,6 +10,7 @@ import { type NbdOptions, openNbd } from "./nbd/open.js";
 import { parseNbdUri } from "./nbd/uri.js";
 import { DeviceError, type DeviceOptions, openDevice } from "./open.js";
 import { parseSource } from "./source.js";
+import { openVhostUser } from "./vhost-user/open.js";
 import { layerOf, type Wrapped } from "./wrapper/index.js";
 import type { Layer } from "./wrapper/kind.js";
 
@@ -27,6 +28,7 @@ export async function openDisk(target: string, options: DiskOptions): Promise<Bl
   }
   if (source.kind === "raw") return openDevice(target, options);
   if (source.kind === "nbd") return openNbd(target, options);
+  if (source.kind === "vhost-user") return openVhostUser(target, source.path, options);
   if (source.kind === "device") return openModule(target, source, options);
   if (source.kind === "wrapped") return openWrapped(target, source, options);
   return openHelped(target, source, options);
@@ -86,6 +88,7 @@ export async function usesOf(
 export function placesOf(target: string): string[] {
   const source = parseSource(target);
   if (source?.kind === "raw" || source?.kind === "image" || source?.kind === "device") return [source.path];
+  if (source?.kind === "vhost-user") return [source.path];
   if (source?.kind === "nbd") return [parseNbdUri(target).socket ?? []].flat();
   if (source?.kind !== "wrapped") return [];
   const below = placesOf(source.inner);
@@ -115,6 +118,7 @@ async function lookUp(target: string): Promise<Omit<Use, "readOnly">> {
 async function findIdentity(target: string): Promise<string> {
   const source = parseSource(target);
   if (source?.kind === "raw" || source?.kind === "image") return fileIdentity(source.path);
+  if (source?.kind === "vhost-user") return `vhost-user ${await socketIdentity(source.path)}`;
   if (source?.kind !== "nbd") return target;
   const { socket, host, port, exportName } = parseNbdUri(target);
   return `${socket === null ? `tcp ${host}:${port}` : await socketIdentity(socket)} export ${exportName}`;

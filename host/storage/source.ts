@@ -17,6 +17,8 @@ export type Source =
   /** A raw image or block device. */
   | { readonly kind: "raw"; readonly path: string }
   | { readonly kind: "nbd"; readonly uri: string }
+  /** `path` is the server's socket. */
+  | { readonly kind: "vhost-user"; readonly path: string }
   /** `format` is a key of {@link IMAGE_FORMATS}. */
   | { readonly kind: "image"; readonly format: string; readonly path: string }
   | { readonly kind: "rbd"; readonly pool: string; readonly namespace: string; readonly image: string }
@@ -32,6 +34,8 @@ export function parseSource(text: string): Source | null {
   if (/^https?:\/\/./.test(text)) return { kind: "http", url: text };
   const rbd = /^rbd:([^/:@,]+)\/(?:([^/:@,]+)\/)?([^/:,]+)$/.exec(text);
   if (rbd) return { kind: "rbd", pool: rbd[1], namespace: rbd[2] ?? "", image: rbd[3] };
+  const vhost = /^vhost-user:(\/.*)$/s.exec(text);
+  if (vhost) return { kind: "vhost-user", path: vhost[1] };
   const image = /^([a-z0-9]+):(\/.*)$/s.exec(text);
   if (image && Object.hasOwn(IMAGE_FORMATS, image[1]))
     return { kind: "image", format: image[1], path: image[2] };

@@ -83,7 +83,7 @@ const FLAGS: Readonly<Record<string, readonly [string, string]>> = {
 };
 const TARGET_TYPES = [
   ...Object.keys(IMAGE_FORMATS),
-  ...["nbd", "nbds", "nbd+unix", "http", "https", "rbd", "device"],
+  ...["nbd", "nbds", "nbd+unix", "http", "https", "rbd", "vhost-user", "device"],
   ...Object.keys(WRAPPERS),
 ];
 const POSITIONS = ["target", "format", "vdev", "access"];

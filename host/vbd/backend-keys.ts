@@ -154,7 +154,7 @@ export function deviceKeys(
     "physical-sector-size": String(device.physicalSectorSize),
     "feature-flush-cache": "1",
     "feature-barrier": "1",
-    "feature-persistent": features.persistent ? "1" : "0",
+    "feature-persistent": features.persistent && !device.mapsNoGrants ? "1" : "0",
     "feature-discard": discard ? "1" : "0",
   };
   if (discard) {

@@ -183,7 +183,7 @@ function attach(options: ConnectionOptions, queue: number): Promise<AttachedRing
         (device.readOnly ? abi.FEATURE_READ_ONLY : 0) |
         (discard ? abi.FEATURE_DISCARD : 0) |
         (discard && device.canSecureDiscard ? abi.FEATURE_SECURE_DISCARD : 0) |
-        (features.persistent && config.persistent ? abi.FEATURE_PERSISTENT : 0),
+        (features.persistent && config.persistent && !device.mapsNoGrants ? abi.FEATURE_PERSISTENT : 0),
       domid,
       sectors: Math.floor(device.size / 512),
       sectorSize: device.sectorSize,
@@ -192,6 +192,7 @@ function attach(options: ConnectionOptions, queue: number): Promise<AttachedRing
     ringRefs,
     remotePort: eventChannel,
     device,
+    rings: config.queues.length,
     throttle: options.throttle ?? null,
     ...options.beginnings[queue],
     onHalt,

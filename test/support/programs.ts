@@ -46,6 +46,7 @@ const PACKAGES = {
   "qemu-io": "qemu-utils",
   "qemu-nbd": "qemu-utils",
   "qemu-system-x86_64": "qemu-system-x86",
+  "qemu-storage-daemon": "qemu-system-common",
   rbd: "ceph-common",
   script: "bsdutils",
   wasm2c: "wabt",

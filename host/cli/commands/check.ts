@@ -44,7 +44,7 @@ async function check(text: string, { json, device: modules }: CheckOptions): Pro
   const { size, sectorSize, physicalSectorSize, canDiscard, readOnly, store, through } = device;
   await device.close();
   const source = parseSource(sourceOf(disk));
-  const served = source?.kind === "wrapped" || source?.kind === "device" ? source.kind : "nbd";
+  const served = servedBy(source?.kind);
   const kind = store?.kind ?? (source === null ? "empty" : served);
   const discard = canDiscard && !readOnly && disk.discard !== false;
   const { target, vdev, devid } = disk;
@@ -75,4 +75,9 @@ async function check(text: string, { json, device: modules }: CheckOptions): Pro
     ...warnings.map((warning): [string, string] => ["warning", warning]),
   ];
   process.stdout.write(`${pairs(rows)}\n`);
+}
+
+/** The word for what is neither a raw image nor a block device: images of other formats are served over NBD. */
+function servedBy(kind: string | undefined): string {
+  return kind === "wrapped" || kind === "device" || kind === "vhost-user" ? kind : "nbd";
 }

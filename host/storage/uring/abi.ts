@@ -8,6 +8,7 @@ export const Op = {
   readFixed: 4,
   writeFixed: 5,
   pollAdd: 6,
+  asyncCancel: 14,
   fallocate: 17,
   openat: 18,
   close: 19,

@@ -212,7 +212,19 @@ export class UringEngine implements IoEngine {
     });
   }
 
-  /** One entry, by its words: see {@link Uring.prepare}. `call` gets the result. */
+  /** Ends a call that is under way, if it waits; it gets -ECANCELED then. */
+  cancel(call: number): void {
+    const index = this.#place(() => {});
+    this.ring.prepare(Op.asyncCancel, -1, 0, 0, call, Kind.call, 0, 0, index, Kind.call);
+  }
+
+  #place(call: Call): number {
+    const index = this.#freeCalls.pop() ?? this.#calls.length;
+    this.#calls[index] = call;
+    return index;
+  }
+
+  /** One entry, by its words: see {@link Uring.prepare}. `call` gets the result. Returns what {@link cancel} takes until then. */
   call(
     op: number,
     fd: number,
@@ -221,9 +233,8 @@ export class UringEngine implements IoEngine {
     length: number,
     flags: number,
     call: Call,
-  ): void {
-    const index = this.#freeCalls.pop() ?? this.#calls.length;
-    this.#calls[index] = call;
+  ): number {
+    const index = this.#place(call);
     const file = this.fileOf(fd);
     this.ring.prepare(
       op | this.#flags | file.flags,
@@ -237,6 +248,7 @@ export class UringEngine implements IoEngine {
       index,
       Kind.call,
     );
+    return index;
   }
 }
 

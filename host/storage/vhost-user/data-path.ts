@@ -1,0 +1,98 @@
+/** How the data of requests come into the memory that is shared with the server, and out of it. */
+import { DATA, IOVEC_BYTES, SRING } from "../../../assembly/abi.js";
+import { type IoVector, views } from "../device.js";
+import { slice } from "../nbd/request.js";
+import { CONTROL_BYTES, MAX_REQUESTS, SHARED_BASE, sliceAt } from "./area.js";
+import { bytesOf, cut } from "./cut.js";
+import type { Limits } from "./store.js";
+import type { Segment } from "./virtqueue.js";
+
+const TWO_TO_32 = 4294967296;
+
+/** The data of one request. */
+export interface PartData {
+  readonly bytes: number;
+  /** Where they are, for the request of this number: to be called when it is about to be sent. */
+  place(id: number, reads: boolean): readonly Segment[];
+  /** The request has been answered with success. */
+  fetch?(id: number): void;
+}
+
+export interface DataPath {
+  parts(vector: IoVector): PartData[];
+}
+
+/** The data are in a ring's window, which is a part of the shared memory: nothing is copied. */
+export class WindowPath implements DataPath {
+  readonly #limits: Limits;
+  readonly #window: number;
+
+  constructor(index: number, limits: Limits) {
+    this.#limits = limits;
+    this.#window = SHARED_BASE + sliceAt(index) + CONTROL_BYTES;
+  }
+
+  parts({ memory, table, count }: IoVector): PartData[] {
+    const whole: Segment[] = [];
+    for (let i = 0; i < count; i++) {
+      const word = (table + i * IOVEC_BYTES) >>> 2;
+      const at = memory.u32[word] + memory.u32[word + 1] * TWO_TO_32 - memory.base;
+      const length = memory.u32[word + 2];
+      if (at < DATA || at + length > SRING) throw new Error("data outside of the ring's window");
+      whole.push({ address: this.#window + at - DATA, length });
+    }
+    return cut(whole, this.#limits).map((segments) => ({ bytes: bytesOf(segments), place: () => segments }));
+  }
+}
+
+/** Bytes of each request's place. */
+const PLACE_BYTES = 128 << 10;
+export const PLACES_BYTES = MAX_REQUESTS * PLACE_BYTES;
+
+/** The data are copied to and from a place of each request in the shared memory. */
+export class CopyPath implements DataPath {
+  readonly #limits: Limits;
+  readonly #places: Uint8Array;
+  readonly #address: number;
+
+  /** `places` is the window of queue `index`, PLACES_BYTES of it. */
+  constructor(places: ArrayBuffer, index: number, limits: Limits) {
+    this.#limits = limits;
+    this.#places = new Uint8Array(places);
+    this.#address = SHARED_BASE + sliceAt(index) + CONTROL_BYTES;
+  }
+
+  parts(vector: IoVector): PartData[] {
+    const { segments, segmentBytes } = this.#limits;
+    const most = Math.min(PLACE_BYTES, segments * segmentBytes);
+    const data = views(vector);
+    const parts: PartData[] = [];
+    for (let at = 0; at < vector.bytes; at += most)
+      parts.push(this.#part(slice(data, at, Math.min(most, vector.bytes - at))));
+    return parts;
+  }
+
+  #part(data: readonly Uint8Array[]): PartData {
+    const bytes = data.reduce((sum, view) => sum + view.length, 0);
+    return {
+      bytes,
+      place: (id, reads) => {
+        let at = id * PLACE_BYTES;
+        if (!reads) {
+          for (const view of data) {
+            this.#places.set(view, at);
+            at += view.length;
+          }
+        }
+        return cut([{ address: this.#address + id * PLACE_BYTES, length: bytes }], this.#limits)[0];
+      },
+      fetch: (id) => {
+        let at = id * PLACE_BYTES;
+        for (const view of data) {
+          view.set(this.#places.subarray(at, at + view.length));
+          at += view.length;
+        }
+      },
+    };
+  }
+}

@@ -1,0 +1,65 @@
+/** Opening a disk that a vhost-user-blk server has: `vhost-user:/PATH/SOCKET`. */
+import { closeSync } from "node:fs";
+import { constants } from "node:os";
+import { SECTOR } from "../geometry.js";
+import { DeviceError, type OpenOptions, refusal } from "../open.js";
+import { VhostDevice } from "./device.js";
+import { negotiate, type Offer, share } from "./handshake.js";
+import { Session } from "./session.js";
+
+const { ECONNREFUSED, EINVAL, EIO, EROFS } = constants.errno;
+/** For connecting, and for the answer to each message. */
+const DIAL_MS = 10_000;
+/** Until a server that owes an answer is lost. */
+const SILENCE_MS = 120_000;
+
+export interface VhostOptions extends OpenOptions {
+  /** Milliseconds for the server to accept the connection, and to answer a message. */
+  readonly dialMs?: number;
+  readonly silenceMs?: number;
+}
+
+/** Opens the disk of the server at a socket's path. Rejects with a {@link DeviceError}. */
+export async function openVhostUser(name: string, path: string, options: VhostOptions): Promise<VhostDevice> {
+  const { dialMs = DIAL_MS, silenceMs = SILENCE_MS, readOnly, warn = console.warn } = options;
+  const session = await Session.connect(path, dialMs).catch((error: Error) => {
+    throw unreachable(name, error);
+  });
+  let memoryFd = -1;
+  try {
+    const offer = await negotiate(session);
+    if (!readOnly && offer.readOnly)
+      throw new DeviceError(EROFS, name, "read-only; attach it read-only, or let its server write");
+    if (offer.size < SECTOR) throw new DeviceError(EINVAL, name, "the server's disk is empty; enlarge it");
+    await share(session, offer.queues, (fd) => {
+      memoryFd = fd;
+    });
+    const log = (line: string): void => warn(`${name}: ${line}`);
+    warnOf(offer, readOnly, log);
+    return new VhostDevice({ name, readOnly, session, offer, memoryFd, silenceMs, log });
+  } catch (error) {
+    await session.close();
+    if (memoryFd >= 0) closeSync(memoryFd);
+    throw error instanceof DeviceError ? error : new DeviceError(EIO, name, explain(error as Error));
+  }
+}
+
+function unreachable(name: string, error: Error): DeviceError | Promise<DeviceError> {
+  const { errno } = error as NodeJS.ErrnoException;
+  if (errno === undefined) return new DeviceError(EIO, name, explain(error));
+  if (-errno === ECONNREFUSED)
+    return new DeviceError(ECONNREFUSED, name, "no server listens on the socket; start it");
+  return refusal(name, Math.abs(errno));
+}
+
+function explain({ message }: Error): string {
+  if (!/does not (answer|accept)/.test(message)) return message;
+  return `${message}; most servers have one client at a time: is there another one?`;
+}
+
+function warnOf({ limits }: Offer, readOnly: boolean, log: (line: string) => void): void {
+  if (limits.sectorSize > SECTOR)
+    log(`the server has sectors of ${limits.sectorSize} bytes; not every guest can boot from them`);
+  if (!readOnly && !limits.flush)
+    log("the server has no flush: what a guest has flushed may not be on stable storage");
+}
