@@ -12,7 +12,7 @@ const ALONE_BYTES = 16 << 20;
 /** What an I/O counts at least: a flush or a discard moves no data. */
 const LEAST_BYTES = 4096;
 
-const cost = (bytes: number): number => Math.max(bytes, LEAST_BYTES);
+const cost = (bytes: number): number => (bytes > LEAST_BYTES ? bytes : LEAST_BYTES);
 /** Entries behind which those that have started are dropped. */
 const MOST_STARTED = 512;
 
@@ -26,6 +26,8 @@ export class Gate {
   readonly #activity: Activity;
   readonly #domid: number;
   #inFlight = 0;
+  /** The activity knows that there is something in flight. */
+  #busy = false;
   /** I/Os that wait, oldest first, from `#head` on. */
   readonly #rings: GateRing[] = [];
   readonly #slots: number[] = [];
@@ -39,7 +41,13 @@ export class Gate {
 
   /** Starts an I/O of so many bytes, now or when others have ended. */
   start(ring: GateRing, slot: number, bytes: number): void {
-    if (this.#waiting === 0 && this.#admits(bytes)) this.#go(ring, slot, bytes);
+    const before = this.#inFlight;
+    const after = before + cost(bytes);
+    if (before > 0 && after <= SHARED_BYTES && this.#waiting === 0) {
+      // As nearly all are.
+      this.#inFlight = after;
+      ring.startIo(slot);
+    } else if (this.#waiting === 0 && this.#admits(bytes)) this.#go(ring, slot, bytes);
     else {
       this.#rings.push(ring);
       this.#slots.push(slot);
@@ -50,11 +58,15 @@ export class Gate {
   /** An I/O has ended, of the same number of bytes. */
   ended(bytes: number): void {
     this.#inFlight -= cost(bytes);
+    if (this.#inFlight > 0 && this.#rings.length === 0) return;
     while (this.#waiting > 0 && this.#admits(this.#bytes[this.#head])) {
       const at = this.#head++;
       this.#go(this.#rings[at], this.#slots[at], this.#bytes[at]);
     }
-    if (this.#inFlight === 0) this.#activity.end(this.#domid);
+    if (this.#inFlight === 0) {
+      this.#busy = false;
+      this.#activity.end(this.#domid);
+    }
     if (this.#head > MOST_STARTED || this.#head === this.#rings.length) this.#drop();
   }
 
@@ -79,7 +91,10 @@ export class Gate {
   }
 
   #go(ring: GateRing, slot: number, bytes: number): void {
-    if (this.#inFlight === 0) this.#activity.begin(this.#domid);
+    if (!this.#busy) {
+      this.#busy = true;
+      this.#activity.begin(this.#domid);
+    }
     this.#inFlight += cost(bytes);
     ring.startIo(slot);
   }

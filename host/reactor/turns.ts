@@ -91,7 +91,11 @@ export class Turns<R extends TurnRing> {
     const running = this.#next;
     this.#next = this.#running;
     this.#running = running;
-    this.#grant(running, this.#isAlone(running) ? ALONE : QUANTUM);
+    if (running.length === 1 && this.#guests.size === 1) {
+      const { credit } = running[0];
+      credit.segments = ALONE.segments;
+      credit.bytes = ALONE.bytes;
+    } else this.#grant(running, this.#isAlone(running) ? ALONE : QUANTUM);
     for (const guest of running) {
       guest.waits = false;
       this.#serve(guest);
@@ -107,7 +111,6 @@ export class Turns<R extends TurnRing> {
 
   /** Whether nobody else has had a turn lately, or has one now. */
   #isAlone(running: readonly Guest<R>[]): boolean {
-    if (this.#guests.size === 1) return true;
     const [guest] = running;
     if (running.length > 1 || guest !== this.#last) {
       this.#last = running[running.length - 1];
@@ -139,9 +142,10 @@ export class Turns<R extends TurnRing> {
       const ring = ready[served++];
       if (ring.ready) this.#run(ring, credit);
     }
-    ready.copyWithin(0, served);
-    ready.length -= served;
-    if (ready.length > 0) {
+    if (served === ready.length) ready.length = 0;
+    else {
+      ready.copyWithin(0, served);
+      ready.length -= served;
       this.#wait(guest);
       return;
     }

@@ -91,6 +91,17 @@ test("every I/O is started once, however many there are", () => {
   assert.deepEqual(started, expected);
 });
 
+test("a gate that has been empty in between is no second guest", () => {
+  const { gate, activity, ring, sharedAt, pause } = scene();
+  sharedAt(1000);
+  const a = ring("a");
+  for (let slot = 0; slot < 10; slot++) gate.start(a, slot, 4 * SHARED_BYTES);
+  for (let slot = 0; slot < 10; slot++) gate.ended(4 * SHARED_BYTES);
+  pause(1500);
+  new Gate(activity, 2).start(ring("b"), 0, 512);
+  assert.ok(!activity.shared, "the other is alone");
+});
+
 test("when the others have gone, what waits starts with the next end", () => {
   const { gate, activity, started, ring, sharedAt, pause } = scene();
   sharedAt(1000);
