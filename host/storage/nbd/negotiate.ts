@@ -1,8 +1,7 @@
 /** The client's side of the fixed newstyle handshake, up to NBD_OPT_GO. */
 import { connect, type Socket } from "node:net";
-import { setTimeout as sleep } from "node:timers/promises";
 import { Bytes, Handshake, Info, Magic, Option, OptionReply, Transmission } from "../../nbd/protocol.js";
-import { Place } from "../calls/place.js";
+import { answersWithin } from "../calls/answers.js";
 import { Receiver } from "./receiver.js";
 import type { NbdAddress } from "./uri.js";
 
@@ -75,21 +74,6 @@ export async function openLine(address: NbdAddress, milliseconds: number): Promi
   } finally {
     if (timer) clearTimeout(timer);
   }
-}
-
-/** Whether the file system with a path says within a time what is there, if anything. */
-async function answersWithin(path: string, milliseconds: number): Promise<boolean> {
-  if (Place.outageAt(path)) return false;
-  const late = new AbortController();
-  const { signal } = late;
-  const answer = Place.of(path)
-    .stat()
-    .then(
-      () => true,
-      () => true,
-    );
-  const timeout = sleep(milliseconds, false, { signal }).catch(() => false);
-  return Promise.race([answer, timeout]).finally(() => late.abort());
 }
 
 /** The remedy where systemd filters: the package's unit lets the daemon reach this machine alone. */

@@ -53,7 +53,7 @@ function unreachable(name: string, error: Error): DeviceError | Promise<DeviceEr
 }
 
 function explain({ message }: Error): string {
-  if (!/does not (answer|accept)/.test(message)) return message;
+  if (!/^the server does not (answer|accept)/.test(message)) return message;
   return `${message}; most servers have one client at a time: is there another one?`;
 }
 

@@ -2,6 +2,7 @@
 import { closeSync } from "node:fs";
 import { connect, Socket } from "node:net";
 import { sendWithDescriptors, socketPair } from "../../platform/sharing.js";
+import { answersWithin } from "../calls/answers.js";
 import { BackendMessage, HEADER_BYTES, MAX_PAYLOAD, Message, MessageFlag } from "./abi.js";
 
 const GOODBYE_MS = 2000;
@@ -44,6 +45,9 @@ export class Session {
 
   /** Connects to the socket at a path. `milliseconds` as above, and for the connection. */
   static async connect(path: string, milliseconds: number): Promise<Session> {
+    // connect(2) looks the path up in this thread.
+    if (!(await answersWithin(path, milliseconds)))
+      throw new Error("the socket's file system does not answer; check it");
     const socket = connect({ path });
     await new Promise<void>((resolve, reject) => {
       const timer = setTimeout(() => {
