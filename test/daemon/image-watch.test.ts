@@ -87,7 +87,7 @@ test("a disk that is opened anew begins as ok; what cannot be told changes nothi
   assert.equal(lines.length, 1);
 });
 
-test("a path that hangs keeps no other disk's look waiting, and is not looked at twice", async (t) => {
+test("a path that hangs keeps no other disk's look waiting, and is not looked at twice", LIMIT, async (t) => {
   const base = directory(t);
   const [hung, path] = [`${base}/fifo`, `${base}/disk.img`];
   makeFifo(hung);
@@ -107,6 +107,15 @@ test("a path that hangs keeps no other disk's look waiting, and is not looked at
     (line) => lines.push(line),
   );
   t.after(() => watch.close());
+  const { stat } = Place.prototype;
+  let asked = 0;
+  Place.prototype.stat = function (this: Place) {
+    if (this.path === hung) asked++;
+    return stat.call(this);
+  };
+  t.after(() => {
+    Place.prototype.stat = stat;
+  });
   // As a look at a server that does not answer.
   const opening = Place.of(hung).open(constants.O_RDONLY);
   let ended = false;
@@ -116,6 +125,7 @@ test("a path that hangs keeps no other disk's look waiting, and is not looked at
   rmSync(path);
   for (; watch.stateOf(images[1]) !== "deleted"; await pause(5)) await watch.look();
   assert.equal(ended, false);
+  assert.equal(asked, 1);
   closeSync(openSync(hung, constants.O_RDWR | constants.O_NONBLOCK));
   closeSync(await opening);
   await first;
