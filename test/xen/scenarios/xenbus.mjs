@@ -1,5 +1,6 @@
 // xenstore over the kernel's device, as in a driver domain: many requests at once, each with its own answer, and events.
 import assert from "node:assert/strict";
+import { setTimeout as sleep } from "node:timers/promises";
 
 process.env.XENSTORED_PATH = "/none";
 const { connectXen } = await import("/usr/lib/node_modules/xbdback/build/host/platform/xen/xenstore.js");
@@ -32,7 +33,11 @@ await check("reads at once have each its own answer, between events", async () =
     assert.deepEqual(values, names.map(value));
     await written;
   }
-  assert.ok(events > 15, `${events} events`);
+  assert.ok(events > 0, "no event meanwhile");
+  const before = events;
+  await xenstore.write(`${NODE}/round`, "the last");
+  // It comes after the answer, and may be one event with those that waited.
+  while (events === before) await sleep(10);
 });
 
 await check("transactions at once", async () => {
