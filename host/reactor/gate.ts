@@ -5,14 +5,15 @@
  */
 import type { Activity } from "./activity.js";
 
-/** Enough for 2.5 GB/s of a disk that needs 100 µs for each I/O. One I/O that is larger goes alone. */
+/** In flight for each {@link LATENCY_MS} that the disk needs at its quickest: 2.5 GB/s. One I/O that is larger goes alone. */
 export const SHARED_BYTES = 256 << 10;
+const LATENCY_MS = 0.1;
 /** A guest alone: more than any disk needs, and less than whoever comes would notice for long. */
 const ALONE_BYTES = 16 << 20;
 /** What an I/O counts at least: a flush or a discard moves no data. */
 const LEAST_BYTES = 4096;
 
-const cost = (bytes: number): number => (bytes > LEAST_BYTES ? bytes : LEAST_BYTES);
+const cost = (bytes: number): number => Math.max(bytes, LEAST_BYTES);
 /** Entries behind which those that have started are dropped. */
 const MOST_STARTED = 512;
 
@@ -25,7 +26,14 @@ export interface GateRing {
 export class Gate {
   readonly #activity: Activity;
   readonly #domid: number;
+  readonly #clock: () => number;
   #inFlight = 0;
+  /** When the first I/O was started, until one has ended. */
+  #startedAt = 0;
+  /** The shortest time from the start of a first I/O to the end of one: what the disk needs without others' I/O. */
+  #quickest = Number.POSITIVE_INFINITY;
+  /** Bytes in flight while others have I/O. Known to be more than {@link SHARED_BYTES} only of a disk that is slow. */
+  #bound = SHARED_BYTES;
   /** The activity knows that there is something in flight. */
   #busy = false;
   /** I/Os that wait, oldest first, from `#head` on. */
@@ -34,16 +42,17 @@ export class Gate {
   readonly #bytes: number[] = [];
   #head = 0;
 
-  constructor(activity: Activity, domid: number) {
+  constructor(activity: Activity, domid: number, clock = () => performance.now()) {
     this.#activity = activity;
     this.#domid = domid;
+    this.#clock = clock;
   }
 
   /** Starts an I/O of so many bytes, now or when others have ended. */
   start(ring: GateRing, slot: number, bytes: number): void {
     const before = this.#inFlight;
     const after = before + cost(bytes);
-    if (before > 0 && after <= SHARED_BYTES && this.#waiting === 0) {
+    if (before > 0 && after <= this.#bound && this.#waiting === 0) {
       // As nearly all are.
       this.#inFlight = after;
       ring.startIo(slot);
@@ -58,6 +67,7 @@ export class Gate {
   /** An I/O has ended, of the same number of bytes. */
   ended(bytes: number): void {
     this.#inFlight -= cost(bytes);
+    if (this.#startedAt !== 0) this.#measure();
     if (this.#inFlight > 0 && this.#rings.length === 0) return;
     while (this.#waiting > 0 && this.#admits(this.#bytes[this.#head])) {
       const at = this.#head++;
@@ -68,6 +78,15 @@ export class Gate {
       this.#activity.end(this.#domid);
     }
     if (this.#head > MOST_STARTED || this.#head === this.#rings.length) this.#drop();
+  }
+
+  /** The first I/O to end since none was in flight. */
+  #measure(): void {
+    const took = this.#clock() - this.#startedAt;
+    this.#startedAt = 0;
+    if (took >= this.#quickest) return;
+    this.#quickest = took;
+    this.#bound = Math.min(ALONE_BYTES, SHARED_BYTES * Math.max(1, took / LATENCY_MS));
   }
 
   /** Forgets those that have started. */
@@ -86,7 +105,7 @@ export class Gate {
   #admits(bytes: number): boolean {
     const inFlight = this.#inFlight;
     const after = inFlight + cost(bytes);
-    if (inFlight === 0 || after <= SHARED_BYTES) return true;
+    if (inFlight === 0 || after <= this.#bound) return true;
     return after <= ALONE_BYTES && !this.#activity.shared;
   }
 
@@ -95,6 +114,7 @@ export class Gate {
       this.#busy = true;
       this.#activity.begin(this.#domid);
     }
+    if (this.#inFlight === 0) this.#startedAt = this.#clock();
     this.#inFlight += cost(bytes);
     ring.startIo(slot);
   }

@@ -8,7 +8,7 @@ import { Gate, type GateRing, SHARED_BYTES } from "../../host/reactor/gate.js";
 function scene() {
   let time = 0;
   const activity = new Activity(undefined, () => time);
-  const gate = new Gate(activity, 1);
+  const gate = new Gate(activity, 1, () => 1 + time);
   const started: string[] = [];
   const ring = (name: string): GateRing => ({ startIo: (slot) => void started.push(`${name}${slot}`) });
   const sharedAt = (at: number): void => {
@@ -129,4 +129,23 @@ test("guests are seen in whatever threads they are, and a clock that wraps chang
   assert.ok(one.shared);
   time += 1500;
   assert.ok(!one.shared);
+});
+
+test("a disk that is slow at its quickest has more in flight; one that was quick once has not", () => {
+  const { gate, started, ring, sharedAt, pause } = scene();
+  sharedAt(1000);
+  const a = ring("a");
+  const burst = (): number => {
+    started.length = 0;
+    for (let slot = 0; slot < 100; slot++) gate.start(a, slot, SHARED_BYTES);
+    return started.length;
+  };
+  gate.start(a, 0, 4096);
+  pause(2);
+  gate.ended(4096);
+  assert.equal(burst(), 20);
+  // In no time at all.
+  for (let ended = 0; ended < 100; ended++) gate.ended(SHARED_BYTES);
+  assert.equal(started.length, 100);
+  assert.equal(burst(), 1);
 });
