@@ -5,6 +5,7 @@
 import assert from "node:assert/strict";
 import { spawnSync } from "node:child_process";
 import { existsSync, mkdirSync } from "node:fs";
+import { connect } from "node:net";
 import { type TestContext, test } from "node:test";
 import type { VbdStatus } from "../../host/vbd/status.js";
 import { eventually, full, type Running } from "../e2e/harness.js";
@@ -22,13 +23,21 @@ interface Disk {
   unmount(): void;
 }
 
+/** A socket is there before it listens. */
+function listens(path: string): Promise<boolean> {
+  return new Promise((resolve) => {
+    const socket = connect(path, () => resolve(true));
+    socket.on("connect", () => socket.end()).on("error", () => resolve(false));
+  });
+}
+
 /** A disk of zeros whose server can be stopped. */
 async function hangingDisk(world: World): Promise<Disk> {
   const socket = world.scene.path("nbd.sock");
   const directory = world.scene.path("mounted");
   mkdirSync(directory);
   const server = world.scene.start("nbdkit", ["-f", "-U", socket, "memory", "16M"]);
-  await eventually(() => existsSync(socket), "nbdkit listens");
+  await eventually(() => listens(socket), "nbdkit listens");
   world.scene.start("nbdfuse", [directory, "--unix", socket]);
   const path = `${directory}/nbd`;
   await eventually(() => existsSync(path), "the file is there");

@@ -3,6 +3,7 @@
  * there is another one for whatever comes next, and no number of calls that wait keeps it waiting. A thread costs some 8 MiB
  * and 30 ms, so one or two serve all calls as long as they return soon, as they do unless storage hangs.
  */
+import { constants } from "node:os";
 import { Worker } from "node:worker_threads";
 import { SystemError } from "../../platform/libc.js";
 import type { Answer, Arguments, CallName, Order, Outcome } from "./table.js";
@@ -79,7 +80,7 @@ class Threads {
     worker.on("message", (outcome: Outcome) => this.#ended(thread, outcome));
     worker.on("error", (error) => {
       this.#all.delete(thread);
-      thread.job?.reject(error);
+      thread.job?.reject(new SystemError(thread.job.name, whyNotStarted(error), ""));
       this.#serve();
     });
     return thread;
@@ -97,6 +98,12 @@ class Threads {
     this.#all.delete(thread);
     void thread.worker.terminate();
   }
+}
+
+/** The errno for which there is no thread: Node says "Worker initialization failure: EMFILE". */
+function whyNotStarted({ message }: Error): number {
+  const name = /\b(E[A-Z]+)$/.exec(message)?.[1] as keyof typeof constants.errno | undefined;
+  return (name && constants.errno[name]) ?? constants.errno.EAGAIN;
 }
 
 let threads: Threads | null = null;
