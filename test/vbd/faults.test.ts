@@ -143,7 +143,7 @@ test(
     assert.equal(machine.host.hypervisor.portsInUse(0), 0);
     // What was under way may have come to its end; no guest was told that its disk is closing.
     assert.ok(machine.spy.states.slice(said).every(({ state }) => state === 2 || state === 4));
-    assert.deepEqual(machine.backend.status(), []);
+    assert.deepEqual(machine.backend.stopping, []);
   }),
 );
 
