@@ -84,6 +84,8 @@ export class Ring implements IoOwner, GateRing {
   #ios = 0;
   /** A pass has begun, and ends when the guest has credit again; what the last step of it returned. */
   #inPass = false;
+  /** Something came in the midst of the pass that another one has to look at: completions, events, the throttle's leave. */
+  #another = false;
   #flags = 0;
   /** Entries of the table of copies that are done, and all copies of the pass, which are paid for. */
   #copied = 0;
@@ -272,7 +274,7 @@ export class Ring implements IoOwner, GateRing {
       this.#copy(credit);
       if (this.#copied < this.#copies) {
         // Others have their turn before the rest of them.
-        this.wake();
+        this.#enqueue();
         return;
       }
       this.#observer?.granted(this.#flags);
@@ -299,6 +301,7 @@ export class Ring implements IoOwner, GateRing {
       Math.min(credit.bytes, abi.MAX_PASS_BYTES),
     );
     this.#inPass = true;
+    this.#another = false;
     this.#charged = 0;
     this.#observer?.passBegins(completions);
     this.#step(completions);
@@ -344,7 +347,7 @@ export class Ring implements IoOwner, GateRing {
     if (flags & abi.STEP_IO) credit.bytes -= this.#startIos();
     this.#notify(flags);
     this.#observer?.passEnds(flags);
-    if (flags & abi.STEP_MORE) this.wake();
+    if (flags & abi.STEP_MORE || this.#another) this.wake();
     if (this.#awaited) this.#beginToObserve();
     if (flags & abi.STEP_HALTED) this.#halt("the frontend claims more requests than its ring holds");
   }
@@ -420,6 +423,11 @@ export class Ring implements IoOwner, GateRing {
 
   /** It wants a pass: later, when the events that are there now have all been seen; completions come in bunches. */
   wake(): void {
+    if (this.#inPass) this.#another = true;
+    this.#enqueue();
+  }
+
+  #enqueue(): void {
     if (this.#ready || this.#detached) return;
     this.#ready = true;
     this.#place.onReady(this);

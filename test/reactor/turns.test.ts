@@ -245,6 +245,33 @@ for (const { name, operation, features, lastSector } of NEIGHBOURS) {
   });
 }
 
+test("what ends in the midst of a pass is answered, though nothing comes after it", async () => {
+  const platform = new Platform(7);
+  const reactor = new Reactor(platform.events(), platform.grants());
+  const [side, neighbour] = [BAD, GOOD].map((domid) => new Side(platform, domid, {}));
+  for (const one of [side, neighbour]) await one.attach(reactor, 0);
+  const turn = (): void => {
+    reactor.dispatch();
+    reactor.turn();
+  };
+  // A write of one page is in flight, while one of 256 is copied over several turns.
+  side.put(1, false);
+  side.push();
+  turn();
+  const work = platform.work.get(BAD) as Work;
+  neighbour.put(0, false);
+  neighbour.push();
+  side.put(1, true);
+  side.push();
+  const copied = work.segments;
+  while (work.segments < copied + 2) turn();
+  assert.ok(work.segments < copied + abi.MAX_SEGMENTS, "its pass has not ended");
+  side.complete();
+  while (work.segments < copied + abi.MAX_SEGMENTS) turn();
+  for (let i = 0; i < 20; i++) turn();
+  assert.equal(side.asked, 1, "the first is answered, and the second is in flight");
+});
+
 test("a disk that hangs keeps none of its guest's other disks waiting, beside a neighbour or alone", async () => {
   const platform = new Platform(7);
   const reactor = new Reactor(platform.events(), platform.grants());
