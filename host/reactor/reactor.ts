@@ -45,6 +45,8 @@ export class Reactor {
   #active = false;
   readonly #windows = new IdleWindows();
   readonly #activity: Activity;
+  /** By which disks' latencies are measured. */
+  readonly #clock: () => number;
   /** By the disk, which is one guest's. A guest's other disks do not wait for one that hangs. */
   readonly #gates = new WeakMap<object, Gate>();
   readonly #onRingReady = (ring: Ring): void => {
@@ -58,8 +60,14 @@ export class Reactor {
   };
 
   /** Takes both handles over; `close` closes them. `activity` is that of all reactors of the process. */
-  constructor(events: EventChannels, grants: GrantTable, activity = new Activity()) {
+  constructor(
+    events: EventChannels,
+    grants: GrantTable,
+    activity = new Activity(),
+    clock = () => performance.now(),
+  ) {
     this.events = events;
+    this.#clock = clock;
     this.#activity = activity;
     this.#grants = grants;
   }
@@ -122,7 +130,7 @@ export class Reactor {
   }
 
   #gateOf(device: object, domid: number): Gate {
-    const gate = this.#gates.get(device) ?? new Gate(this.#activity, domid);
+    const gate = this.#gates.get(device) ?? new Gate(this.#activity, domid, this.#clock);
     this.#gates.set(device, gate);
     return gate;
   }

@@ -363,7 +363,7 @@ export class Ring implements IoOwner, GateRing {
       this.#latency.start(slot, this.#began);
       const length = core.ioBytes(slot);
       bytes += length;
-      this.#place.gate.start(this, slot);
+      this.#place.gate.start(this, slot, length);
     }
     return bytes;
   }
@@ -411,7 +411,7 @@ export class Ring implements IoOwner, GateRing {
 
   ended(slot: number, result: Result, error?: Error): void {
     this.#ios--;
-    this.#place.gate.ended();
+    this.#place.gate.ended(this.#core.ioBytes(slot));
     if (result !== Result.Success) {
       // What was read up to the error may be in the window, and is never copied from it.
       if (!this.#broken) this.#place.windows.note(this.#window, this.#core);
