@@ -19,6 +19,8 @@ function run(command, args) {
   if (status !== 0) process.exit(status ?? 1);
 }
 
+// The types are checked with the packages' own compiler, which a fresh clone does not have yet.
+run(process.execPath, [join(root, "scripts/setup.mjs")]);
 if (!existsSync(biome)) {
   mkdirSync(tools, { recursive: true });
   const quiet = [
