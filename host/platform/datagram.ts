@@ -1,8 +1,8 @@
 /** Datagrams to a Unix socket, which may carry a descriptor: Node has neither. */
 import { closeSync } from "node:fs";
-import { AF_UNIX, addressOf, datagramSocket, SOL_SOCKET, sendMessage } from "./libc.js";
+import { addressOf, datagramSocket, sendMessage } from "./libc.js";
+import { AF_UNIX, SCM_RIGHTS, SOL_SOCKET } from "./numbers.js";
 
-const SCM_RIGHTS = 1;
 /** Where the parts of a message are, one behind the other: the kernel is given addresses in one piece of memory. */
 const VECTOR = 56;
 const CONTROL = VECTOR + 16;

@@ -1,11 +1,48 @@
 /**
  * Every foreign function that the host calls, and nothing else; but for those for what it shares with a process that is not
- * trusted (sharing.ts). Numbers are Linux x86-64's.
+ * trusted (sharing.ts).
  *
  * Each wrapper throws a {@link SystemError} that names the call and the errno; none returns -1.
  */
 import { constants } from "node:os";
 import koffi from "koffi";
+import {
+  AF_UNIX,
+  BLKDISCARD,
+  BLKSECDISCARD,
+  EFD_CLOEXEC,
+  EFD_NONBLOCK,
+  F_GETFL,
+  F_OFD_GETLK,
+  F_OFD_SETLK,
+  F_RDLCK,
+  F_SETFL,
+  F_UNLCK,
+  F_WRLCK,
+  LANDLOCK_CREATE_RULESET_VERSION,
+  LOCK_EX,
+  LOCK_NB,
+  LOCK_SH,
+  LOCK_UN,
+  MADV_DONTNEED,
+  MAP_ANONYMOUS,
+  MAP_FIXED,
+  MAP_POPULATE,
+  MAP_PRIVATE,
+  MAP_SHARED,
+  MSG_NOSIGNAL,
+  O_DIRECT,
+  PROT_READ,
+  PROT_WRITE,
+  SO_PEERCRED,
+  SOCK_CLOEXEC,
+  SOCK_DGRAM,
+  SOL_SOCKET,
+  SYS_io_uring_enter,
+  SYS_io_uring_register,
+  SYS_io_uring_setup,
+  SYS_landlock_create_ruleset,
+} from "./numbers.js";
 
 const libc = koffi.load("libc.so.6");
 
@@ -21,6 +58,7 @@ const c = {
   fcntlNumber: libc.func("int fcntl(int fd, int command, long argument)"),
   ioctl: libc.func("int ioctl(int fd, ulong request, void *argument)"),
   ioctlRange: libc.func("int ioctl(int fd, ulong request, const uint64 *range)"),
+  getpagesize: libc.func("int getpagesize()"),
   memmove: libc.func("void memmove(int64 to, int64 from, size_t length)"),
   read: libc.func("long read(int fd, void *buffer, size_t count)"),
   write: libc.func("long write(int fd, const void *buffer, size_t count)"),
@@ -72,14 +110,6 @@ export function addressOf(view: Uint8Array): number {
   return Number(koffi.address(view));
 }
 
-export const PROT_READ = 1;
-export const PROT_WRITE = 2;
-export const MAP_SHARED = 0x01;
-export const MAP_PRIVATE = 0x02;
-export const MAP_FIXED = 0x10;
-export const MAP_ANONYMOUS = 0x20;
-const MAP_POPULATE = 0x8000;
-
 /** Maps `length` bytes of `fd` from `offset` over whatever is at the native address `address`. */
 export function mapFixed(
   address: number,
@@ -101,11 +131,14 @@ export function mapAnonymous(address: number, length: number): void {
   check(c.mmap(address, length, PROT_READ | PROT_WRITE, flags, -1, 0), "mmap");
 }
 
-const MADV_DONTNEED = 4;
-
 /** Gives the pages of private anonymous memory back to the kernel; they read as zeros. Both numbers are a page's multiples. */
 export function discardPages(address: number, length: number): void {
   check(c.madvise(address, length, MADV_DONTNEED), "madvise");
+}
+
+/** Bytes in a page of this kernel. */
+export function pageSize(): number {
+  return c.getpagesize();
 }
 
 /**
@@ -115,11 +148,6 @@ export function discardPages(address: number, length: number): void {
 export function copyBytes(to: number, from: number, length: number): void {
   c.memmove(to, from, length);
 }
-
-export const LOCK_SH = 1;
-export const LOCK_EX = 2;
-export const LOCK_NB = 4;
-const LOCK_UN = 8;
 
 /** flock(2) without waiting. False when somebody else holds the lock. */
 export function tryLock(fd: number, exclusive: boolean): boolean {
@@ -148,10 +176,6 @@ export function makeFifo(path: string, mode = 0o600): void {
   check(c.mkfifo(path, mode), "mkfifo", path);
 }
 
-export const FALLOC_FL_KEEP_SIZE = 1;
-export const FALLOC_FL_PUNCH_HOLE = 2;
-export const FALLOC_FL_ZERO_RANGE = 0x10;
-
 /** fallocate(2) on libuv's thread pool. `done` gets 0 or the errno. */
 export function fallocateAsync(
   fd: number,
@@ -173,15 +197,6 @@ function errnoOf(done: (errno: number) => void): (error: Error | null, result: n
   return (error, result) => done(error ? constants.errno.EIO : result < 0 ? koffi.errno() : 0);
 }
 
-/** Request numbers of linux/include/uapi/linux/fs.h. */
-export const FS_IOC_GETFLAGS = 0x80086601;
-export const BLKROGET = 0x125e;
-export const BLKSSZGET = 0x1268;
-export const BLKDISCARD = 0x1277;
-export const BLKPBSZGET = 0x127b;
-export const BLKSECDISCARD = 0x127d;
-export const BLKGETSIZE64 = 0x80081272;
-
 /**
  * BLKDISCARD, or BLKSECDISCARD when `secure`: `length` bytes from byte `position`, both multiples of the logical sector size.
  */
@@ -189,10 +204,6 @@ export function blockDiscard(fd: number, secure: boolean, position: number, leng
   const name = secure ? "BLKSECDISCARD" : "BLKDISCARD";
   check(c.ioctlRange(fd, secure ? BLKSECDISCARD : BLKDISCARD, [position, length]), "ioctl", name);
 }
-
-const F_GETFL = 3;
-const F_SETFL = 4;
-const O_DIRECT = 0x4000;
 
 function statusFlags(fd: number): number {
   return check(c.fcntlNumber(fd, F_GETFL, 0), "fcntl F_GETFL");
@@ -208,12 +219,6 @@ export function setDirect(fd: number, direct: boolean): void {
   const flags = statusFlags(fd);
   check(c.fcntlNumber(fd, F_SETFL, direct ? flags | O_DIRECT : flags & ~O_DIRECT), "fcntl F_SETFL");
 }
-
-const F_OFD_GETLK = 36;
-const F_OFD_SETLK = 37;
-const F_RDLCK = 0;
-const F_WRLCK = 1;
-const F_UNLCK = 2;
 
 /**
  * True when another open file holds a byte-range lock (fcntl's, classic or OFD) on any of these bytes. On a network file
@@ -259,11 +264,6 @@ export function writeNonBlocking(fd: number, buffer: Uint8Array): boolean {
   throw new SystemError("write", koffi.errno());
 }
 
-export const AF_UNIX = 1;
-const SOCK_DGRAM = 2;
-const SOCK_CLOEXEC = 0x80000;
-const MSG_NOSIGNAL = 0x4000;
-
 /** A Unix datagram socket, to be closed with node:fs. */
 export function datagramSocket(): number {
   return check(c.socket(AF_UNIX, SOCK_DGRAM | SOCK_CLOEXEC, 0), "socket");
@@ -274,9 +274,6 @@ export function sendMessage(fd: number, message: Uint8Array, to: string, flags =
   return check(c.sendmsg(fd, message, MSG_NOSIGNAL | flags), "sendmsg", to);
 }
 
-export const SOL_SOCKET = 1;
-const SO_PEERCRED = 17;
-
 /** Who is at the other end of a connected Unix socket, as of the time of connect(2). */
 export function peerOf(fd: number): { pid: number; uid: number; gid: number } {
   const ucred = new Int32Array(3);
@@ -284,9 +281,6 @@ export function peerOf(fd: number): { pid: number; uid: number; gid: number } {
   const [pid, uid, gid] = new Uint32Array(ucred.buffer);
   return { pid, uid, gid };
 }
-
-const EFD_NONBLOCK = 0x800;
-const EFD_CLOEXEC = 0x80000;
 
 /** A counter that wakes whoever polls it: eventfd(2), non-blocking. To be closed with node:fs. */
 export function eventFd(): number {
@@ -302,8 +296,6 @@ export function signalEventFd(fd: number): void {
 
 /** Landlock's version here; 0 where the kernel has none, or it is not enabled. */
 export function landlockVersion(): number {
-  const SYS_landlock_create_ruleset = 444;
-  const LANDLOCK_CREATE_RULESET_VERSION = 1;
   const version = c.landlockCreateRuleset(
     SYS_landlock_create_ruleset,
     null,
@@ -312,11 +304,6 @@ export function landlockVersion(): number {
   );
   return Math.max(version, 0);
 }
-
-/** Numbers of the three calls on x86-64 (and everywhere else: they are newer than the tables' divergence). */
-const SYS_io_uring_setup = 425;
-const SYS_io_uring_enter = 426;
-const SYS_io_uring_register = 427;
 
 /** io_uring_setup(2): the ring's descriptor. `parameters` is a struct io_uring_params, which the kernel completes. */
 export function ioUringSetup(entries: number, parameters: Uint8Array): number {

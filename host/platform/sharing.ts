@@ -5,7 +5,26 @@
 import { closeSync } from "node:fs";
 import { constants } from "node:os";
 import koffi from "koffi";
-import { AF_UNIX, addressOf, SOL_SOCKET, SystemError, sendMessage } from "./libc.js";
+import { addressOf, SystemError, sendMessage } from "./libc.js";
+import {
+  AF_UNIX,
+  EFD_CLOEXEC,
+  F_ADD_SEALS,
+  F_SEAL_GROW,
+  F_SEAL_SEAL,
+  F_SEAL_SHRINK,
+  MADV_REMOVE,
+  MFD_ALLOW_SEALING,
+  MFD_CLOEXEC,
+  MSG_DONTWAIT,
+  MSG_NOSIGNAL,
+  RWF_NOWAIT,
+  SCM_RIGHTS,
+  SOCK_CLOEXEC,
+  SOCK_NONBLOCK,
+  SOCK_STREAM,
+  SOL_SOCKET,
+} from "./numbers.js";
 
 const libc = koffi.load("libc.so.6");
 
@@ -24,13 +43,6 @@ function check(result: number, syscall: string): number {
   return result;
 }
 
-const MFD_CLOEXEC = 1;
-const MFD_ALLOW_SEALING = 2;
-const F_ADD_SEALS = 1033;
-const F_SEAL_SEAL = 1;
-const F_SEAL_SHRINK = 2;
-const F_SEAL_GROW = 4;
-
 /** Memory as a file, whose size is what `setSize` makes of it and stays so: memfd_create(2). To be closed with node:fs. */
 export function sealedMemory(name: string, setSize: (fd: number) => void): number {
   const fd = check(c.memfdCreate(name, MFD_CLOEXEC | MFD_ALLOW_SEALING), "memfd_create");
@@ -44,16 +56,10 @@ export function sealedMemory(name: string, setSize: (fd: number) => void): numbe
   }
 }
 
-const MADV_REMOVE = 9;
-
 /** Gives pages of a mapped memory file back to the kernel, for all who have it mapped; they read as zeros. */
 export function removePages(address: number, length: number): void {
   check(c.madvise(address, length, MADV_REMOVE), "madvise");
 }
-
-const SOCK_STREAM = 1;
-const SOCK_CLOEXEC = 0x80000;
-const SOCK_NONBLOCK = 0x800;
 
 /** Two Unix stream sockets that are connected to each other. To be closed with node:fs, or by who takes them over. */
 export function socketPair(): [number, number] {
@@ -62,23 +68,17 @@ export function socketPair(): [number, number] {
   return [pair[0], pair[1]];
 }
 
-const EFD_CLOEXEC = 0x80000;
-
 /** An eventfd of which a read waits: what io_uring wants. To be closed with node:fs. */
 export function waitingEventFd(): number {
   return check(c.eventfd(0, EFD_CLOEXEC), "eventfd");
 }
 
-const MSG_DONTWAIT = 0x40;
-const MSG_NOSIGNAL = 0x4000;
 const word = new Uint8Array(new BigUint64Array([1n]).buffer);
 
 /** Makes the other end of a socket pair readable. Where it is full, or closed, that end knows already. */
 export function ring(fd: number): void {
   c.send(fd, word, word.byteLength, MSG_DONTWAIT | MSG_NOSIGNAL);
 }
-
-const RWF_NOWAIT = 8;
 
 /** struct iovec, then the 8 bytes that are read; with a buffer of its own, as a small array's bytes may move. */
 const drain = new BigUint64Array(new ArrayBuffer(24));
@@ -91,7 +91,6 @@ export function drainEventFd(fd: number): void {
   c.preadv2(fd, drain, 1, -1, RWF_NOWAIT);
 }
 
-const SCM_RIGHTS = 1;
 /** struct msghdr, struct iovec, struct cmsghdr and its descriptors, one behind the other. */
 const VECTOR = 56;
 const CONTROL = VECTOR + 16;

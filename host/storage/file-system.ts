@@ -1,10 +1,8 @@
 /** What the file system says of a file beyond its mode: flags that protect it, and files that are not on a disk at all. */
 import { readFileSync } from "node:fs";
+import { FS_APPEND_FL, FS_IMMUTABLE_FL } from "../platform/numbers.js";
 import { Place } from "./calls/place.js";
 import { major, minor } from "./geometry.js";
-
-const FS_APPEND_FL = 0x20;
-const FS_IMMUTABLE_FL = 0x10;
 
 /** The file systems of the kernel's own, by their names in /proc/filesystems. */
 const PSEUDO = new Set([

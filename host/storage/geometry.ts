@@ -1,6 +1,7 @@
 /** What a raw store can do and how large it is: asked of the kernel by descriptor. */
 import { readFileSync } from "node:fs";
 import { constants, release } from "node:os";
+import { ioctl, SystemError } from "../platform/libc.js";
 import {
   BLKGETSIZE64,
   BLKPBSZGET,
@@ -9,9 +10,7 @@ import {
   BLKSSZGET,
   FALLOC_FL_KEEP_SIZE,
   FALLOC_FL_PUNCH_HOLE,
-  ioctl,
-  SystemError,
-} from "../platform/libc.js";
+} from "../platform/numbers.js";
 import type { Place } from "./calls/place.js";
 
 export type StoreKind = "image" | "block";

@@ -1,6 +1,7 @@
 /** A raw image file or block device as a disk. */
 import { constants } from "node:os";
-import { FALLOC_FL_KEEP_SIZE, FALLOC_FL_PUNCH_HOLE, SystemError } from "../platform/libc.js";
+import { SystemError } from "../platform/libc.js";
+import { FALLOC_FL_KEEP_SIZE, FALLOC_FL_PUNCH_HOLE } from "../platform/numbers.js";
 import { Place } from "./calls/place.js";
 import { type BlockDevice, type Done, type IoVector, type Outage, Result } from "./device.js";
 import type { ErrnoDone, IoEngine, TransferDone } from "./engine.js";

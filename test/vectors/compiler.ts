@@ -20,6 +20,12 @@ function run(program: string, args: string[]): void {
   if (status !== 0) throw new Error(`${program} ${args.join(" ")}\n${stderr}`);
 }
 
+/** Has arm64's headers judge a file's declarations: clang knows every architecture, and Debian packages the headers for all. */
+export function compileForArm64(source: string, flags: readonly string[]): void {
+  const target = ["--target=aarch64-linux-gnu", "-isystem", "/usr/aarch64-linux-gnu/include"];
+  run("clang", [...target, ...flags, "-Wall", "-Wextra", "-Werror", "-fsyntax-only", source]);
+}
+
 /**
  * Compiles a file, with all warnings as errors and without linking. Returns the bytes of the named sections of the
  * object file, in that order. Throws an Error with the compiler's words.

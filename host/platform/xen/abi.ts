@@ -1,4 +1,4 @@
-/** What Linux's Xen devices take: ioctl numbers and structures of linux/include/uapi/xen/{gntdev,evtchn}.h, x86-64. */
+/** What Linux's Xen devices take: ioctl numbers and structures of linux/include/uapi/xen/{gntdev,evtchn}.h, x86-64 and arm64. */
 
 /** The devices, and what provides them. */
 export const DEVICES = {

@@ -13,7 +13,6 @@ export interface FileStats {
 }
 
 export const STATX_BYTES = 256;
-export const STATX_BASIC_STATS = 0x7ff;
 
 const S_IFMT = 0o170000;
 const TYPES = {

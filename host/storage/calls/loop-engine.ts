@@ -4,14 +4,14 @@
  * would, which has four threads for the whole process.
  */
 import { addressOf, type Poll, pollReadable, SystemError } from "../../platform/libc.js";
+import { AT_EMPTY_PATH, AT_FDCWD, STATX_BASIC_STATS } from "../../platform/numbers.js";
 import type { IoVector } from "../device.js";
 import type { ErrnoDone, IoEngine, TransferDone } from "../engine.js";
 import { Op } from "../uring/abi.js";
-import { AT_FDCWD, UringEngine } from "../uring/engine.js";
+import { UringEngine } from "../uring/engine.js";
 import { discardBlocks } from "./discard.js";
-import { decodeStatx, type FileStats, STATX_BASIC_STATS, STATX_BYTES } from "./file-stats.js";
+import { decodeStatx, type FileStats, STATX_BYTES } from "./file-stats.js";
 
-const AT_EMPTY_PATH = 0x1000;
 /** Nothing is registered: these are few calls. */
 const SIZES = { submissions: 256, completions: 4096, files: 0, buffers: 0, polled: true };
 const EMPTY = Buffer.alloc(1);

@@ -2,7 +2,6 @@
 import * as fs from "node:fs";
 import {
   blockDiscard,
-  FS_IOC_GETFLAGS,
   fallocate,
   ioctl,
   isRangeLocked,
@@ -10,6 +9,7 @@ import {
   tryLock,
   unlock,
 } from "../../platform/libc.js";
+import { FS_IOC_GETFLAGS } from "../../platform/numbers.js";
 import { plainStats } from "./file-stats.js";
 
 const stats = { bigint: true } as const;

@@ -2,6 +2,7 @@
 
 import { FOR_FILES, handledBy } from "../../platform/landlock.js";
 import { landlockVersion } from "../../platform/libc.js";
+import { type Architecture, BY_ARCHITECTURE } from "../../platform/numbers.js";
 import { OWN_VARIABLES } from "../../platform/service-variables.js";
 import { findProgram } from "./command.js";
 import { LAUNCHER } from "./launcher.js";
@@ -12,9 +13,6 @@ export interface Confined {
   readonly args: readonly string[];
   readonly env: NodeJS.ProcessEnv;
 }
-
-/** Numbers of prctl, capget and capset. */
-const SYSTEM_CALLS = process.arch === "x64" ? [157, 125, 126] : [167, 90, 91];
 
 /** The command that runs a program confined to its reach, in the C locale. The process stays the same. */
 export function confined(
@@ -31,8 +29,9 @@ export function confined(
   const needed = [...reach.files, ...reach.configuration.map((path) => ({ path, writable: false }))];
   const R_OK = 4;
   const W_OK = 2;
+  const { SYS_prctl, SYS_capget, SYS_capset } = BY_ARCHITECTURE[process.arch as Architecture];
   const orders = [
-    ...[process.pid, ...SYSTEM_CALLS, files, tcp, scoped, FOR_FILES],
+    ...[process.pid, SYS_prctl, SYS_capget, SYS_capset, files, tcp, scoped, FOR_FILES],
     ...[rules.length, ...rules.flatMap(([path, access]) => [access, path])],
     ...[needed.length, ...needed.flatMap(({ path, writable }) => [writable ? R_OK | W_OK : R_OK, path])],
   ];

@@ -1,3 +1,10 @@
+import {
+  SYS_faccessat2,
+  SYS_landlock_add_rule,
+  SYS_landlock_create_ruleset,
+  SYS_landlock_restrict_self,
+} from "../../platform/numbers.js";
+
 /**
  * The program that becomes a helper: it gives up what rights it can, confines itself by Landlock, and executes the helper's
  * program in its own place. A process of its own has to, since a confined thread stays confined, and Node has nothing
@@ -11,7 +18,8 @@ export const LAUNCHER = String.raw`
 my $SIGTERM = 15;
 my ($PR_SET_PDEATHSIG, $PR_CAPBSET_READ, $PR_CAPBSET_DROP, $PR_SET_NO_NEW_PRIVS, $PR_CAP_AMBIENT) = (1, 23, 24, 38, 47);
 my $PR_CAP_AMBIENT_LOWER = 3;
-my ($faccessat2, $landlock_create_ruleset, $landlock_add_rule, $landlock_restrict_self) = (439, 444, 445, 446);
+my ($faccessat2, $landlock_create_ruleset) = (${SYS_faccessat2}, ${SYS_landlock_create_ruleset});
+my ($landlock_add_rule, $landlock_restrict_self) = (${SYS_landlock_add_rule}, ${SYS_landlock_restrict_self});
 my ($AT_FDCWD, $AT_EACCESS, $O_PATH) = (-100, 0x200, 010000000);
 my ($CAP_DAC_OVERRIDE, $CAP_DAC_READ_SEARCH, $CAP_SETPCAP) = (1, 2, 8);
 

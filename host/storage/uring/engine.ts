@@ -1,5 +1,6 @@
 /** The io_uring engine: system calls of one thread as entries of its ring. */
 import { addressOf, SystemError } from "../../platform/libc.js";
+import { AT_FDCWD, O_CLOEXEC } from "../../platform/numbers.js";
 import { discardBlocks } from "../calls/discard.js";
 import type { IoVector } from "../device.js";
 import type { ErrnoDone, IoEngine, TransferDone } from "../engine.js";
@@ -22,10 +23,6 @@ export interface CompletionQueue {
 
 /** Slots for registered buffers are taken so many at a time. */
 export const BUFFERS_A_BLOCK = 512;
-
-/** open(2)'s: the path is taken from the working directory. */
-export const AT_FDCWD = -100;
-const O_CLOEXEC = 0x80000;
 
 /** Gets the system call's result, or -errno. */
 export type Call = (result: number) => void;
