@@ -3,6 +3,7 @@ import { Command, CommanderError, Option } from "commander";
 import { LOG_FORMATS, LOG_LEVELS } from "../daemon/log.js";
 import { DEFAULT_PLANE } from "../daemon/serve.js";
 import { DESCRIPTION, VERSION } from "../daemon/version.js";
+import { pageSizeRefusal } from "../platform/page-size.js";
 import { DEFAULT_CAPS } from "../reactor/capped.js";
 import { dismissThread } from "../reactor/spare.js";
 import { CACHES } from "../storage/direct.js";
@@ -26,6 +27,9 @@ import {
   size,
 } from "./options.js";
 import { serveCommand } from "./serve.js";
+
+/** The commands that map guests' pages. */
+const MAPPING = ["demo", "guest", "machine", "serve"];
 
 /** How the guest connects: the same options for every command that plays a guest. */
 function frontendOptions(command: Command): Command {
@@ -260,7 +264,11 @@ export function program(): Command {
     .addCommand(guestCommand());
   for (const command of operatorCommands()) root.addCommand(command);
   root.showHelpAfterError("(--help shows the options)");
-  root.hook("preAction", (_, command) => resolveNames(command));
+  root.hook("preAction", (_, command) => {
+    const refusal = MAPPING.includes(command.name()) ? pageSizeRefusal() : null;
+    if (refusal !== null) throw new CliError(refusal);
+    return resolveNames(command);
+  });
   for (const command of [root, ...root.commands]) {
     // The help wraps it to the terminal; here it is wrapped for who reads the source.
     command.description(command.description().replace(/(?<!\n)\n(?!\n)/g, " ")).exitOverride();
