@@ -8,6 +8,7 @@ import { type PoolOptions, ReactorPool } from "../reactor/pool.js";
 import type { RingHost } from "../reactor/ring-host.js";
 import type { BlockDevice } from "../storage/device.js";
 import { openDisk } from "../storage/disk.js";
+import { assumedProtocolOn } from "../vbd/frontend.js";
 import type { VbdHost } from "../vbd/host.js";
 import type { VbdId } from "../vbd/name.js";
 import { describeStatus } from "../vbd/status.js";
@@ -122,8 +123,7 @@ export async function serve(options: ServeOptions, lost: (error: Error) => void)
     const journals = openJournals(platform, kind);
     const prepared = pool.prepare(journals.count);
     const reactor = new CappedRingHost(pool, caps, options.log);
-    // A guest of loopback that does not name its layout has ours.
-    const assumedProtocol = platform.kind === "loopback" ? "native" : "x86_32-abi";
+    const assumedProtocol = assumedProtocolOn(platform.kind, process.arch);
     const { domid } = platform;
     const records = new ImageRecords(recordsDirectory(platform), kind);
     const others = new OtherBackends(xenstore, domid, kind);

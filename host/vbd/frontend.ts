@@ -21,8 +21,17 @@ export interface FrontendConfig {
   readonly queues: readonly { readonly ringRefs: Uint32Array; readonly eventChannel: number }[];
 }
 
-/** The request layout of a frontend that says nothing. */
-export type AssumedProtocol = "native" | "x86_32-abi";
+/** The request layout of a frontend that says nothing; native is the loopback platform's. */
+export type AssumedProtocol = "native" | "x86_32-abi" | "arm-abi";
+
+/**
+ * What a frontend that says nothing means: native, as blkif.h has it, but on x86 what Linux takes it for (docs/xenbus.md).
+ * On Arm, native has that name.
+ */
+export function assumedProtocolOn(platform: "loopback" | "xen", architecture: string): AssumedProtocol {
+  if (platform === "loopback") return "native";
+  return architecture === "arm64" ? "arm-abi" : "x86_32-abi";
+}
 
 /** What a frontend may say. */
 export interface Expectation {
@@ -57,7 +66,7 @@ function number(key: string, value: string | null, max: number): number {
 }
 
 function protocolOf(value: string | null, assumed: AssumedProtocol): { protocol: string; abi: number } {
-  if (absent(value)) return { protocol: assumed, abi: assumed === "native" ? ABI_X86_64 : ABI_X86_32 };
+  if (absent(value)) return { protocol: assumed, abi: assumed === "x86_32-abi" ? ABI_X86_32 : ABI_X86_64 };
   if (value === "x86_64-abi" || value === "arm-abi") return { protocol: value, abi: ABI_X86_64 };
   if (value === "x86_32-abi") return { protocol: value, abi: ABI_X86_32 };
   throw new FrontendError(`protocol ${quote(value)} is unknown (x86_64-abi, x86_32-abi, arm-abi)`);

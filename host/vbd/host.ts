@@ -34,7 +34,7 @@ export interface VbdHost {
   readonly image?: (vbd: VbdId) => ImageStatus | null;
   /** What opening or closing a vbd's disk waits for; null where nothing takes long. */
   readonly outage?: (vbd: VbdId) => Outage | null;
-  /** The layout of a frontend that does not say; where it is left out, x86_32-abi, as on every x86 Xen. */
+  /** The layout of a frontend that does not say; where it is left out, x86_32-abi, as on every Xen on x86. */
   readonly assumedProtocol?: AssumedProtocol;
   /** Where rings outlive this process. */
   readonly journals?: Journals;

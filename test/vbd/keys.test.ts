@@ -1,6 +1,7 @@
 /** What a frontend and a toolstack can write that cannot be: said clearly, and without harm to what comes after. */
 import assert from "node:assert/strict";
 import { test } from "node:test";
+import { assumedProtocolOn } from "../../host/vbd/frontend.js";
 import type { Front, Keys } from "./front.js";
 import {
   backendPath,
@@ -305,9 +306,17 @@ for (const [name, three, four] of [
   );
 }
 
+test("what is assumed is x86_32-abi on Xen on x86, arm-abi on Arm, and native on the loopback platform", () => {
+  assert.equal(assumedProtocolOn("xen", "x64"), "x86_32-abi");
+  assert.equal(assumedProtocolOn("xen", "arm64"), "arm-abi");
+  assert.equal(assumedProtocolOn("loopback", "x64"), "native");
+  assert.equal(assumedProtocolOn("loopback", "arm64"), "native");
+});
+
 for (const [assumedProtocol, abi] of [
   ["x86_32-abi", "x86_32"],
   ["native", "x86_64"],
+  ["arm-abi", "x86_64"],
 ] as const) {
   test(
     `a frontend without protocol, where ${assumedProtocol} is assumed`,
