@@ -18,6 +18,8 @@ import { Progress, type VhostStore } from "./store.js";
 import { ringSize } from "./virtqueue.js";
 
 const { EIO } = constants.errno;
+/** A timer of Node's has no more; it stands for "never". */
+const LONGEST_TIMER_MS = 2 ** 31 - 1;
 
 export interface VhostDeviceOptions {
   readonly name: string;
@@ -30,6 +32,14 @@ export interface VhostDeviceOptions {
   readonly silenceMs: number;
   /** A line for the operator. */
   readonly log: (line: string) => void;
+  /** See {@link BlockDevice.fenced}: servers differ in what they still do for a connection that has ended. */
+  readonly fenced: boolean;
+  /** See {@link BlockDevice.bases}. */
+  readonly bases?: readonly string[];
+  /** For people: what is connected to. */
+  readonly server?: () => string;
+  /** Ends what is behind the server, after the last connection to it. */
+  readonly release?: () => Promise<void>;
 }
 
 /** A queue that is set up. */
@@ -58,8 +68,8 @@ export class VhostDevice implements BlockDevice {
   readonly canSecureDiscard = false;
   readonly discardGranularity: number;
   readonly discardAlignment = 0;
-  /** Servers differ in what they still do for a connection that has ended. */
-  readonly fenced = false;
+  readonly fenced: boolean;
+  readonly bases: readonly string[];
   readonly mapsNoGrants = true;
 
   readonly #options: VhostDeviceOptions;
@@ -86,13 +96,15 @@ export class VhostDevice implements BlockDevice {
     this.#offer = offer;
     this.name = name;
     this.readOnly = readOnly;
+    this.fenced = options.fenced;
+    this.bases = options.bases ?? [];
     this.sectorSize = limits.sectorSize;
     this.physicalSectorSize = physicalSectorSize;
     this.discardGranularity = discardGranularity;
     this.canDiscard = !readOnly && limits.discard !== null;
     this.#size = size;
     this.#queues = new Array<Queue | null>(queues).fill(null);
-    session.milliseconds = silenceMs;
+    session.milliseconds = Math.min(silenceMs, LONGEST_TIMER_MS);
     session.onLost = (why) => this.#lose(why);
     session.onChange = () => {
       this.#changed = true;
@@ -106,7 +118,8 @@ export class VhostDevice implements BlockDevice {
   }
 
   get through(): string {
-    return this.#lost === null ? "a vhost-user server" : `a vhost-user server, lost: ${this.#lost}`;
+    const server = this.#options.server?.() ?? "a vhost-user server";
+    return this.#lost === null ? server : `${server}, lost: ${this.#lost}`;
   }
 
   get flushErrno(): number {
@@ -173,6 +186,7 @@ export class VhostDevice implements BlockDevice {
     for (const queue of this.#queues) for (const fd of queue?.descriptors ?? []) closeSync(fd);
     closeSync(this.#lostFd);
     closeSync(this.#options.memoryFd);
+    await this.#options.release?.();
   }
 
   /** Does it on this thread's own queue. */

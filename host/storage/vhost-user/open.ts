@@ -3,7 +3,7 @@ import { closeSync } from "node:fs";
 import { constants } from "node:os";
 import { SECTOR } from "../geometry.js";
 import { DeviceError, type OpenOptions, refusal } from "../open.js";
-import { VhostDevice } from "./device.js";
+import { VhostDevice, type VhostDeviceOptions } from "./device.js";
 import { negotiate, type Offer, share } from "./handshake.js";
 import { Session } from "./session.js";
 
@@ -21,9 +21,25 @@ export interface VhostOptions extends OpenOptions {
 
 /** Opens the disk of the server at a socket's path. Rejects with a {@link DeviceError}. */
 export async function openVhostUser(name: string, path: string, options: VhostOptions): Promise<VhostDevice> {
-  const { dialMs = DIAL_MS, silenceMs = SILENCE_MS, readOnly, warn = console.warn } = options;
-  const session = await Session.connect(path, dialMs).catch((error: Error) => {
-    throw unreachable(name, error);
+  const dial = (): Promise<Session> =>
+    Session.connect(path, options.dialMs ?? DIAL_MS).catch(async (error: Error) => {
+      throw await unreachable(name, error);
+    });
+  return openDialed(name, dial, options, { fenced: false });
+}
+
+/**
+ * Opens the disk of the server that `dial` connects to, within a bounded time, or rejects. Rejects with a
+ * {@link DeviceError}; what is behind the server is the caller's to end then.
+ */
+export async function openDialed(
+  name: string,
+  dial: () => Promise<Session>,
+  { silenceMs = SILENCE_MS, readOnly, warn = console.warn }: VhostOptions,
+  rest: Pick<VhostDeviceOptions, "fenced" | "bases" | "server" | "release">,
+): Promise<VhostDevice> {
+  const session = await dial().catch((error: Error) => {
+    throw error instanceof DeviceError ? error : new DeviceError(EIO, name, explain(error));
   });
   let memoryFd = -1;
   try {
@@ -36,7 +52,7 @@ export async function openVhostUser(name: string, path: string, options: VhostOp
     });
     const log = (line: string): void => warn(`${name}: ${line}`);
     warnOf(offer, readOnly, log);
-    return new VhostDevice({ name, readOnly, session, offer, memoryFd, silenceMs, log });
+    return new VhostDevice({ ...rest, name, readOnly, session, offer, memoryFd, silenceMs, log });
   } catch (error) {
     await session.close();
     if (memoryFd >= 0) closeSync(memoryFd);
