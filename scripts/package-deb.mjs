@@ -1,4 +1,5 @@
-// Makes build/xbdback_VERSION_amd64.deb: `npm run package:deb`. It needs dpkg-deb and nothing of Debian's build tools.
+// Makes build/xbdback_VERSION_ARCHITECTURE.deb, for this machine's architecture: `npm run package:deb`, or for a named one,
+// on any machine: `npm run package:deb -- arm64`. It needs dpkg-deb and nothing of Debian's build tools.
 //
 // The contents are what `npm pack` packs, in /usr/lib/xbdback, and what a Debian system wants of it in its own places.
 // Node is a dependency, not part of the package: Debian 13 has one that is new enough, Debian 12 gets it from NodeSource.
@@ -21,6 +22,7 @@ import { tmpdir } from "node:os";
 import { basename, dirname, join } from "node:path";
 import { fileURLToPath } from "node:url";
 import { gzipSync } from "node:zlib";
+import { ARCHITECTURES, partOf } from "./native-parts.mjs";
 
 const source = dirname(dirname(fileURLToPath(import.meta.url)));
 const { name, version, description, engines } = JSON.parse(
@@ -66,8 +68,14 @@ function unpackPackage(scratch, to) {
     "--no-same-owner",
     "--mode=u=rwX,go=rX",
   );
-  // Debian is glibc's.
-  rmSync(join(to, "node_modules/@koromix/koffi-linux-x64/musl_x64"), { recursive: true });
+}
+
+/** Leaves of koffi's native parts the one for this architecture, and of that the one for glibc, which is Debian's. */
+function removeOtherParts(to) {
+  for (const [name, debian] of Object.entries(ARCHITECTURES)) {
+    const part = join(to, partOf(name));
+    rmSync(debian === architecture ? join(part, `musl_${name}`) : part, { recursive: true });
+  }
 }
 
 /** Folders of the package that are documentation, besides its Markdown files. */
@@ -122,7 +130,7 @@ function control(root) {
   const bytes = filesIn(root).reduce((sum, file) => sum + lstatSync(join(root, file)).size, 0);
   return `Package: ${name}
 Version: ${version}
-Architecture: amd64
+Architecture: ${architecture}
 Maintainer: The xbdback authors <xbdback@localhost>
 Installed-Size: ${Math.ceil(bytes / 1024)}
 Depends: nodejs (>= ${nodeVersion}), libc6, passwd
@@ -159,6 +167,12 @@ function describe(root) {
   }
 }
 
+const architecture = process.argv[2] ?? ARCHITECTURES[process.arch];
+if (!Object.values(ARCHITECTURES).includes(architecture)) {
+  const known = Object.values(ARCHITECTURES).join(" or ");
+  process.stderr.write(`there is no package for ${architecture ?? process.arch}: name ${known}\n`);
+  process.exit(2);
+}
 const scratch = mkdtempSync(join(tmpdir(), "xbdback-deb-"));
 process.on("exit", () => rmSync(scratch, { recursive: true, force: true }));
 process.umask(0o022);
@@ -166,9 +180,11 @@ const root = join(scratch, "root");
 unpackPackage(scratch, join(root, "usr/lib/xbdback"));
 if (!existsSync(join(root, "usr/lib/xbdback/build/blkif.wasm")))
   throw new Error("the package has no core: build first");
+// What the command writes of itself, it writes here, with this machine's part.
 layOut(root);
+removeOtherParts(join(root, "usr/lib/xbdback"));
 describe(root);
-const deb = join(source, "build", `${name}_${version}_amd64.deb`);
+const deb = join(source, "build", `${name}_${version}_${architecture}.deb`);
 chmodSync(root, 0o755);
 run("dpkg-deb", "--root-owner-group", "-Zxz", "--build", root, deb);
 process.stdout.write(`build/${basename(deb)}\n`);

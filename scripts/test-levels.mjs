@@ -13,6 +13,7 @@ export const FULL_ONLY = [
   "e2e/fio",
   "e2e/qemu-img",
   "hosts/",
+  "package/architectures",
   "package/build",
   "package/completion",
   "package/debian",

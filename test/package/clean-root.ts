@@ -7,7 +7,7 @@ import { type ChildProcess, spawn, spawnSync } from "node:child_process";
 import { once } from "node:events";
 import { copyFileSync, mkdirSync, mkdtempSync, rmSync, writeFileSync } from "node:fs";
 import { tmpdir } from "node:os";
-import { basename, join } from "node:path";
+import { basename, dirname, join } from "node:path";
 import { setTimeout as pause } from "node:timers/promises";
 import { ROOT } from "../hosts/tools.js";
 import { absent } from "../support/programs.js";
@@ -46,12 +46,13 @@ function nodePackage(scratch: string): string {
   copyFileSync(process.execPath, join(root, "usr/bin/node"));
   // From release 26 on, Node wants a library beside those of its dependencies here.
   for (const [, library] of run("ldd", [process.execPath]).matchAll(/=> (\S*\/libatomic\.so\S*)/g)) {
-    mkdirSync(join(root, "usr/lib/x86_64-linux-gnu"), { recursive: true });
-    copyFileSync(library, join(root, "usr/lib/x86_64-linux-gnu", basename(library)));
+    const place = join(root, "usr", dirname(library).replace(/^\/usr/, ""));
+    mkdirSync(place, { recursive: true });
+    copyFileSync(library, join(place, basename(library)));
   }
   writeFileSync(
     join(root, "DEBIAN/control"),
-    `Package: nodejs\nVersion: ${process.versions.node}\nArchitecture: amd64\nMaintainer: test <test@localhost>\n` +
+    `Package: nodejs\nVersion: ${process.versions.node}\nArchitecture: ${run("dpkg", ["--print-architecture"]).trim()}\nMaintainer: test <test@localhost>\n` +
       "Depends: libstdc++6, libc6\nDescription: Node of the machine that tests\n",
   );
   run("dpkg-deb", ["--root-owner-group", "-Znone", "--build", root, join(scratch, "nodejs.deb")]);

@@ -13,6 +13,7 @@ import { ROOT } from "../hosts/tools.js";
 import { DEVID, DOMID, Machine } from "../vbd/harness.js";
 import { CleanRoot, noCleanRoot } from "./clean-root.js";
 import { deadLinks } from "./links.js";
+import { nativeParts } from "./native-parts.js";
 
 const OPTIONS = { skip: noCleanRoot(), timeout: 900_000 };
 const { version } = JSON.parse(readFileSync(join(ROOT, "package.json"), "utf8"));
@@ -41,6 +42,11 @@ test("the installed command runs without a compiler, npm or AssemblyScript", OPT
     assert.notEqual((await root.run(`command -v ${tool}`)).status, 0, tool);
   assert.equal(await root.output("xbdback --version"), version);
   assert.match(await root.output("xbdback demo --size 16M --operations 500 2> /dev/null"), /data verified/);
+});
+
+test("of koffi's native parts it has this architecture's for glibc", OPTIONS, () => {
+  const part = process.arch === "arm64" ? "linux_arm64 for arm64" : "linux_x64 for x86-64";
+  assert.deepEqual(nativeParts(root.path("usr/lib/xbdback")), [part]);
 });
 
 test("what the package installs is where Debian has it", OPTIONS, async () => {

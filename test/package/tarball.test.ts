@@ -8,6 +8,7 @@ import { after, before, test } from "node:test";
 import { ROOT } from "../hosts/tools.js";
 import { CleanRoot, noCleanRoot } from "./clean-root.js";
 import { deadLinks } from "./links.js";
+import { nativeParts } from "./native-parts.js";
 
 const OPTIONS = { timeout: 600_000 };
 const scratch = mkdtempSync(join(tmpdir(), "xbdback-tarball-"));
@@ -45,6 +46,15 @@ test("npm installs it in an empty project, without the network", OPTIONS, () => 
   const command = join(project, "node_modules/.bin/xbdback");
   assert.equal(run(project, command, "--version"), `${version}\n`);
   assert.match(run(project, command, "demo", "--size", "16M", "--operations", "200"), /data verified/);
+});
+
+test("it has koffi's native parts for both architectures, and for glibc and musl", OPTIONS, () => {
+  assert.deepEqual(nativeParts(installed), [
+    "linux_arm64 for arm64",
+    "linux_x64 for x86-64",
+    "musl_arm64 for arm64",
+    "musl_x64 for x86-64",
+  ]);
 });
 
 test("everything that it exports is there", OPTIONS, () => {
