@@ -102,10 +102,12 @@ function scaleAims(scales: readonly ScaleResult[]): Aim[] {
 
 const bestIops = (scale: ScaleResult): number => bestLoad(scale).iops.median;
 
-function neighbourAims({ name, share, besideP99 }: NeighbourResult): Aim[] {
+/** Disks that are not raw are printed, and are not aims. */
+function neighbourAims({ name, disk, depth, share, besideP99 }: NeighbourResult): Aim[] {
+  if (disk !== "file") return [];
   return [
     ...aim(name, "of the good guest's fair share", { atLeast: 0.8 }, share),
-    ...aim(name, "its p99", { atMost: 2 }, besideP99, "ms"),
+    ...(depth === 1 ? aim(name, "its p99", { atMost: 2 }, besideP99, "ms") : []),
   ];
 }
 

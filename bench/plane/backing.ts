@@ -55,7 +55,8 @@ async function removed(files: readonly string[]): Promise<void> {
   for (const file of files) rmSync(file, { force: true });
 }
 
-function converted(file: string, image: string): string {
+/** `image`, a qcow2 image made of a raw one. */
+export function converted(file: string, image: string): string {
   const args = ["convert", "-f", "raw", "-O", "qcow2", file, image];
   const { error, status, stderr } = spawnSync("qemu-img", args, { encoding: "utf8" });
   if (status !== 0) throw new Error(`qemu-img convert: ${error?.message ?? stderr.trim()}`);

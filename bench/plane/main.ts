@@ -17,18 +17,19 @@ import { fileURLToPath } from "node:url";
 import { parseArgs } from "node:util";
 import { parseSize } from "../../host/storage/size.js";
 import { aimsOf } from "./aims.js";
+import { measureNeighbours } from "./beside.js";
 import { atExit, exitOnSignals } from "./cleanup.js";
 import { type Environment, examine, isInMemory } from "./environment.js";
 import { writeImage } from "./image.js";
 import { type Failure, measureRows, type Plan } from "./measure.js";
-import { measureNeighbour, type NeighbourResult, neighbourResult, neighbourRows } from "./neighbours.js";
+import { type NeighbourResult, neighbourResult, neighbourRows } from "./neighbours.js";
 import { plot } from "./plot.js";
 import type { Report } from "./report.js";
 import { type RowResult, rowResult, type ScaleResult, scaleResult } from "./results.js";
 import { rows, scaleRows } from "./rows.js";
 import { measureScale } from "./scale.js";
 import { findTool } from "./syscalls.js";
-import { aimLines, EXPLANATION, head, neighbourLines, rowLines, scaleLines } from "./table.js";
+import { aimLines, EXPLANATION, head, leftLines, neighbourLines, rowLines, scaleLines } from "./table.js";
 
 const USAGE = `npm run bench -- [options] [parts]     measures the rows whose name has all parts
   --quick            fewer rows, repeats and a smaller file: under two minutes
@@ -112,6 +113,29 @@ function describe({ cpu, cores, memory, kernel, node, fileSystem, programs }: En
   ].join("\n");
 }
 
+/** The good guest beside others. */
+async function measureBeside(
+  options: Options,
+  plan: Plan,
+): Promise<Pick<Report, "neighbours" | "left" | "failures">> {
+  const { missing, say } = plan;
+  const left: Record<string, string> = {};
+  const rows = options.neighbours.filter((row) => {
+    const reason = row.disk === "qcow2" ? missing.get("qemu-nbd") : undefined;
+    if (reason === undefined) return true;
+    left[row.name] = reason;
+    say(leftLines(row.name, reason));
+    return false;
+  });
+  const neighbours: NeighbourResult[] = [];
+  const failures = await measureNeighbours(rows, plan, (samples) => {
+    const result = neighbourResult(samples);
+    neighbours.push(result);
+    say(neighbourLines(result));
+  });
+  return { neighbours, left, failures };
+}
+
 async function measure(options: Options, scratch: string, say: (line: string) => void): Promise<Report> {
   const start = performance.now();
   const { quick, repeats, seconds, size, serveOptions } = options;
@@ -147,17 +171,9 @@ async function measure(options: Options, scratch: string, say: (line: string) =>
       failures.push({ rows: [name], reason: (error as Error).message });
     }
   }
-  const neighbours: NeighbourResult[] = [];
-  for (const row of options.neighbours) {
-    try {
-      const result = neighbourResult(await measureNeighbour(row, plan));
-      neighbours.push(result);
-      say(neighbourLines(result));
-    } catch (error) {
-      failures.push({ rows: [row.name], reason: (error as Error).message });
-    }
-  }
-  const aims = aimsOf(measured, scale, neighbours);
+  const beside = await measureBeside(options, plan);
+  failures.push(...beside.failures);
+  const aims = aimsOf(measured, scale, beside.neighbours);
   say(`\n${aimLines(aims)}`);
   return {
     ...{
@@ -170,7 +186,7 @@ async function measure(options: Options, scratch: string, say: (line: string) =>
       serveOptions,
       noSyscalls,
     },
-    ...{ rows: measured, scale, neighbours, aims, failures },
+    ...{ rows: measured, scale, ...beside, aims, failures },
     elapsedSeconds: Math.round((performance.now() - start) / 1000),
   };
 }

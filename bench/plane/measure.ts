@@ -200,7 +200,7 @@ async function syscallsOf(
 }
 
 /** Reads the whole file, so that it is in the page cache. */
-async function preload(file: string): Promise<void> {
+export async function preload(file: string): Promise<void> {
   for await (const _ of createReadStream(file, { highWaterMark: 1 << 20 }));
 }
 

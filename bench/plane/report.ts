@@ -22,6 +22,8 @@ export interface Report {
   readonly rows: readonly RowResult[];
   readonly scale: readonly ScaleResult[];
   readonly neighbours: readonly NeighbourResult[];
+  /** Why rows of neighbours were left out, by name. */
+  readonly left: Readonly<Record<string, string>>;
   readonly aims: readonly Aim[];
   /** Empty when all went well. */
   readonly failures: readonly Failure[];

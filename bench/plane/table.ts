@@ -1,7 +1,7 @@
 /** The table on the terminal. */
 import type { Measured } from "../statistics.js";
 import type { Aim } from "./aims.js";
-import type { NeighbourResult } from "./neighbours.js";
+import type { GoodResult, NeighbourResult } from "./neighbours.js";
 import type { ContestantResult, RowResult, ScaleResult } from "./results.js";
 
 const MIB = 1 << 20;
@@ -85,19 +85,25 @@ export function scaleLines(scale: ScaleResult): string {
   ].join("\n");
 }
 
-export function neighbourLines(result: NeighbourResult): string {
-  const { name, aloneIops, fairIops, besideIops, share, aloneP99, fairP99, besideP99, neighbourRate } =
-    result;
+export const leftLines = (name: string, reason: string): string => `${name}\n  left out: ${reason}`;
+
+/** The good guest's. */
+function goodLines(result: GoodResult): string[] {
+  const { aloneIops, fairIops, besideIops, share, aloneP99, fairP99, besideP99 } = result;
   const one = (what: string, iops: Measured, p99: number, more = ""): string =>
     `  ${what.padEnd(20)}${whole(iops.median).padStart(8)} IOPS (${range(iops, whole)}), p99 ${two(p99)} ms${more}`;
   const kept = `; ${two(share.median)} of its fair share (${range(share, two)})`;
   return [
-    name,
     one("alone", aloneIops, aloneP99),
     one("beside its like", fairIops, fairP99),
     one("beside the neighbour", besideIops, besideP99.median, kept),
-    `  the neighbour: ${whole(neighbourRate.median)} requests a second`,
-  ].join("\n");
+  ];
+}
+
+export function neighbourLines(result: NeighbourResult): string {
+  const { name, neighbourRate } = result;
+  const rate = `  the neighbour: ${whole(neighbourRate.median)} requests a second`;
+  return [name, ...goodLines(result), rate].join("\n");
 }
 
 function aimLine({ row, what, unit, atLeast, atMost, value, min, max, reached }: Aim): string {
@@ -121,6 +127,6 @@ fio-fixed, fio-shm  fio with registered buffers, and with buffers in pages like 
 qemu-nbd, nbdkit  on the same file, over a Unix socket, with fio's NBD client (C, libnbd)
 traced, recorded  xbdback, while \`xbdback trace\` or \`xbdback record\` looks at the ring
 xbdback  a guest process and a backend process; qd1: everything on one CPU
-neighbours  a good guest at depth 1 beside one that takes all it can get; fair share: beside one that does the same
+neighbours  a good guest, at depth 1 or qd32, beside one that takes all it can get; fair share: beside one that does the same
 of fio   median and range of the repeats' ratios; client, server: CPU seconds for 100,000 I/Os
 `;

@@ -1,46 +1,13 @@
 import assert from "node:assert/strict";
-import { spawn, spawnSync } from "node:child_process";
+import { spawn } from "node:child_process";
 import { once } from "node:events";
-import { mkdtempSync, readdirSync, readFileSync, rmSync, statfsSync } from "node:fs";
+import { readdirSync, readFileSync } from "node:fs";
 import { join } from "node:path";
-import { type TestContext, test } from "node:test";
-import { fileURLToPath } from "node:url";
-import { aimsOf } from "../../bench/plane/aims.js";
-import { neighbourResult, neighbourRows } from "../../bench/plane/neighbours.js";
+import { test } from "node:test";
 import type { Report } from "../../bench/plane/report.js";
 import { bestLoad, scaleResult } from "../../bench/plane/results.js";
 import { rows, sameSetup } from "../../bench/plane/rows.js";
-
-const program = fileURLToPath(new URL("../../bench/plane/main.js", import.meta.url));
-const documentation = readFileSync(new URL("../../../docs/bench.md", import.meta.url), "utf8");
-
-/** TMPDIR is on tmpfs on a Debian 13, where a file cannot be measured with O_DIRECT. */
-const build = fileURLToPath(new URL("../..", import.meta.url));
-const TMPFS = 0x01021994;
-const skip = statfsSync(build).type === TMPFS && "the checkout is on tmpfs, which has no O_DIRECT";
-
-function workplace(t: TestContext): string {
-  const directory = mkdtempSync(join(build, "bench-test-"));
-  t.after(() => rmSync(directory, { recursive: true, force: true }));
-  return directory;
-}
-
-function bench(...args: string[]): { status: number | null; stdout: string; stderr: string } {
-  return spawnSync(process.execPath, [program, ...args], { encoding: "utf8", timeout: 240_000 });
-}
-
-/** Keys of the report whose objects are by name, not by words of the format. */
-const NAMED = ["contestants", "left", "programs"];
-
-function keysOf(value: unknown, into = new Set<string>()): Set<string> {
-  if (Array.isArray(value)) for (const entry of value) keysOf(entry, into);
-  else if (typeof value === "object" && value !== null)
-    for (const [key, inner] of Object.entries(value)) {
-      into.add(key);
-      for (const part of NAMED.includes(key) ? Object.values(inner as object) : [inner]) keysOf(part, into);
-    }
-  return into;
-}
+import { assertDocumented, bench, program, skip, workplace } from "./support.js";
 
 test("one tiny row gives a report as documented", { skip, timeout: 300_000 }, (t) => {
   const directory = workplace(t);
@@ -67,8 +34,7 @@ test("one tiny row gives a report as documented", { skip, timeout: 300_000 }, (t
     assert.ok(contestants[name] || / is not installed \(Debian: /.test(left[name]), name);
     if (contestants[name]) assert.ok(Number.isFinite(contestants[name].clientCpu.max));
   }
-  for (const key of keysOf(report))
-    assert.ok(documentation.includes(`\`${key}\``), `${key} is not documented`);
+  assertDocumented(report);
   const drawn = readFileSync(join(output, "bench.svg"), "utf8");
   assert.match(drawn, /^<svg .*<\/svg>\n$/s);
   const again = join(directory, "again.svg");
@@ -77,29 +43,6 @@ test("one tiny row gives a report as documented", { skip, timeout: 300_000 }, (t
   const none = bench("--plot", again, "--output", directory);
   assert.equal(none.status, 1);
   assert.match(none.stderr, /^bench: there is no .*bench\.json: measure first/);
-});
-
-test("a good guest beside a neighbour: what is told is documented, and is an aim", () => {
-  const row = neighbourRows().find(({ name }) => name === "neighbours/warm/io_uring/copyread")!;
-  const run = (iops: number, p99: number) => ({ iops, p99 });
-  const result = neighbourResult({
-    row,
-    alone: [run(100, 1), run(100, 1), run(100, 1)],
-    fair: [run(80, 1), run(60, 1), run(60, 1)],
-    beside: [run(60, 3), run(60, 1), run(60, 1)],
-    neighbour: [1000, 1200, 1100],
-  });
-  for (const key of keysOf(result))
-    assert.ok(documentation.includes(`\`${key}\``), `${key} is not documented`);
-  assert.deepEqual([result.share.min, result.share.max], [0.75, 1]);
-  assert.deepEqual(
-    aimsOf([], [], [result]).map(({ what, reached }) => [what, reached]),
-    [
-      ["of the good guest's fair share", true],
-      ["its p99", true],
-    ],
-  );
-  assert.equal(neighbourRows().length, 16);
 });
 
 test("what is told of many disks is documented; the better of two depths counts", () => {
@@ -112,8 +55,7 @@ test("what is told of many disks is documented; the better of two depths counts"
       { depth: 16, iops: [150, 120, 130], serverCpu: [1, 1, 1] },
     ],
   });
-  for (const key of keysOf(result))
-    assert.ok(documentation.includes(`\`${key}\``), `${key} is not documented`);
+  assertDocumented(result);
   assert.deepEqual(bestLoad(result).iops, { median: 200, min: 100, max: 300 });
 });
 
