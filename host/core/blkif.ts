@@ -306,6 +306,11 @@ export class BlkifCore {
     return this.memory.u32[(abi.IOS + slot * abi.IO_BYTES + abi.IO_LENGTH) >> 2];
   }
 
+  /** Entries of its scatter list. */
+  ioEntries(slot: number): number {
+    return this.#u16[(abi.IOS + slot * abi.IO_BYTES + abi.IO_IOVECS) >> 1];
+  }
+
   /** The I/O that a slot names. */
   ioAt(slot: number): CoreIo {
     const at = abi.IOS + slot * abi.IO_BYTES;

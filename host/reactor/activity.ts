@@ -9,7 +9,7 @@ const DOMID = 0;
 const CHANGED_AT = 1;
 /** How many guests have I/O in flight. */
 const BUSY = 2;
-/** Threads in which a guest has I/O in flight, by its domid modulo GUESTS: two that share a place count as one. */
+/** Disks and threads in which a guest has I/O in flight, by its domid modulo GUESTS: two that share a place count as one. */
 const FIRST = 3;
 const GUESTS = 256;
 
@@ -47,6 +47,14 @@ export class Activity {
 
   end(domid: number): void {
     if (Atomics.sub(this.#words, FIRST + (domid % GUESTS), 1) === 1) Atomics.sub(this.#words, BUSY, 1);
+  }
+
+  /**
+   * Among how many what all guests but one may have in flight is to be divided: the guests that have I/O now, but for
+   * one, and a guest's disks and threads.
+   */
+  sharers(domid: number): number {
+    return Math.max(1, this.#words[BUSY] - 1) * Math.max(1, this.#words[FIRST + (domid % GUESTS)]);
   }
 
   /** Whether more than one guest has I/O in flight, or has made a pass lately. */

@@ -3,7 +3,10 @@ import { constants } from "node:fs";
 import { SystemError } from "../platform/libc.js";
 import type { IoEngine } from "../storage/engine.js";
 import { RawDevice, type Store } from "../storage/raw.js";
+import { type Most, WHOLE } from "../storage/transfer.js";
 import { UringEngine } from "../storage/uring/engine.js";
+import type { Activity } from "./activity.js";
+import { PART } from "./gate.js";
 
 interface Disk {
   readonly device: Promise<RawDevice>;
@@ -12,11 +15,13 @@ interface Disk {
 
 export class Disks {
   readonly #engine: IoEngine;
+  readonly #most: () => Most;
   /** By the descriptor, which is another one's only after all users have let go. */
   readonly #disks = new Map<number, Disk>();
 
-  constructor(engine: IoEngine) {
+  constructor(engine: IoEngine, activity: Activity) {
     this.#engine = engine;
+    this.#most = () => (activity.shared ? PART : WHOLE);
   }
 
   /**
@@ -55,6 +60,6 @@ export class Disks {
       );
     });
     if (this.#engine instanceof UringEngine) this.#engine.register(store.fd);
-    return new RawDevice(store, this.#engine, ownFd);
+    return new RawDevice(store, this.#engine, ownFd, this.#most);
   }
 }

@@ -3,19 +3,28 @@
  * is bounded in bytes: whoever comes then finds no more of it before him in the disk's queue, in libuv's thread
  * pool, or in what the kernel carries out at once, from the page cache, in this thread.
  */
+import type { Most } from "../storage/transfer.js";
 import type { Activity } from "./activity.js";
 
-/** In flight for each {@link LATENCY_MS} that the disk needs at its quickest: 2.5 GB/s. One I/O that is larger goes alone. */
+/**
+ * In flight for each {@link LATENCY_MS} that the disk needs at its quickest, that is 2.5 GB/s, of all guests but one. One
+ * I/O that is larger goes alone.
+ */
 export const SHARED_BYTES = 256 << 10;
 const LATENCY_MS = 0.1;
+/**
+ * What others' disks are given at once while there are others: a longer I/O is done in such parts, one after the other.
+ * A virtqueue, for one, has 256 entries for all that is in flight at a disk.
+ */
+export const PART: Most = { bytes: 64 << 10, entries: 16 };
 /** A guest alone: more than any disk needs, and less than whoever comes would notice for long. */
 const ALONE_BYTES = 16 << 20;
 /** What an I/O counts at least: a flush or a discard moves no data. */
 const LEAST_BYTES = 4096;
-
-const cost = (bytes: number): number => Math.max(bytes, LEAST_BYTES);
 /** Entries behind which those that have started are dropped. */
 const MOST_STARTED = 512;
+
+const cost = (bytes: number): number => Math.max(bytes, LEAST_BYTES);
 
 /** A ring, of which the gate starts I/Os. */
 export interface GateRing {
@@ -28,11 +37,11 @@ export class Gate {
   readonly #domid: number;
   readonly #clock: () => number;
   #inFlight = 0;
-  /** When the first I/O was started, until one has ended. */
+  /** When the only I/O in flight was started; 0 when there is none, or another has been started since. */
   #startedAt = 0;
-  /** The shortest time from the start of a first I/O to the end of one: what the disk needs without others' I/O. */
-  #quickest = Number.POSITIVE_INFINITY;
-  /** Bytes in flight while others have I/O. Known to be more than {@link SHARED_BYTES} only of a disk that is slow. */
+  /** The shortest time that an I/O took which was alone here, in milliseconds; 0: none was yet. */
+  #quickest = 0;
+  /** What the disk may have in flight at its quickest, while others have I/O. */
   #bound = SHARED_BYTES;
   /** The activity knows that there is something in flight. */
   #busy = false;
@@ -50,24 +59,19 @@ export class Gate {
 
   /** Starts an I/O of so many bytes, now or when others have ended. */
   start(ring: GateRing, slot: number, bytes: number): void {
-    const before = this.#inFlight;
-    const after = before + cost(bytes);
-    if (before > 0 && after <= this.#bound && this.#waiting === 0) {
-      // As nearly all are.
-      this.#inFlight = after;
-      ring.startIo(slot);
-    } else if (this.#waiting === 0 && this.#admits(bytes)) this.#go(ring, slot, bytes);
-    else {
-      this.#rings.push(ring);
-      this.#slots.push(slot);
-      this.#bytes.push(bytes);
+    if (this.#waiting === 0 && this.#admits(bytes)) {
+      this.#go(ring, slot, bytes);
+      return;
     }
+    this.#rings.push(ring);
+    this.#slots.push(slot);
+    this.#bytes.push(bytes);
   }
 
   /** An I/O has ended, of the same number of bytes. */
   ended(bytes: number): void {
     this.#inFlight -= cost(bytes);
-    if (this.#startedAt !== 0) this.#measure();
+    if (this.#startedAt !== 0 && bytes > 0) this.#measure(bytes);
     if (this.#inFlight > 0 && this.#rings.length === 0) return;
     while (this.#waiting > 0 && this.#admits(this.#bytes[this.#head])) {
       const at = this.#head++;
@@ -80,12 +84,12 @@ export class Gate {
     if (this.#head > MOST_STARTED || this.#head === this.#rings.length) this.#drop();
   }
 
-  /** The first I/O to end since none was in flight. */
-  #measure(): void {
-    const took = this.#clock() - this.#startedAt;
+  /** An I/O has ended that was alone. */
+  #measure(bytes: number): void {
+    const took = (this.#clock() - this.#startedAt) / Math.max(1, bytes / PART.bytes);
     this.#startedAt = 0;
-    if (took >= this.#quickest) return;
-    this.#quickest = took;
+    if (this.#quickest !== 0 && took >= this.#quickest) return;
+    this.#quickest = Math.max(took, Number.MIN_VALUE);
     this.#bound = Math.min(ALONE_BYTES, SHARED_BYTES * Math.max(1, took / LATENCY_MS));
   }
 
@@ -104,8 +108,10 @@ export class Gate {
 
   #admits(bytes: number): boolean {
     const inFlight = this.#inFlight;
+    if (inFlight === 0) return true;
     const after = inFlight + cost(bytes);
-    if (inFlight === 0 || after <= this.#bound) return true;
+    // Until the disk's latency is known, one at a time beside others: the first of them tells.
+    if (this.#quickest > 0 && after <= this.#bound / this.#activity.sharers(this.#domid)) return true;
     return after <= ALONE_BYTES && !this.#activity.shared;
   }
 
@@ -114,7 +120,7 @@ export class Gate {
       this.#busy = true;
       this.#activity.begin(this.#domid);
     }
-    if (this.#inFlight === 0) this.#startedAt = this.#clock();
+    this.#startedAt = this.#inFlight === 0 ? this.#clock() : 0;
     this.#inFlight += cost(bytes);
     ring.startIo(slot);
   }

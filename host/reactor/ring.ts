@@ -361,11 +361,15 @@ export class Ring implements IoOwner, GateRing {
       this.#ios++;
       const slot = core.ioSlot(i);
       this.#latency.start(slot, this.#began);
-      const length = core.ioBytes(slot);
-      bytes += length;
-      this.#place.gate.start(this, slot, length);
+      bytes += core.ioBytes(slot);
+      this.#place.gate.start(this, slot, this.#weight(slot));
     }
     return bytes;
+  }
+
+  /** Bytes of an I/O, or of the pages that they are scattered over. */
+  #weight(slot: number): number {
+    return Math.max(this.#core.ioBytes(slot), this.#core.ioEntries(slot) * PAGE_SIZE);
   }
 
   startIo(slot: number): void {
@@ -411,7 +415,7 @@ export class Ring implements IoOwner, GateRing {
 
   ended(slot: number, result: Result, error?: Error): void {
     this.#ios--;
-    this.#place.gate.ended(this.#core.ioBytes(slot));
+    this.#place.gate.ended(this.#weight(slot));
     if (result !== Result.Success) {
       // What was read up to the error may be in the window, and is never copied from it.
       if (!this.#broken) this.#place.windows.note(this.#window, this.#core);

@@ -19,6 +19,7 @@ import type { Uring } from "../storage/uring/ring.js";
 import type { Activity } from "./activity.js";
 import { DeviceQueue } from "./device-queue.js";
 import { FixedPages } from "./fixed-pages.js";
+import { PART } from "./gate.js";
 import type { IoOwner, IoQueue } from "./io-queue.js";
 
 const TWO_TO_32 = 4294967296;
@@ -76,21 +77,22 @@ export class UringQueue implements IoQueue, CompletionQueue {
     const write = operation === abi.IO_WRITE;
     const plain = (write || operation === abi.IO_READ) && this.#u8[at + abi.IO_FLAGS] === 0;
     const end = (sectorLow + sectorHigh * TWO_TO_32) * 512 + length;
-    if (!plain || !this.#device.admits(write, end)) {
+    const count = this.#u16[(at + abi.IO_IOVECS) >> 1];
+    const most = this.#direct ? PART.bytes : MOST_AT_ONCE;
+    const long = (length > most || (this.#direct && count > PART.entries)) && this.#activity.shared;
+    if (!plain || !this.#device.admits(write, end) || (long && this.#direct)) {
       this.#others.start(slot);
       return;
     }
     this.#engine.underWay++;
-    const count = this.#u16[(at + abi.IO_IOVECS) >> 1];
     const table = abi.IOVECS + slot * (abi.IOVECS_PER_SLOT * abi.IOVEC_BYTES);
     // One piece of memory needs no vector: what its only iovec says stands in the entry itself.
     const single = count === 1;
     const vector = this.#base + table;
     const vectorHigh = Math.floor(vector / TWO_TO_32);
     const buffer = single && this.#fixed !== null ? this.#fixed.slotOf(u32[table >> 2], length) : -1;
-    const elsewhere = length > MOST_AT_ONCE && !this.#direct && this.#activity.shared;
     this.#ring.prepare(
-      operationOf(write, single, buffer >= 0) | this.#fileFlags | (elsewhere ? ASYNC : 0),
+      operationOf(write, single, buffer >= 0) | this.#fileFlags | (long ? ASYNC : 0),
       this.#fd,
       sectorLow << SECTOR_SHIFT,
       (sectorHigh << SECTOR_SHIFT) | (sectorLow >>> (32 - SECTOR_SHIFT)),

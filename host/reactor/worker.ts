@@ -55,7 +55,7 @@ class ReactorThread {
   constructor(reactor: Reactor, engine: IoEngine) {
     this.#reactor = reactor;
     this.#engine = engine;
-    this.#disks = new Disks(engine);
+    this.#disks = new Disks(engine, activity);
   }
 
   async answer(ask: Ask): Promise<void> {

@@ -7,12 +7,13 @@ import { type BlockDevice, type Done, type IoVector, type Outage, Result } from 
 import type { ErrnoDone, IoEngine, TransferDone } from "./engine.js";
 import { type Geometry, type StoreKind, storeBytes, wholeSectors } from "./geometry.js";
 import { lossBy, type Outcome, outOfReach } from "./refusal.js";
-import { transfer, withRetries } from "./transfer.js";
+import { type Most, transfer, WHOLE, withRetries } from "./transfer.js";
 
 const { EROFS, EOPNOTSUPP, ENOSYS, ENOTTY } = constants.errno;
 const PUNCH = FALLOC_FL_PUNCH_HOLE | FALLOC_FL_KEEP_SIZE;
 
 const SUCCESS: Outcome = { result: Result.Success };
+const whole = (): Most => WHOLE;
 
 /** A store that was opened and locked (see open.ts). Plain data, so that it can go to another thread. */
 export interface Store extends Geometry {
@@ -48,6 +49,7 @@ export class RawDevice implements BlockDevice {
   /** The open file that fdatasync goes to, and that is closed at the end. */
   readonly #ownFd: number;
   readonly #engine: IoEngine;
+  readonly #most: () => Most;
   readonly #readv: (position: number, to: IoVector, done: TransferDone) => void;
   readonly #writev: (position: number, from: IoVector, done: TransferDone) => void;
   #size = 0;
@@ -61,9 +63,9 @@ export class RawDevice implements BlockDevice {
 
   /**
    * Takes over the store's descriptor, or `ownFd`, another open file of the same store, where that is given; the
-   * engine stays the caller's.
+   * engine stays the caller's. `most` says what one call may move, at present.
    */
-  constructor(store: Store, engine: IoEngine, ownFd = store.fd) {
+  constructor(store: Store, engine: IoEngine, ownFd = store.fd, most = whole) {
     this.name = store.name;
     this.sectorSize = store.sectorSize;
     this.physicalSectorSize = store.physicalSectorSize;
@@ -74,6 +76,7 @@ export class RawDevice implements BlockDevice {
     this.#flushErrno = new Int32Array(store.flushErrno);
     this.#ownFd = ownFd;
     this.#engine = engine;
+    this.#most = most;
     this.#readv = (position, to, done) => engine.readv(store.fd, position, to, done);
     this.#writev = (position, from, done) => engine.writev(store.fd, position, from, done);
     this.#canDiscard = store.canDiscard;
@@ -114,9 +117,10 @@ export class RawDevice implements BlockDevice {
       return;
     }
     this.#underWay++;
-    transfer(this.#readv, position, to, (errno, moved) => {
+    const ended: TransferDone = (errno, moved) => {
       this.#settle(done, this.#transferred("read", position, to.bytes, errno, moved));
-    });
+    };
+    transfer(this.#readv, position, to, ended, this.#most());
   }
 
   write(position: number, from: IoVector, done: Done): void {
@@ -126,9 +130,10 @@ export class RawDevice implements BlockDevice {
       return;
     }
     this.#underWay++;
-    transfer(this.#writev, position, from, (errno, moved) => {
+    const ended: TransferDone = (errno, moved) => {
       this.#settle(done, this.#transferred("write", position, from.bytes, errno, moved));
-    });
+    };
+    transfer(this.#writev, position, from, ended, this.#most());
   }
 
   flush(done: Done): void {

@@ -21,18 +21,26 @@ export function withRetries(call: (done: ErrnoDone) => void, done: ErrnoDone): v
   call(ended);
 }
 
+/** What one call may be asked to move: bytes, and entries of the scatter list. */
+export interface Most {
+  readonly bytes: number;
+  readonly entries: number;
+}
+export const WHOLE: Most = { bytes: Number.POSITIVE_INFINITY, entries: Number.POSITIVE_INFINITY };
+
 /**
  * Calls `move` until the whole scatter list has been moved. `done` gets 0 and `io.bytes`; 0 and fewer when a call
  * moved nothing, which a read does at the end of a file; or the errno and what was moved before.
  *
  * Between calls the table in linear memory is cut where the last one ended, so that an engine can always hand it to
- * the kernel as it is; it is whole again before `done`.
+ * the kernel as it is; it is whole again before `done`. No call is asked to move more than `most`.
  */
 export function transfer(
   move: (position: number, io: IoVector, done: TransferDone) => void,
   position: number,
   io: IoVector,
   done: TransferDone,
+  most = WHOLE,
 ): void {
   let moved = 0;
   let retries = 0;
@@ -47,8 +55,11 @@ export function transfer(
       done(errno, moved);
       return;
     }
-    rest = partOf(io, moved, io.bytes - moved);
+    next();
+  };
+  const next = (): void => {
+    rest = partOf(io, moved, Math.min(io.bytes - moved, most.bytes), most.entries);
     move(position + moved, rest.io, ended);
   };
-  move(position, io, ended);
+  next();
 }

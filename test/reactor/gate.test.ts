@@ -15,7 +15,15 @@ function scene() {
     time = at;
     for (const domid of [1, 2]) activity.note(domid);
   };
-  return { gate, activity, started, ring, sharedAt, pause: (ms: number) => (time += ms) };
+  const pause = (ms: number): void => void (time += ms);
+  /** The disk needs so many milliseconds for one I/O. */
+  const takes = (ms: number, bytes = 4096): void => {
+    gate.start(ring("first"), 0, bytes);
+    pause(ms);
+    gate.ended(bytes);
+    started.length = 0;
+  };
+  return { gate, activity, started, ring, sharedAt, pause, takes };
 }
 
 test("a guest alone has 16 MiB in flight", () => {
@@ -43,8 +51,9 @@ test("a guest whose I/O takes long is there all the while, though it makes no pa
 });
 
 test("beside others the rest waits, in its order, whichever ring it is of", () => {
-  const { gate, started, ring, sharedAt } = scene();
+  const { gate, started, ring, sharedAt, takes } = scene();
   sharedAt(1000);
+  takes(0);
   const half = SHARED_BYTES / 2;
   const [a, b] = [ring("a"), ring("b")];
   gate.start(a, 0, half);
@@ -59,8 +68,9 @@ test("beside others the rest waits, in its order, whichever ring it is of", () =
 });
 
 test("an I/O that is larger goes alone, and one without data counts", () => {
-  const { gate, started, ring, sharedAt } = scene();
+  const { gate, started, ring, sharedAt, takes } = scene();
   sharedAt(1000);
+  takes(0);
   const a = ring("a");
   gate.start(a, 0, 4 * SHARED_BYTES);
   gate.start(a, 1, 0);
@@ -131,21 +141,64 @@ test("guests are seen in whatever threads they are, and a clock that wraps chang
   assert.ok(!one.shared);
 });
 
-test("a disk that is slow at its quickest has more in flight; one that was quick once has not", () => {
-  const { gate, started, ring, sharedAt, pause } = scene();
-  sharedAt(1000);
+/** How many of a hundred I/Os of this size are started at once. */
+function burst({ gate, started, ring }: ReturnType<typeof scene>, bytes = SHARED_BYTES): number {
   const a = ring("a");
-  const burst = (): number => {
-    started.length = 0;
-    for (let slot = 0; slot < 100; slot++) gate.start(a, slot, SHARED_BYTES);
-    return started.length;
+  started.length = 0;
+  for (let slot = 0; slot < 100; slot++) gate.start(a, slot, bytes);
+  return started.length;
+}
+
+test("a disk that is slow at its quickest has more in flight; one that was quick once has not", () => {
+  const it = scene();
+  it.sharedAt(1000);
+  it.takes(2);
+  assert.equal(burst(it), 20);
+  for (let ended = 0; ended < 100; ended++) it.gate.ended(SHARED_BYTES);
+  assert.equal(it.started.length, 100);
+  it.takes(0.1);
+  it.takes(5);
+  assert.equal(burst(it), 1);
+});
+
+test("until one I/O was alone, they go one at a time beside others; what took long in company tells nothing", () => {
+  const it = scene();
+  assert.equal(burst(it), 64, "alone, so many are started at once");
+  it.sharedAt(1000);
+  it.pause(5);
+  for (let ended = 0; ended < 64; ended++) {
+    it.gate.ended(SHARED_BYTES);
+    assert.equal(it.started.length, ended < 63 ? 64 : 65, "they end before another is started");
+  }
+  it.pause(0.2);
+  it.gate.ended(SHARED_BYTES);
+  assert.equal(it.started.length, 65 + 1, "0.2 ms, for four parts");
+});
+
+test("the time of a long I/O is no latency, and a flush's is none of the disk's", () => {
+  const it = scene();
+  it.sharedAt(1000);
+  it.takes(0, 0);
+  it.takes(8, 4 * SHARED_BYTES);
+  assert.equal(burst(it), 5, "0.5 ms for each of 16 parts");
+});
+
+test("a guest's disks and threads share what it may have in flight, and so do all guests but one", () => {
+  const it = scene();
+  it.sharedAt(1000);
+  it.takes(0);
+  const quarter = SHARED_BYTES / 4;
+  const inFlight = (): number => {
+    const count = burst(it, quarter);
+    for (let ended = 0; ended < 100; ended++) it.gate.ended(quarter);
+    return count;
   };
-  gate.start(a, 0, 4096);
-  pause(2);
-  gate.ended(4096);
-  assert.equal(burst(), 20);
-  // In no time at all.
-  for (let ended = 0; ended < 100; ended++) gate.ended(SHARED_BYTES);
-  assert.equal(started.length, 100);
-  assert.equal(burst(), 1);
+  assert.equal(inFlight(), 4);
+  const elsewhere = new Gate(it.activity, 1, () => 1);
+  elsewhere.start(it.ring("elsewhere"), 0, 512);
+  assert.equal(inFlight(), 2);
+  elsewhere.ended(512);
+  assert.equal(inFlight(), 4);
+  for (const domid of [2, 3]) new Gate(it.activity, domid, () => 1).start(it.ring("other"), 0, 512);
+  assert.equal(inFlight(), 2);
 });
