@@ -134,7 +134,7 @@ Architecture: ${architecture}
 Maintainer: The xbdback authors <xbdback@localhost>
 Installed-Size: ${Math.ceil(bytes / 1024)}
 Depends: nodejs (>= ${nodeVersion}), libc6, passwd
-Suggests: xen-utils-common, bash-completion, qemu-utils, nbdkit
+Suggests: xen-utils-common, bash-completion, qemu-utils, qemu-system-common, nbdkit
 Section: admin
 Priority: optional
 Description: ${description}

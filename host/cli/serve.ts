@@ -16,6 +16,7 @@ import type { Platform } from "../platform/platform.js";
 import { kernelBackendOf } from "../platform/xen/find.js";
 import { type Cache, cacheFor } from "../storage/direct.js";
 import { openDisk } from "../storage/disk.js";
+import type { ImageHelper } from "../storage/helper/open.js";
 import { defaultLimits } from "../vbd/limit-defaults.js";
 import type { Log } from "../vbd/vbd-log.js";
 import { configurable, configure, dump, isLive, written } from "./configuration.js";
@@ -44,6 +45,7 @@ export interface ServeCommandOptions extends PlaneOptions {
   maxGrants: number;
   maxMemory: number;
   nbdReconnect: number;
+  imageHelper: ImageHelper;
   limit?: string;
   guestLimit: readonly string[];
   device: readonly string[];
@@ -180,6 +182,7 @@ type LiveOptions = Pick<
   | "persistent"
   | "cache"
   | "nbdReconnect"
+  | "imageHelper"
   | "limit"
   | "guestLimit"
   | "logLevel"
@@ -206,6 +209,7 @@ function daemonOptions(
         ...how,
         cache: cacheFor(live.cache, how.directIoSafe ?? false),
         patience,
+        imageHelper: live.imageHelper,
         modules,
       });
     },

@@ -83,8 +83,8 @@ export const LANDLOCK_CREATE_RULESET_VERSION = 1;
 
 /** Older system calls, whose numbers each architecture has of its own. */
 export const BY_ARCHITECTURE = {
-  x64: { SYS_prctl: 157, SYS_capget: 125, SYS_capset: 126 },
-  arm64: { SYS_prctl: 167, SYS_capget: 90, SYS_capset: 91 },
+  x64: { SYS_prctl: 157, SYS_capget: 125, SYS_capset: 126, SYS_rt_sigprocmask: 14 },
+  arm64: { SYS_prctl: 167, SYS_capget: 90, SYS_capset: 91, SYS_rt_sigprocmask: 135 },
 } as const;
 
 export type Architecture = keyof typeof BY_ARCHITECTURE;

@@ -3,10 +3,10 @@ import { constants } from "node:os";
 import { Place } from "./calls/place.js";
 import type { BlockDevice } from "./device.js";
 import { EmptyDrive } from "./empty-drive.js";
-import { openHelped } from "./helper/open.js";
+import { type HelpedOptions, openHelped } from "./helper/open.js";
 import { fileIdentity } from "./identity.js";
 import { type ModuleOptions, openModule } from "./module/open.js";
-import { type NbdOptions, openNbd } from "./nbd/open.js";
+import { openNbd } from "./nbd/open.js";
 import { parseNbdUri } from "./nbd/uri.js";
 import { DeviceError, type DeviceOptions, openDevice } from "./open.js";
 import { parseSource } from "./source.js";
@@ -14,7 +14,7 @@ import { openVhostUser } from "./vhost-user/open.js";
 import { layerOf, type Wrapped } from "./wrapper/index.js";
 import type { Layer } from "./wrapper/kind.js";
 
-export interface DiskOptions extends DeviceOptions, NbdOptions, ModuleOptions {
+export interface DiskOptions extends DeviceOptions, HelpedOptions, ModuleOptions {
   /** False: files that a wrapper would make are not left behind. Default true. */
   readonly create?: boolean;
 }

@@ -7,10 +7,10 @@ import { join } from "node:path";
 import { test } from "node:test";
 import { promisify } from "node:util";
 import { landlockVersion } from "../../host/platform/libc.js";
+import type { BlockDevice } from "../../host/storage/device.js";
 import { confined, unconfined } from "../../host/storage/helper/confined.js";
 import { openHelped } from "../../host/storage/helper/open.js";
 import type { Reach } from "../../host/storage/helper/reach.js";
-import type { NbdDevice } from "../../host/storage/nbd/device.js";
 import { root, Scene } from "../e2e/harness.js";
 import { directory, fill, gather, read, scatter, write } from "../storage/helpers.js";
 import { absent, type Program } from "../support/programs.js";
@@ -223,12 +223,12 @@ test(
   },
 );
 
-function helperOf({ through }: NbdDevice): number {
+function helperOf({ through }: BlockDevice): number {
   return Number(/, process ([0-9]+)/.exec(through ?? "")?.[1]);
 }
 
 test("without perl a helper runs, and is said not to be confined", needing(1), () => {
-  const { program, args } = confined("/bin/echo", ["it runs"], REACH, null);
+  const { program, args } = confined("/bin/echo", ["it runs"], REACH, { perl: null });
   assert.deepEqual([program, ...args], ["/bin/echo", "it runs"]);
   assert.equal(unconfined(null), "perl is not installed: `apt install perl-base`");
   assert.equal(unconfined(), null);

@@ -2,6 +2,8 @@
 import assert from "node:assert/strict";
 import { randomBytes } from "node:crypto";
 import { copyFileSync, existsSync, readdirSync, readFileSync, readlinkSync } from "node:fs";
+import type { TestContext } from "node:test";
+import { IMAGE_HELPERS, type ImageHelper } from "../../host/storage/helper/open.js";
 import { World } from "../cli/world.js";
 import { eventually, type Running, sha256 } from "../e2e/harness.js";
 import { helperOf, MIB, progress, SIZE, verified, withPrograms, work } from "./support.js";
@@ -44,6 +46,12 @@ async function checkImage(world: World, format: string, image: string, killed = 
   assert.ok(fine && !/ERROR/.test(outcome.stdout + outcome.stderr), outcome.story);
 }
 
+/** A test for each program that serves images. */
+function bothHelpers(title: string, body: (t: TestContext, helper: ImageHelper) => Promise<void>): void {
+  for (const helper of IMAGE_HELPERS)
+    withPrograms([helper, "qemu-nbd", "qemu-img"], `${helper}: ${title}`, (t) => body(t, helper));
+}
+
 /** xl's name of a format, QEMU's, options of its image, and whether qemu-img can check it. */
 const FORMATS: [string, string, string[], boolean][] = [
   ["qcow2", "qcow2", [], true],
@@ -53,12 +61,14 @@ const FORMATS: [string, string, string[], boolean][] = [
   ["qed", "qed", [], true],
 ];
 
-for (const [format, driver, options, checkable] of FORMATS) {
+for (const [helper, [format, driver, options, checkable]] of IMAGE_HELPERS.flatMap((helper) =>
+  FORMATS.map((format) => [helper, format] as const),
+)) {
   withPrograms(
-    ["qemu-nbd", "qemu-img"],
-    `${format}: what is in the image is what the guest reads and writes`,
+    [helper, "qemu-nbd", "qemu-img"],
+    `${format} by ${helper}: what is in the image is what the guest reads and writes`,
     async (t) => {
-      const world = await World.start(t);
+      const world = await World.start(t, "--image-helper", helper);
       const raw = world.scene.image("content.raw", content());
       const image = world.scene.path(`disk.${format}`);
       await world.scene.run("qemu-img", "convert", "-f", "raw", "-O", driver, ...options, raw, image);
@@ -70,20 +80,23 @@ for (const [format, driver, options, checkable] of FORMATS) {
       await world.scene.run("qemu-img", "compare", "-f", "raw", "-F", "raw", raw, uri);
       await world.scene.run("qemu-img", "convert", "-n", "-f", "raw", "-O", "raw", second, uri);
       await world.scene.run("qemu-img", "compare", "-f", "raw", "-F", "raw", second, uri);
-      const helper = await helperOf(world);
-      assert.ok(lives(helper));
+      (await world.run("show", "1/xvda"))
+        .expect(0)
+        .expectMatch(new RegExp(`^through +${helper}, process `, "m"));
+      const pid = await helperOf(world);
+      assert.ok(lives(pid));
       guest.process.kill("SIGTERM");
       (await guest.outcome()).expect(0);
       (await world.run("detach", "1/xvda")).expect(0);
-      await eventually(() => !lives(helper), "the helper ends with the disk");
+      await eventually(() => !lives(pid), "the helper ends with the disk");
       assert.equal(await hashOf(world, driver, image), await sha256(second));
       if (checkable) await checkImage(world, driver, image);
     },
   );
 }
 
-withPrograms(["qemu-nbd", "qemu-img"], "qcow2 over a base, with a snapshot: neither changes", async (t) => {
-  const world = await World.start(t);
+bothHelpers("qcow2 over a base, with a snapshot: neither changes", async (t, helper) => {
+  const world = await World.start(t, "--image-helper", helper);
   const bytes = content();
   const base = world.scene.image("base.raw", bytes);
   const before = await sha256(base);
@@ -94,7 +107,7 @@ withPrograms(["qemu-nbd", "qemu-img"], "qcow2 over a base, with a snapshot: neit
   const second = world.scene.image("second.raw", content());
   const { guest, uri } = await exporting(world);
   const shown = (await world.run("show", "1/xvda")).expect(0);
-  shown.expectMatch(/^through +qemu-nbd, process [0-9]+: qcow2 \S+disk\.qcow2, over raw \S+base\.raw$/m);
+  shown.expectMatch(/^through +qemu-\S+, process [0-9]+: qcow2 \S+disk\.qcow2, over raw \S+base\.raw$/m);
   (await world.run("attach", "2", `${base},raw,xvda,rw`)).expect(5).expectMatch(/in use by/, "stderr");
   await world.scene.run("qemu-img", "convert", "-n", "-f", "raw", "-O", "raw", second, uri);
   guest.process.kill("SIGTERM");
@@ -132,35 +145,31 @@ withPrograms(
   },
 );
 
-withPrograms(
-  ["qemu-nbd", "qemu-img"],
-  "a daemon that is killed is followed by one that goes on with the image",
-  async (t) => {
-    const world = await World.start(t);
-    const image = world.scene.path("disk.qcow2");
-    await world.scene.run("qemu-img", "create", "-f", "qcow2", image, String(SIZE));
-    (await world.run("attach", "1", `${image},qcow2,xvda,rw`)).expect(0);
-    const guest = work(world, 20_000);
-    let daemon: Running = world.daemon;
-    for (let kills = 1; kills <= 3; kills++) {
-      await progress(guest, kills * 5000);
-      const helper = await helperOf(world);
-      daemon.process.kill("SIGKILL");
-      await daemon.ended;
-      await eventually(() => !lives(helper), "the helper ends with its daemon");
-      daemon = world.start("serve");
-      const next = daemon;
-      await eventually(() => /taken over/.test(next.stderr), `the next daemon goes on: ${next.stderr}`);
-    }
-    const hash = await verified(guest);
-    (await world.run("detach", "1/xvda")).expect(0);
-    assert.equal(await hashOf(world, "qcow2", image), hash);
-    await checkImage(world, "qcow2", image);
-  },
-);
+bothHelpers("a daemon that is killed is followed by one that goes on with the image", async (t, program) => {
+  const world = await World.start(t, "--image-helper", program);
+  const image = world.scene.path("disk.qcow2");
+  await world.scene.run("qemu-img", "create", "-f", "qcow2", image, String(SIZE));
+  (await world.run("attach", "1", `${image},qcow2,xvda,rw`)).expect(0);
+  const guest = work(world, 20_000);
+  let daemon: Running = world.daemon;
+  for (let kills = 1; kills <= 3; kills++) {
+    await progress(guest, kills * 5000);
+    const helper = await helperOf(world);
+    daemon.process.kill("SIGKILL");
+    await daemon.ended;
+    await eventually(() => !lives(helper), "the helper ends with its daemon");
+    daemon = world.start("serve", "--image-helper", program);
+    const next = daemon;
+    await eventually(() => /taken over/.test(next.stderr), `the next daemon goes on: ${next.stderr}`);
+  }
+  const hash = await verified(guest);
+  (await world.run("detach", "1/xvda")).expect(0);
+  assert.equal(await hashOf(world, "qcow2", image), hash);
+  await checkImage(world, "qcow2", image);
+});
 
-withPrograms(["qemu-nbd", "qemu-img"], "a helper has few rights and nothing of the daemon's", async (t) => {
-  const world = await World.start(t);
+bothHelpers("a helper has few rights and nothing of the daemon's", async (t, program) => {
+  const world = await World.start(t, "--image-helper", program);
   const image = world.scene.path("disk.qcow2");
   await world.scene.run("qemu-img", "create", "-f", "qcow2", image, String(SIZE));
   (await world.run("attach", "1", `${image},qcow2,xvda,rw`)).expect(0);
@@ -175,12 +184,12 @@ withPrograms(["qemu-nbd", "qemu-img"], "a helper has few rights and nothing of t
     (path) => !/^(\/dev\/null|pipe:|socket:|anon_inode:)/.test(path) && path !== image,
   );
   assert.deepEqual(strange, []);
-  const sockets = readFileSync("/proc/net/unix", "utf8").match(/\S+xbdback-\w+\/nbd$/m)?.[0];
+  const sockets = readFileSync("/proc/net/unix", "utf8").match(/\S+xbdback-\w+\/socket$/m)?.[0];
   assert.ok(sockets === undefined || !existsSync(sockets), "nobody else can connect");
 });
 
-withPrograms(["qemu-nbd", "qemu-img"], "what cannot be served says why", async (t) => {
-  const world = await World.start(t);
+bothHelpers("what cannot be served says why", async (t, program) => {
+  const world = await World.start(t, "--image-helper", program);
   const raw = world.image("disk.raw", SIZE);
   const image = world.scene.path("disk.qcow2");
   await world.scene.run("qemu-img", "create", "-f", "qcow2", image, String(SIZE));

@@ -171,7 +171,7 @@ withPrograms(QEMU, "a chain of relative names is served as it was looked at", as
   create("qcow2", join(root, "top"), "-b", "./middle", "-F", "qcow2");
   create("vmdk", join(root, "top.vmdk"), "-b", join(root, "bottom.vmdk"), "-F", "vmdk");
   const device = await open("qcow2", join(root, "top"));
-  assert.match(device.through, /: qcow2 \S+\/top, over qcow2 \S+\/middle, over raw \S+\/base$/);
+  assert.match(device.through ?? "", /: qcow2 \S+\/top, over qcow2 \S+\/middle, over raw \S+\/base$/);
   await device.close();
   await (await open("vmdk", join(root, "top.vmdk"))).close();
 });

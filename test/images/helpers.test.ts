@@ -22,6 +22,7 @@ import { dirname, join } from "node:path";
 import { type TestContext, test } from "node:test";
 import { openDisk } from "../../host/storage/disk.js";
 import { commandFor } from "../../host/storage/helper/command.js";
+import { overNbd } from "../../host/storage/helper/dial.js";
 import { openHelped } from "../../host/storage/helper/open.js";
 import { Helper } from "../../host/storage/helper/process.js";
 import type { Reach } from "../../host/storage/helper/reach.js";
@@ -64,7 +65,7 @@ test("the command line of a helper", () => {
   assert.equal(
     lineOf("vhd:/a,b"),
     "qemu-nbd --socket /s --shared 1 --cache writeback --discard unmap " +
-      'json:{"driver":"vpc","file":{"driver":"file","filename":"/a,b","locking":"on"},"backing":null}',
+      'json:{"driver":"vpc","file":{"driver":"file","filename":"/a,b","locking":"on"}}',
   );
   assert.match(lineOf("qcow2:/dev/shm/a", { readOnly: true }), / --read-only .*"driver":"file"/);
   assert.match(lineOf("qcow2:/link", { block: true }), /"driver":"host_device","filename":"\/link"/);
@@ -72,7 +73,7 @@ test("the command line of a helper", () => {
   const bases = [{ driver: "raw", path: "/b", block: true }];
   assert.match(
     lineOf("qcow2:/a", { bases }),
-    /"backing":\{"driver":"raw","file":\{"driver":"host_device","filename":"\/b","locking":"auto"\},"backing":null\}\}$/,
+    /"backing":\{"driver":"raw","file":\{"driver":"host_device","filename":"\/b","locking":"auto"\}\}\}$/,
   );
   assert.match(
     lineOf("rbd:p/n/i"),
@@ -112,7 +113,7 @@ withPrograms(
     const source = { kind: "image", format: "vhd", path: at("disk.vhd") } as const;
     const device = await openHelped(at("disk.vhd"), source, { readOnly: false, warn: () => {} });
     t.after(() => device.close());
-    assert.match(device.through, /: vpc \S+disk\.vhd$/);
+    assert.match(device.through ?? "", /: vpc \S+disk\.vhd$/);
     assert.deepEqual(
       readdirSync("/proc/self/fd")
         .map(targetOf)
@@ -196,13 +197,16 @@ test("a helper that ends instead of serving says why, in its words", LIMIT, asyn
   const before = leftovers();
   const { start, lines } = script(t, "echo it is full of bugs >&2; exit 3");
   const helper = start();
-  await assert.rejects(helper.connect("disk"), /^Error: disk: helper cannot serve it: it is full of bugs$/);
+  await assert.rejects(
+    helper.connect("disk", overNbd),
+    /^Error: disk: helper cannot serve it: it is full of bugs$/,
+  );
   await helper.stop();
   assert.deepEqual(lines, ["helper: it is full of bugs", "helper ended with status 3"]);
   const busy = script(t, "echo 'Failed to get \"write\" lock' >&2; exit 1").start();
-  await assert.rejects(busy.connect("disk"), { errno: 16 });
+  await assert.rejects(busy.connect("disk", overNbd), { errno: 16 });
   const mute = script(t, "exit 0").start();
-  await assert.rejects(mute.connect("disk"), /exited without any output/);
+  await assert.rejects(mute.connect("disk", overNbd), /exited without any output/);
   assert.deepEqual(leftovers(), before);
 });
 
@@ -212,7 +216,7 @@ test(
   async (t) => {
     const idle = script(t, "exec sleep 600").start();
     await assert.rejects(
-      idle.connect("disk", 300),
+      idle.connect("disk", overNbd, 300),
       /^Error: disk: helper does not listen 0\.3 s after its start$/,
     );
     await idle.stop();
@@ -223,7 +227,7 @@ test(
       `sleep 1; NODE_EXTRA_CA_CERTS= exec '${process.execPath}' -e "${server}" "$1"`,
     ).start();
     await assert.rejects(
-      mute.connect("disk", 2500),
+      mute.connect("disk", overNbd, 2500),
       /^Error: disk: helper does not answer 2\.5 s after its start$/,
     );
     await mute.stop();
@@ -234,7 +238,10 @@ test("a helper that closes its connection says why when it has ended", LIMIT, as
   const server =
     "require('net').createServer((s) => (s.destroy(), setTimeout(() => (console.error('the image is damaged'), process.exit(1)), 300))).listen(process.argv[1])";
   const helper = script(t, `NODE_EXTRA_CA_CERTS= exec '${process.execPath}' -e "${server}" "$1"`).start();
-  await assert.rejects(helper.connect("disk"), /^Error: disk: helper cannot serve it: the image is damaged$/);
+  await assert.rejects(
+    helper.connect("disk", overNbd),
+    /^Error: disk: helper cannot serve it: the image is damaged$/,
+  );
   await helper.stop();
 });
 

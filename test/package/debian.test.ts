@@ -253,7 +253,7 @@ test("under the unit's restrictions a helper opens its files, and no others", OP
   if (landlockVersion() === 0) return t.skip("this kernel has no Landlock");
   const files = [{ path: "/srv/own", writable: true }];
   const reach = { files, configuration: [], directory: null, remote: false };
-  const { args } = confined("/bin/cat", ["/srv/own", "/srv/other"], reach, "/usr/bin/perl");
+  const { args } = confined("/bin/cat", ["/srv/own", "/srv/other"], reach, { perl: "/usr/bin/perl" });
   const [, launcher, , ...rest] = args;
   writeFileSync(root.path("srv/launcher.pl"), launcher);
   // The unit's parent is systemd.

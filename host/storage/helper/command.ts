@@ -1,4 +1,4 @@
-/** The program that serves a source over NBD on a private socket, and its command line. */
+/** The program that serves a source on a private socket over NBD, and its command line. */
 import { accessSync, constants, existsSync, readdirSync } from "node:fs";
 import { dirname, join } from "node:path";
 import type { Cache } from "../direct.js";
@@ -11,6 +11,11 @@ export interface HelperCommand {
   readonly package: string;
   readonly args: readonly string[];
   readonly reach: Reach;
+  /**
+   * It has QEMU's monitor (QMP) on its standard input, by which it is told to end. It gets no SIGTERM then, which systemd sends
+   * to all processes of a unit at once: it would end before the guests' last requests have. SIGHUP ends it.
+   */
+  readonly hasMonitor?: boolean;
 }
 
 /** One file of an image: itself, or what it is based on. */
@@ -43,15 +48,8 @@ export function commandFor(source: HelpedSource, how: HowToServe): HelperCommand
   if (source.kind === "http") return nbdkit(source.url, how);
   if (source.kind === "image") {
     const image = { driver: IMAGE_FORMATS[source.format], path: source.path, block: how.block ?? false };
-    const locking = how.shared ? "off" : "on";
-    const bases = how.bases ?? [];
-    const reach: Reach = {
-      files: [image, ...bases].map(({ path }, i) => ({ path, writable: i === 0 && !how.readOnly })),
-      configuration: [],
-      directory: dirname(how.socket),
-      remote: false,
-    };
-    return qemuNbd(how, "qemu-utils", reach, [`json:${JSON.stringify(nodeOf(image, locking, bases))}`]);
+    const node = nodeOf(image, how.shared ? "off" : "on", how.bases ?? []);
+    return qemuNbd(how, "qemu-utils", reachOfImage(image, how), [`json:${JSON.stringify(node)}`]);
   }
   const { pool, namespace, image } = source;
   const where = { driver: "raw", "file.driver": "rbd", "file.pool": pool, "file.image": image };
@@ -61,10 +59,29 @@ export function commandFor(source: HelpedSource, how: HowToServe): HelperCommand
   return qemuNbd(how, "qemu-block-extra", reachOfCeph(how), ["--image-opts", options.join(",")]);
 }
 
+/** Formats whose images may have a base. Where nothing is said of it, QEMU opens the one that the header names. */
+const WITH_BASES: readonly string[] = ["qcow", "qcow2", "qed", "vmdk"];
+
 /** QEMU's description of an image and its bases, which leaves it nothing to guess and no file to choose. */
-function nodeOf({ driver, path, block }: Layer, locking: string, [base, ...bases]: readonly Layer[]): object {
-  const file = { driver: block ? "host_device" : "file", filename: path, locking };
-  return { driver, file, backing: base ? nodeOf(base, "auto", bases) : null };
+export function nodeOf(
+  { driver, path, block }: Layer,
+  locking: string,
+  [base, ...bases]: readonly Layer[],
+  ofFiles: object = {},
+): object {
+  const file = { driver: block ? "host_device" : "file", filename: path, locking, ...ofFiles };
+  if (!WITH_BASES.includes(driver)) return { driver, file };
+  return { driver, file, backing: base ? nodeOf(base, "auto", bases, ofFiles) : null };
+}
+
+/** An image and its bases, and nothing else. */
+export function reachOfImage(image: Layer, { readOnly, bases = [], socket }: HowToServe): Reach {
+  return {
+    files: [image, ...bases].map(({ path }, i) => ({ path, writable: i === 0 && !readOnly })),
+    configuration: [],
+    directory: dirname(socket),
+    remote: false,
+  };
 }
 
 /** Its configuration, and the keys that lie beside it. */

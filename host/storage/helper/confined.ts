@@ -1,5 +1,6 @@
 /** How a program is started that opens what others made: by the launcher, which confines it. */
 
+import { constants } from "node:os";
 import { FOR_FILES, handledBy } from "../../platform/landlock.js";
 import { landlockVersion } from "../../platform/libc.js";
 import { type Architecture, BY_ARCHITECTURE } from "../../platform/numbers.js";
@@ -14,12 +15,20 @@ export interface Confined {
   readonly env: NodeJS.ProcessEnv;
 }
 
+const { SIGHUP, SIGTERM } = constants.signals;
+
+export interface HowToConfine {
+  readonly perl?: string | null;
+  /** When its parent ends it gets SIGHUP, and SIGTERM is blocked. Default: it gets SIGTERM. */
+  readonly byHangup?: boolean;
+}
+
 /** The command that runs a program confined to its reach, in the C locale. The process stays the same. */
 export function confined(
   program: string,
   args: readonly string[],
   reach: Reach,
-  perl = findProgram("perl"),
+  { perl = findProgram("perl"), byHangup = false }: HowToConfine = {},
 ): Confined {
   const env: NodeJS.ProcessEnv = { ...process.env, LC_ALL: "C" };
   for (const name of [...OWN_VARIABLES, "PERL5OPT", "PERL5LIB"]) delete env[name];
@@ -29,9 +38,12 @@ export function confined(
   const needed = [...reach.files, ...reach.configuration.map((path) => ({ path, writable: false }))];
   const R_OK = 4;
   const W_OK = 2;
-  const { SYS_prctl, SYS_capget, SYS_capset } = BY_ARCHITECTURE[process.arch as Architecture];
+  const { SYS_prctl, SYS_capget, SYS_capset, SYS_rt_sigprocmask } =
+    BY_ARCHITECTURE[process.arch as Architecture];
   const orders = [
-    ...[process.pid, SYS_prctl, SYS_capget, SYS_capset, files, tcp, scoped, FOR_FILES],
+    ...[process.pid, SYS_prctl, SYS_capget, SYS_capset, SYS_rt_sigprocmask],
+    ...[byHangup ? SIGHUP : SIGTERM, byHangup ? SIGTERM : 0],
+    ...[files, tcp, scoped, FOR_FILES],
     ...[rules.length, ...rules.flatMap(([path, access]) => [access, path])],
     ...[needed.length, ...needed.flatMap(({ path, writable }) => [writable ? R_OK | W_OK : R_OK, path])],
   ];

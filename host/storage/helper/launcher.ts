@@ -10,16 +10,17 @@ import {
  * program in its own place. A process of its own has to, since a confined thread stays confined, and Node has nothing
  * between fork and exec. It is in Perl, which Debian cannot be without, and which starts in 2 ms of CPU time; Node takes 55.
  *
- * Its arguments: the parent's pid; the numbers of prctl, capget and capset; what Landlock is to handle (files, TCP, scope),
- * what of it is for files; a count, and so many pairs of access and path: Landlock's rules; a count, and so many pairs of
- * mode and path: the files for which capabilities may be needed; and the program's command line.
+ * Its arguments: the parent's pid; the numbers of prctl, capget, capset and rt_sigprocmask; the signal that the program gets
+ * when the parent ends, and one to block, or 0; what Landlock is to handle (files, TCP, scope), what of it is for files; a
+ * count, and so many pairs of access and path: Landlock's rules; a count, and so many pairs of mode and path: the files for
+ * which capabilities may be needed; and the program's command line.
  */
 export const LAUNCHER = String.raw`
-my $SIGTERM = 15;
 my ($PR_SET_PDEATHSIG, $PR_CAPBSET_READ, $PR_CAPBSET_DROP, $PR_SET_NO_NEW_PRIVS, $PR_CAP_AMBIENT) = (1, 23, 24, 38, 47);
 my $PR_CAP_AMBIENT_LOWER = 3;
 my ($faccessat2, $landlock_create_ruleset) = (${SYS_faccessat2}, ${SYS_landlock_create_ruleset});
 my ($landlock_add_rule, $landlock_restrict_self) = (${SYS_landlock_add_rule}, ${SYS_landlock_restrict_self});
+my $SIG_BLOCK = 0;
 my ($AT_FDCWD, $AT_EACCESS, $O_PATH) = (-100, 0x200, 010000000);
 my ($CAP_DAC_OVERRIDE, $CAP_DAC_READ_SEARCH, $CAP_SETPCAP) = (1, 2, 8);
 
@@ -31,11 +32,17 @@ sub check {
 }
 
 # A string is an address to syscall(): what is a number has to be one.
-my ($parent, $prctl, $capget, $capset, $files, $tcp, $scoped, $for_files) = map { $_ + 0 } splice(@ARGV, 0, 8);
+my ($parent, $prctl, $capget, $capset, $sigprocmask, $death, $blocked, $files, $tcp, $scoped, $for_files) =
+  map { $_ + 0 } splice(@ARGV, 0, 11);
 my @rules = splice(@ARGV, 0, 2 * shift(@ARGV));
 my @needed = splice(@ARGV, 0, 2 * shift(@ARGV));
 
-check(syscall($prctl, $PR_SET_PDEATHSIG, $SIGTERM, 0, 0, 0), "PR_SET_PDEATHSIG");
+if ($blocked) {
+  # It stays blocked in the program.
+  my $set = pack("Q", 1 << $blocked - 1);
+  check(syscall($sigprocmask, $SIG_BLOCK, $set, 0, 8), "rt_sigprocmask");
+}
+check(syscall($prctl, $PR_SET_PDEATHSIG, $death, 0, 0, 0), "PR_SET_PDEATHSIG");
 exit 0 if getppid() != $parent;
 check(syscall($prctl, $PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0), "PR_SET_NO_NEW_PRIVS");
 

@@ -1,27 +1,35 @@
 /**
- * Opening what another program has to serve. The program is started for each connection, and ends with it: when it dies, a
- * new one takes its place, and the requests are sent again; when the daemon is killed, it writes back what it keeps and
- * ends. QEMU's lock of an image lasts until then, and the next one waits for it: that is the fence.
+ * Opening what another program has to serve. The program is started for each connection, and ends with it: when one that is
+ * reached over NBD dies, a new one takes its place, and the requests are sent again; when the daemon is killed, it writes
+ * back what it keeps and ends. QEMU's lock of an image lasts until then, and the next one waits for it: that is the fence.
  */
 import { constants } from "node:os";
 import { Place } from "../calls/place.js";
+import type { BlockDevice } from "../device.js";
 import type { Cache } from "../direct.js";
-import type { NbdDevice } from "../nbd/device.js";
-import type { Line } from "../nbd/negotiate.js";
 import { type NbdOptions, openExport } from "../nbd/open.js";
 import { DeviceError, openStore } from "../open.js";
 import { IMAGE_FORMATS } from "../source.js";
+import { openDialed } from "../vhost-user/open.js";
 import { type Chain, openChain } from "./chain.js";
 import { commandFor, type HelpedSource } from "./command.js";
 import { unconfined } from "./confined.js";
-import { Helper } from "./process.js";
+import { overNbd, overVhostUser } from "./dial.js";
+import { DiskHelper } from "./disk-helper.js";
 import { SameFiles } from "./same-files.js";
+import { type Aio, noStorageDaemon, storageDaemon } from "./storage-daemon.js";
 
 /** The program's life is the connection's, and its storage may be slow. */
 const NEVER = Number.POSITIVE_INFINITY;
 
+/** What serves images: qemu-nbd over NBD, or qemu-storage-daemon through shared memory. */
+export const IMAGE_HELPERS = ["qemu-nbd", "qemu-storage-daemon"] as const;
+export type ImageHelper = (typeof IMAGE_HELPERS)[number];
+
 export interface HelpedOptions extends NbdOptions {
   readonly cache?: Cache;
+  /** Default: qemu-nbd, which also serves where the other one cannot. */
+  readonly imageHelper?: ImageHelper;
 }
 
 /** Starts the helper for a source and opens its disk. Rejects with a {@link DeviceError}; nothing runs then. */
@@ -29,8 +37,8 @@ export async function openHelped(
   name: string,
   source: HelpedSource,
   options: HelpedOptions,
-): Promise<NbdDevice> {
-  const { readOnly, shared = false, cache = "writeback", warn = console.warn } = options;
+): Promise<BlockDevice> {
+  const { readOnly, shared = false, warn = console.warn } = options;
   if (source.kind === "http" && !readOnly) {
     throw new DeviceError(
       constants.errno.EROFS,
@@ -39,50 +47,58 @@ export async function openHelped(
     );
   }
   const chain = source.kind === "image" ? await openImage(source, readOnly, shared) : null;
-  const bases = chain?.bases ?? [];
+  const bases = chain?.bases.map(({ path }) => path) ?? [];
   const log = (line: string): void => warn(`${name}: ${line}`);
-  const paths = source.kind === "image" ? [source.path, ...bases.map(({ path }) => path)] : [];
-  const sameFiles = await SameFiles.of(name, paths, log).catch(async (error) => {
+  const sameFiles = await SameFiles.of(
+    name,
+    source.kind === "image" ? [source.path, ...bases] : [],
+    log,
+  ).catch(async (error) => {
     await chain?.close();
     throw error;
   });
   const confinement = checkConfinement(log) ? "" : ", not confined to its files";
-  let helper: Helper | null = null;
-  const dial = async (): Promise<Line> => {
-    // Its connection is gone. While it lives, it may still write.
-    await helper?.end();
-    await sameFiles.check();
-    const how = { readOnly, shared, cache, bases, block: chain?.block ?? false };
-    const next = Helper.start(name, (socket) => commandFor(source, { ...how, socket }), log);
-    helper = next;
-    try {
-      const line = await next.connect(name);
-      // Another file may have come there while it started.
-      await sameFiles.check();
-      return line;
-    } catch (error) {
-      await next.stop();
-      throw error;
-    }
-  };
-  return openExport(
-    name,
-    dial,
-    { ...options, patience: { ...options.patience, silenceMs: NEVER } },
-    {
-      fenced: source.kind === "http" || (source.kind === "image" && !shared),
-      bases: bases.map(({ path }) => path),
-      server: () => `${helper?.name}, process ${helper?.pid}${confinement}${chain?.description ?? ""}`,
-      release: async () => {
-        await helper?.end();
-        await chain?.close();
-      },
+  const helper = new DiskHelper(name, sameFiles, log);
+  const behind: Behind = {
+    fenced: source.kind === "http" || (source.kind === "image" && !shared),
+    bases,
+    server: () => `${helper.name}${confinement}${chain?.description ?? ""}`,
+    release: async () => {
+      await helper.end();
+      await chain?.close();
     },
-  ).catch(async (error) => {
-    await helper?.stop();
+  };
+  return connect(name, source, chain, helper, behind, options).catch(async (error) => {
+    await helper.stop();
     await chain?.close();
     throw error;
   });
+}
+
+type Behind = Parameters<typeof openDialed>[3];
+
+/** Over vhost-user where that is wanted and can be, else over NBD. */
+async function connect(
+  name: string,
+  source: HelpedSource,
+  chain: Chain | null,
+  helper: DiskHelper,
+  behind: Behind,
+  options: HelpedOptions,
+): Promise<BlockDevice> {
+  const { readOnly, shared = false, cache = "writeback", warn = console.warn } = options;
+  const how = { readOnly, shared, cache, bases: chain?.bases ?? [], block: chain?.block ?? false };
+  if (source.kind === "image" && options.imageHelper === "qemu-storage-daemon") {
+    const objection = noStorageDaemon();
+    if (objection === null) {
+      const command = (socket: string, aio: Aio) => storageDaemon(source, { ...how, socket }, aio);
+      const dial = () => helper.startWithAio(command, overVhostUser);
+      return openDialed(name, dial, { ...options, silenceMs: NEVER }, behind);
+    }
+    warn(`${name}: ${objection}; qemu-nbd serves it, which is slower`);
+  }
+  const dial = () => helper.start((socket) => commandFor(source, { ...how, socket }), overNbd);
+  return openExport(name, dial, { ...options, patience: { ...options.patience, silenceMs: NEVER } }, behind);
 }
 
 let said = false;

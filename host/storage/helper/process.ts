@@ -5,10 +5,11 @@ import { constants, tmpdir } from "node:os";
 import { join } from "node:path";
 import { createInterface } from "node:readline";
 import { setTimeout as sleep } from "node:timers/promises";
-import { DialError, type Line, openLine } from "../nbd/negotiate.js";
+import { DialError } from "../nbd/negotiate.js";
 import { DeviceError } from "../open.js";
 import { findProgram, type HelperCommand } from "./command.js";
 import { confined } from "./confined.js";
+import type { Dial } from "./dial.js";
 
 const { EBUSY, EIO, ENOENT } = constants.errno;
 const START_MS = 20_000;
@@ -17,6 +18,9 @@ const POLL_MS = 10;
 const END_MS = 10_000;
 const ASKED_MS = 5000;
 const KEPT_LINES = 5;
+const SOCKET = "socket";
+/** To a monitor: what is to be said first, and the end. Its answers are of no use. */
+const QUIT = '{"execute":"qmp_capabilities"}\n{"execute":"quit"}\n';
 
 /** Where its socket is for the short time until we are connected. */
 const DIRECTORY = process.env["RUNTIME_DIRECTORY"]?.split(":")[0] || tmpdir();
@@ -25,16 +29,26 @@ export class Helper {
   /** For people. */
   readonly name: string;
   readonly #child: ChildProcess;
+  readonly #command: HelperCommand;
   readonly #directory: string;
   /** What it said last. */
   readonly #said: string[] = [];
   readonly #ended: Promise<void>;
   #over = false;
 
-  private constructor(program: string, child: ChildProcess, directory: string, log: (line: string) => void) {
+  private constructor(
+    command: HelperCommand,
+    child: ChildProcess,
+    directory: string,
+    log: (line: string) => void,
+  ) {
+    const { program } = command;
     this.name = program;
+    this.#command = command;
     this.#child = child;
     this.#directory = directory;
+    // It has ended.
+    child.stdin?.on("error", () => {});
     this.#ended = new Promise((resolve) => {
       child.once("close", (status, signal) => {
         this.#over = true;
@@ -43,7 +57,8 @@ export class Helper {
       });
       child.once("error", () => resolve());
     });
-    createInterface({ input: child.stderr as NonNullable<ChildProcess["stderr"]> }).on("line", (line) => {
+    createInterface({ input: child.stderr as NonNullable<ChildProcess["stderr"]> }).on("line", (text) => {
+      const line = withoutOption(text, command);
       if (this.#said.push(line) > KEPT_LINES) this.#said.shift();
       log(`${program}: ${line}`);
     });
@@ -62,7 +77,8 @@ export class Helper {
     // Nobody else gets at the socket: the directory has mode 0700.
     const directory = mkdtempSync(join(DIRECTORY, "xbdback-"));
     try {
-      const { program, package: from, args, reach } = makeCommand(join(directory, "nbd"));
+      const made = makeCommand(join(directory, SOCKET));
+      const { program, package: from, args, reach, hasMonitor = false } = made;
       const path = findProgram(program);
       if (path === null) {
         throw new DeviceError(
@@ -71,13 +87,13 @@ export class Helper {
           `needs ${program}, which is not installed: \`apt install ${from}\``,
         );
       }
-      const command = confined(path, args, reach);
+      const command = confined(path, args, reach, { byHangup: hasMonitor });
       const child = spawn(command.program, command.args, {
         cwd: "/",
         env: command.env,
-        stdio: ["ignore", "ignore", "pipe"],
+        stdio: [hasMonitor ? "pipe" : "ignore", "ignore", "pipe"],
       });
-      return new Helper(program, child, directory, log);
+      return new Helper(made, child, directory, log);
     } catch (error) {
       rmSync(directory, { recursive: true, force: true });
       throw error;
@@ -85,13 +101,17 @@ export class Helper {
   }
 
   /** Connects to it as soon as it listens. Rejects with a {@link DeviceError}; it is to be stopped then. */
-  async connect(disk: string, milliseconds = START_MS): Promise<Line> {
+  async connect<Connection>(
+    disk: string,
+    dial: Dial<Connection>,
+    milliseconds = START_MS,
+  ): Promise<Connection> {
     const end = performance.now() + milliseconds;
-    const address = { socket: join(this.#directory, "nbd"), host: "", port: 0, exportName: "" };
+    const socket = join(this.#directory, SOCKET);
     try {
       for (;;) {
         try {
-          return await openLine(address, Math.max(end - performance.now(), 1));
+          return await dial(socket, Math.max(end - performance.now(), 1));
         } catch (error) {
           await this.#giveUp(disk, error as Error, performance.now() > end, milliseconds / 1000);
         }
@@ -118,12 +138,13 @@ export class Helper {
 
   /** Resolves when it has ended, having written back what it keeps if it can. To be called when its client is gone. */
   async end(): Promise<void> {
+    if (this.#command.hasMonitor) this.#child.stdin?.end(QUIT);
     if (!(await this.#endsWithin(END_MS))) await this.stop();
   }
 
   /** As {@link end}, for one that never had a client: it would wait for one, and has nothing to write back. */
   async stop(): Promise<void> {
-    this.#child.kill("SIGTERM");
+    this.#child.kill(this.#command.hasMonitor ? "SIGHUP" : "SIGTERM");
     if (await this.#endsWithin(ASKED_MS)) return;
     this.#child.kill("SIGKILL");
     await this.#ended;
@@ -145,4 +166,10 @@ export class Helper {
     const extra = /Unknown (driver|protocol)/.test(why) ? "; `apt install qemu-block-extra`" : "";
     return new DeviceError(busy ? EBUSY : EIO, disk, `${this.name} cannot serve it: ${why}${extra}`);
   }
+}
+
+/** A line of QEMU's without the option that it is about, which may be a chain of images in JSON. */
+function withoutOption(line: string, { args }: HelperCommand): string {
+  const about = args.findIndex((_, i) => line.includes(`: ${args[i]} ${args[i + 1]}: `));
+  return about < 0 ? line : line.replace(`${args[about]} ${args[about + 1]}: `, "");
 }

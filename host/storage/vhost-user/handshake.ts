@@ -9,7 +9,7 @@ import { mostSegments, type Shape } from "./virtqueue.js";
 const SMALLEST_SECTOR = 512;
 const LARGEST_SECTOR = 4096;
 /** More are of no use: a guest has a ring for each of its queues, and we offer fewer. */
-const MOST_QUEUES = 16;
+export const MOST_QUEUES = 16;
 /** Longer segments than any I/O of a ring. */
 const LONGEST_SEGMENT = 2 ** 30;
 /** Of one discard, where the server names more. */

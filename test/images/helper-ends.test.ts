@@ -1,0 +1,113 @@
+/** Nothing runs on that serves an image, whoever of daemon, helper and guest ends, and in whatever order. */
+import assert from "node:assert/strict";
+import { readFileSync } from "node:fs";
+import type { TestContext } from "node:test";
+import { IMAGE_HELPERS, type ImageHelper } from "../../host/storage/helper/open.js";
+import { World } from "../cli/world.js";
+import { eventually, type Running } from "../e2e/harness.js";
+import { helperOf, progress, SIZE, verified, withPrograms, work } from "./support.js";
+
+function lives(pid: number): boolean {
+  try {
+    return !/^State:\s+Z/m.test(readFileSync(`/proc/${pid}/status`, "utf8"));
+  } catch {
+    return false;
+  }
+}
+
+interface Served {
+  readonly world: World;
+  readonly guest: Running;
+  readonly helper: number;
+}
+
+/** A guest that works on a qcow2 image. */
+async function serve(t: TestContext, program: ImageHelper, operations: number): Promise<Served> {
+  const world = await World.start(t, "--image-helper", program);
+  const image = world.scene.path("disk.qcow2");
+  (await world.scene.run("qemu-img", "create", "-q", "-f", "qcow2", image, String(SIZE))).expect(0);
+  (await world.run("attach", "1", `${image},qcow2,xvda,rw`)).expect(0);
+  const guest = work(world, operations);
+  await progress(guest, 1000);
+  return { world, guest, helper: await helperOf(world) };
+}
+
+const MANY = 1_000_000_000;
+type Victim = "daemon" | "helper" | "guest";
+
+/** Who ends, in what order; the guest's disk is detached where the daemon stays. */
+const ORDERS: readonly (readonly Victim[])[] = [
+  ["daemon"],
+  ["helper"],
+  ["guest"],
+  ["guest", "daemon"],
+  ["daemon", "guest"],
+  ["helper", "daemon"],
+  ["daemon", "helper", "guest"],
+];
+
+for (const program of IMAGE_HELPERS) {
+  for (const order of ORDERS) {
+    withPrograms(
+      [program, "qemu-img"],
+      `${program}: nothing runs on after SIGKILL of ${order.join(", ")}`,
+      async (t) => {
+        const { world, guest, helper } = await serve(t, program, MANY);
+        const kill: Record<Victim, () => void> = {
+          daemon: () => world.daemon.process.kill("SIGKILL"),
+          helper: () => process.kill(helper, "SIGKILL"),
+          guest: () => guest.process.kill("SIGKILL"),
+        };
+        for (const victim of order) kill[victim]();
+        let last = helper;
+        if (!order.includes("daemon")) {
+          // The next one, where there is one.
+          last = (await helperOf(world)) || helper;
+          guest.process.kill("SIGKILL");
+          await guest.ended;
+          (await world.run("detach", "1/xvda", "--force", "--timeout", "1")).expect(0);
+        }
+        await eventually(() => !lives(helper) && !lives(last), "the helper has ended");
+      },
+    );
+  }
+
+  withPrograms(
+    [program, "qemu-img"],
+    `${program}: an image is served on after a stop of the whole unit`,
+    async (t) => {
+      const { world, guest, helper } = await serve(t, program, 20_000);
+      // As systemd does, to all processes of the unit; the helper first is the worse order.
+      process.kill(helper, "SIGTERM");
+      world.daemon.process.kill("SIGTERM");
+      assert.equal((await world.daemon.outcome()).status, 0);
+      await eventually(() => !lives(helper), "the helper has ended");
+      await world.serveAgain();
+      await verified(guest);
+      (await world.run("detach", "1/xvda")).expect(0);
+      (
+        await world.scene.run("qemu-img", "check", "-q", "-f", "qcow2", world.scene.path("disk.qcow2"))
+      ).expect(0);
+    },
+  );
+}
+
+withPrograms(
+  ["qemu-storage-daemon", "qemu-img"],
+  "a qemu-storage-daemon that dies costs its disk, and no other",
+  async (t) => {
+    const { world, guest, helper } = await serve(t, "qemu-storage-daemon", MANY);
+    const other = world.image("other.raw", SIZE);
+    (await world.run("attach", "2", `${other},raw,xvda,rw`)).expect(0);
+    const second = world.start("guest", "--domid", "2", "--workload", "5000");
+    process.kill(helper, "SIGKILL");
+    assert.notEqual((await guest.outcome()).status, 0);
+    assert.match(world.daemon.stderr, /qemu-storage-daemon ended with SIGKILL/);
+    await verified(second);
+    (await world.run("detach", "1/xvda")).expect(0);
+    (await world.run("attach", "1", `${world.scene.path("disk.qcow2")},qcow2,xvda,rw`)).expect(0);
+    (await world.run("show", "1/xvda"))
+      .expect(0)
+      .expectMatch(/^through +qemu-storage-daemon, process [0-9]+: qcow2 /m);
+  },
+);
