@@ -2,9 +2,9 @@
 import assert from "node:assert/strict";
 import { type TestContext, test } from "node:test";
 import { type BlockDevice, Result } from "../../host/storage/device.js";
+import { FLUSHED_FOR_BYTES, MOST_UNFLUSHED_BYTES } from "../../host/storage/kept-writes.js";
 import type { NbdDevice } from "../../host/storage/nbd/device.js";
 import { type NbdOptions, openNbd } from "../../host/storage/nbd/open.js";
-import { FLUSHED_FOR_BYTES, MOST_UNFLUSHED_BYTES } from "../../host/storage/nbd/unflushed.js";
 import { u32, u64 } from "../nbd/raw-client.js";
 import { until } from "../vbd/harness.js";
 import {
@@ -295,7 +295,7 @@ test(
     assert.equal(flushes, 0);
     await writeMany(MIB);
     await until("it is flushed for", () => flushes === 1);
-    await writeMany(MOST_UNFLUSHED_BYTES - FLUSHED_FOR_BYTES - MIB);
+    await writeMany(MOST_UNFLUSHED_BYTES - FLUSHED_FOR_BYTES);
     let done = false;
     const last = write(device, 0, from).then(() => (done = true));
     await new Promise((resolve) => setTimeout(resolve, 50));

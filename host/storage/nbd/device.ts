@@ -4,12 +4,12 @@ import { Command, CommandFlag, NbdError, Transmission } from "../../nbd/protocol
 import { SystemError } from "../../platform/libc.js";
 import { type BlockDevice, type Done, type IoVector, type Outage, Result, views } from "../device.js";
 import { SECTOR, wholeSectors } from "../geometry.js";
+import { KeptWrites } from "../kept-writes.js";
 import { later, lossBy, type Outcome, outOfReach } from "../refusal.js";
 import { Link, type LinkOptions } from "./link.js";
 import type { Export, Line } from "./negotiate.js";
 import { makeRequest, type Request, slice } from "./request.js";
 import type { Session } from "./session.js";
-import { FLUSHED_FOR_BYTES, MOST_UNFLUSHED_BYTES, Unflushed } from "./unflushed.js";
 
 const { EIO, EROFS, EOPNOTSUPP } = constants.errno;
 const LARGEST_SECTOR = 4096;
@@ -30,7 +30,7 @@ export interface NbdDeviceOptions extends Pick<LinkOptions, "dial" | "reconnectM
 }
 
 /**
- * What is acknowledged and not flushed is kept ({@link Unflushed}), so that a server may die. As on raw disks, a flush that
+ * What is acknowledged and not flushed is kept ({@link KeptWrites}), so that a server may die. As on raw disks, a flush that
  * fails has failed for good: all writes, discards and flushes fail from then on.
  */
 export class NbdDevice implements BlockDevice {
@@ -51,12 +51,12 @@ export class NbdDevice implements BlockDevice {
   readonly #exported: Export;
   /** Bytes of data that a request may have: whole sectors. */
   readonly #longest: number;
-  readonly #unflushed = new Unflushed();
+  readonly #kept = KeptWrites.make();
   #size: number;
   #sizeSeen: number;
   #flushingFor = false;
-  /** Writes that are done as soon as there is room to keep more. */
-  #held: (() => void)[] = [];
+  /** Writes that the server has acknowledged, and that are done as soon as there is room to keep them. */
+  #held: Held[] = [];
   #underWay = 0;
   #drained: (() => void) | null = null;
   #closed: Promise<void> | null = null;
@@ -150,12 +150,12 @@ export class NbdDevice implements BlockDevice {
   }
 
   #flush(done: Done): void {
-    const mark = this.#unflushed.mark();
+    const mark = this.#kept.mark();
     const counted = this.#counted("flush", 0, 0, done);
     this.#send({ command: Command.flush, flags: 0, position: 0, length: 0, views: [] }, (errno, message) => {
       // One that was sent again, or beside another that failed, may succeed although data are lost.
       this.flushErrno ||= errno;
-      if (this.flushErrno === 0) this.#unflushed.forget(mark);
+      if (this.flushErrno === 0) this.#kept.forget(mark);
       counted(errno || this.flushErrno, message);
       this.#releaseHeld();
     });
@@ -196,12 +196,13 @@ export class NbdDevice implements BlockDevice {
     if (this.#underWay > 0) await new Promise<void>((resolve) => (this.#drained = resolve));
     await this.#flushLast();
     await this.#link.close();
+    this.#kept.close();
     await this.#options.release?.();
   }
 
   /** The copies go with us, and the guest may go on under another process. */
   async #flushLast(): Promise<void> {
-    if (this.#unflushed.bytes === 0 || this.flushErrno !== 0) return;
+    if (this.#kept.bytes === 0 || this.flushErrno !== 0) return;
     let timer: NodeJS.Timeout | null = null;
     const ended = await Promise.race([
       new Promise<boolean>((resolve) => this.#flush(() => resolve(true))),
@@ -231,16 +232,16 @@ export class NbdDevice implements BlockDevice {
         counted(errno, message);
         return;
       }
+      const end = (): void => counted(this.flushErrno, this.flushErrno === 0 ? "" : "a flush has failed");
       // Also one that is on stable storage: an earlier one, written again, must not cover it.
-      this.#unflushed.add(position, data, from.bytes);
-      if (this.#unflushed.bytes < MOST_UNFLUSHED_BYTES || this.flushErrno !== 0) counted(0, "");
-      else this.#held.push(() => counted(this.flushErrno, this.flushErrno === 0 ? "" : "a flush has failed"));
-      if (this.#unflushed.bytes >= FLUSHED_FOR_BYTES && this.flushErrno === 0) this.#flushForGuest();
+      if (this.flushErrno !== 0 || this.#kept.add(position, data, from.bytes)) counted(0, "");
+      else this.#held.push({ position, data, length: from.bytes, end });
+      if (this.#held.length > 0 || this.#kept.wantsFlush) this.#flushForGuest();
     });
   }
 
   #flushForGuest(): void {
-    if (this.#flushingFor) return;
+    if (this.#flushingFor || this.flushErrno !== 0) return;
     this.#flushingFor = true;
     this.#flush(() => {
       this.#flushingFor = false;
@@ -248,11 +249,15 @@ export class NbdDevice implements BlockDevice {
   }
 
   #releaseHeld(): void {
-    if (this.flushErrno === 0 && this.#unflushed.bytes >= MOST_UNFLUSHED_BYTES) {
-      if (this.#held.length > 0) this.#flushForGuest();
-      return;
+    while (this.#held.length > 0) {
+      const { position, data, length, end } = this.#held[0];
+      if (this.flushErrno === 0 && !this.#kept.add(position, data, length)) {
+        this.#flushForGuest();
+        return;
+      }
+      this.#held.shift();
+      end();
     }
-    for (const end of this.#held.splice(0)) end();
   }
 
   /** One operation, in as many requests as the server wants; `done` gets the first error. */
@@ -335,9 +340,10 @@ export class NbdDevice implements BlockDevice {
 
   /** Writes again, one by one, what the last server may have lost. */
   async #restore(session: Session, broken: Promise<never>): Promise<void> {
-    for (const { position, data } of this.#unflushed.writes) {
-      for (let at = 0; at < data.length; at += this.#longest) {
-        const part = data.subarray(at, at + this.#longest);
+    const held = this.#held.map(({ position, data, length }) => ({ position, views: data, length }));
+    for (const { position, length, views: data } of [...this.#kept.writes(), ...held]) {
+      for (let at = 0; at < length; at += this.#longest) {
+        const part = slice(data, at, Math.min(this.#longest, length - at));
         const errno = await Promise.race([broken, rewrite(session, position + at, part)]);
         if (errno === 0) continue;
         // What the guest has seen written is gone.
@@ -345,7 +351,7 @@ export class NbdDevice implements BlockDevice {
         this.#options.log(
           "a write that was acknowledged cannot be repeated; nothing more is written until the disk is attached again",
         );
-        this.#unflushed.clear();
+        this.#kept.clear();
         this.#releaseHeld();
         return;
       }
@@ -353,11 +359,18 @@ export class NbdDevice implements BlockDevice {
   }
 }
 
-function rewrite(session: Session, position: number, data: Buffer): Promise<number> {
+/** A write that is done as soon as it is kept, or a flush has failed. */
+interface Held {
+  readonly position: number;
+  readonly length: number;
+  readonly data: readonly Uint8Array[];
+  readonly end: () => void;
+}
+
+function rewrite(session: Session, position: number, views: readonly Uint8Array[]): Promise<number> {
+  const length = views.reduce((sum, view) => sum + view.length, 0);
   return new Promise((done) => {
-    session.send(
-      makeRequest({ command: Command.write, flags: 0, position, length: data.length, views: [data], done }),
-    );
+    session.send(makeRequest({ command: Command.write, flags: 0, position, length, views, done }));
   });
 }
 
