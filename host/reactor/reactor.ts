@@ -9,7 +9,7 @@ import { Gate } from "./gate.js";
 import { IdleWindows } from "./idle-windows.js";
 import { Ring, type RingOptions } from "./ring.js";
 import { bind } from "./start.js";
-import { type Credit, QUANTUM, Turns } from "./turns.js";
+import { type Credit, Turns } from "./turns.js";
 
 const MAX_PORTS_A_READ = 64;
 const MAX_READS = 64;
@@ -116,8 +116,9 @@ export class Reactor {
       throw error;
     }
     this.#rings.set(port, ring);
-    // The channel is pending from the start, but its event may have been read before the ring was known.
-    this.#run(ring, { ...QUANTUM });
+    // The channel is pending from the start, but its event may have been read before the ring was known. Its first pass is
+    // one of a turn: after that the driver looks at what is due, as where the throttle is to be waited for.
+    ring.wake();
     return ring;
   }
 

@@ -192,6 +192,7 @@ export class Ring implements IoOwner, GateRing {
   observe(observer: RingObserver | null): void {
     if (this.#whenIdle || this.#detached) throw new Error("the ring is being closed");
     this.#endPassNow();
+    if (observer && this.#broken) throw new Error("the ring has failed");
     if (observer && (this.#observer ?? this.#awaited)) throw new Error("it is already traced or recorded");
     this.#observer = observer?.wantsRest ? null : observer;
     const waited = this.#awaited;
@@ -254,6 +255,10 @@ export class Ring implements IoOwner, GateRing {
    */
   run(credit: Credit): void {
     this.#ready = false;
+    this.#runWith(credit);
+  }
+
+  #runWith(credit: Credit): void {
     if (this.#detached) return;
     try {
       if (!this.#broken) this.#pass(credit);
@@ -283,9 +288,12 @@ export class Ring implements IoOwner, GateRing {
     this.#endPass(credit);
   }
 
-  /** What is left of a pass that has begun, for those who may only come between passes. */
+  /**
+   * What is left of a pass that has begun, for those who may only come between passes. The ring keeps its place among those
+   * that are ready: it may have an event to answer, and it is asked for that after a {@link run}.
+   */
   #endPassNow(): void {
-    if (this.#inPass) this.run(UNLIMITED);
+    if (this.#inPass) this.#runWith(UNLIMITED);
   }
 
   #beginPass(credit: Credit): void {
@@ -445,6 +453,8 @@ export class Ring implements IoOwner, GateRing {
   trim(now: number): void {
     if (!this.keepsPages) return;
     this.#endPassNow();
+    // That pass may have failed.
+    if (this.#broken) return;
     this.#grants.drop(this.#core.trim(now), this.#queue);
     this.#observer?.trimmed(now);
   }

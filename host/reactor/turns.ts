@@ -20,7 +20,7 @@ export const UNLIMITED: Credit = { segments: Number.POSITIVE_INFINITY, bytes: Nu
 /** A turn of a guest beside others: some 20 µs of grant copies, or of reads from the page cache. */
 export const QUANTUM: Readonly<Credit> = { segments: 32, bytes: 128 << 10 };
 /** A turn of a guest that nobody waits for: whoever comes waits for some milliseconds, once. */
-const ALONE: Readonly<Credit> = { segments: 2048, bytes: 8 << 20 };
+export const ALONE: Readonly<Credit> = { segments: 2048, bytes: 8 << 20 };
 
 export interface TurnRing {
   readonly domid: number;
