@@ -7,7 +7,7 @@ import type { BlkifCore } from "../core/blkif.js";
 import { isDirect } from "../platform/libc.js";
 import { Result } from "../storage/device.js";
 import type { RawDevice } from "../storage/raw.js";
-import { isTransient } from "../storage/transfer.js";
+import { isTransient, type Most } from "../storage/transfer.js";
 import { ASYNC, Op } from "../storage/uring/abi.js";
 import {
   type CompletionQueue,
@@ -28,7 +28,7 @@ const SECTOR_SHIFT = 9;
  * What is in the page cache the kernel copies at once, in the thread that asks for it. Where others wait for this thread,
  * larger I/Os than this one are left to another thread of the kernel's.
  */
-const MOST_AT_ONCE = 128 << 10;
+const CACHED: Most = { bytes: 128 << 10, entries: Number.POSITIVE_INFINITY };
 
 export class UringQueue implements IoQueue, CompletionQueue {
   readonly #engine: UringEngine;
@@ -46,6 +46,7 @@ export class UringQueue implements IoQueue, CompletionQueue {
   readonly #fixed: FixedPages | null;
   readonly #activity: Activity;
   readonly #direct: boolean;
+  readonly #most: Most;
 
   /** The device must have been made with this engine; both stay the caller's. */
   constructor(engine: UringEngine, device: RawDevice, core: BlkifCore, owner: IoOwner, activity: Activity) {
@@ -64,6 +65,7 @@ export class UringQueue implements IoQueue, CompletionQueue {
     this.#fd = fd;
     this.#number = engine.addQueue(this);
     this.#direct = isDirect(device.store.fd);
+    this.#most = this.#direct ? PART : CACHED;
     this.#fixed = this.#direct ? FixedPages.take(engine, core.memory) : null;
   }
 
@@ -78,8 +80,7 @@ export class UringQueue implements IoQueue, CompletionQueue {
     const plain = (write || operation === abi.IO_READ) && this.#u8[at + abi.IO_FLAGS] === 0;
     const end = (sectorLow + sectorHigh * TWO_TO_32) * 512 + length;
     const count = this.#u16[(at + abi.IO_IOVECS) >> 1];
-    const most = this.#direct ? PART.bytes : MOST_AT_ONCE;
-    const long = (length > most || (this.#direct && count > PART.entries)) && this.#activity.shared;
+    const long = (length > this.#most.bytes || count > this.#most.entries) && this.#activity.shared;
     if (!plain || !this.#device.admits(write, end) || (long && this.#direct)) {
       this.#others.start(slot);
       return;
