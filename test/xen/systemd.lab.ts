@@ -3,14 +3,13 @@
  * `npm run test:xen -- xen/systemd` runs just this.
  */
 import assert from "node:assert/strict";
-import { spawn, spawnSync } from "node:child_process";
-import { once } from "node:events";
-import { mkdirSync, readFileSync, rmSync } from "node:fs";
+import { spawnSync } from "node:child_process";
+import { mkdirSync } from "node:fs";
 import { join } from "node:path";
 import { type TestContext, test } from "node:test";
-import { setTimeout as pause } from "node:timers/promises";
 import { fileURLToPath } from "node:url";
 import { absent } from "../support/programs.js";
+import { bootLab, NO_DEBIAN } from "./machine.js";
 import { checksOf } from "./scenario.js";
 
 const root = fileURLToPath(new URL("../../../", import.meta.url));
@@ -19,8 +18,6 @@ const cache = join(root, "build/xen-systemd");
 
 /** Ten times what it takes on a machine that does nothing else: a last resort. */
 const BOOT_SECONDS = 1200;
-/** What `lab base` exits with where Debian 13 cannot be fetched. */
-const NO_DEBIAN = 77;
 
 function impossible(): string | false {
   if (process.getuid?.() !== 0) return "debootstrap needs root";
@@ -43,28 +40,12 @@ function makeDisk(t: TestContext): boolean {
   return true;
 }
 
-/** Boots it until its script has ended; what Xen, dom0 and the script have printed. */
-async function boot(): Promise<string> {
-  const log = join(cache, "console");
-  rmSync(log, { force: true });
-  const machine = spawn(lab, ["qemu", cache, log], { stdio: ["ignore", "inherit", "inherit"] });
-  const ended = once(machine, "exit");
-  const read = (): string => readFileSync(log, { encoding: "latin1", flag: "a+" }).replaceAll("\r", "");
-  for (let tries = 0; tries < BOOT_SECONDS && machine.exitCode === null; tries++) {
-    await pause(1000);
-    if (read().includes("LAB END")) break;
-  }
-  machine.kill("SIGKILL");
-  await ended;
-  return read();
-}
-
 const OPTIONS = { skip: impossible(), timeout: (BOOT_SECONDS + 600) * 1000 };
 
 test("a reboot of a dom0 with systemd brings its guests' disks back", OPTIONS, async (t) => {
   mkdirSync(cache, { recursive: true });
   if (!makeDisk(t)) return;
-  const output = await boot();
+  const output = await bootLab(lab, cache, BOOT_SECONDS);
   for (const check of checksOf(output)) {
     await t.test(check.name, () => assert.ok(check.ok, `${check.name}\n${check.said.slice(-8000)}`));
   }
