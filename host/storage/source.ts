@@ -10,6 +10,7 @@ export const IMAGE_FORMATS: Readonly<Record<string, string>> = {
   vhd: "vpc",
   vhdx: "vhdx",
   vmdk: "vmdk",
+  vdi: "vdi",
   qed: "qed",
 };
 

@@ -88,7 +88,7 @@ const TARGET_TYPES = [
 ];
 const POSITIONS = ["target", "format", "vdev", "access"];
 /** Old spellings of the format before the target; with one there is no format between target and vdev. */
-const OLD_FORMAT = /^(raw|qcow2?|vhdx?|vmdk|qed):(.*)$/s;
+const OLD_FORMAT = /^(raw|qcow2?|vhdx?|vmdk|vdi|qed):(.*)$/s;
 const OLD_PREFIX = /^(?:tapdisk|tap2?|aio|ioemu|file|phy):(.*)$/s;
 /** Old spellings of a hotplug script: "drbd:resource" is script=block-drbd. */
 const OLD_SCRIPT = /^(drbd|iscsi|enbd):(.*)$/s;

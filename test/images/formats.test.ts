@@ -58,6 +58,7 @@ const FORMATS: [string, string, string[], boolean][] = [
   ["vhd", "vpc", ["-o", "subformat=dynamic,force_size=on"], false],
   ["vhdx", "vhdx", [], true],
   ["vmdk", "vmdk", [], true],
+  ["vdi", "vdi", [], true],
   ["qed", "qed", [], true],
 ];
 
