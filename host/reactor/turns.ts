@@ -120,7 +120,7 @@ export class Turns<R extends TurnRing> {
     return this.#now() - this.#changedAt > MEMORY_MS;
   }
 
-  /** Adds a quantum to each; where all of them would sit out, as many as it takes for one to go on. */
+  /** Adds a quantum to each, up to one; where all of them would sit out, as many as it takes for one to go on. */
   #grant(running: readonly Guest<R>[], quantum: Readonly<Credit>): void {
     let turns = Number.POSITIVE_INFINITY;
     for (const { credit } of running) {
@@ -147,9 +147,6 @@ export class Turns<R extends TurnRing> {
       ready.copyWithin(0, served);
       ready.length -= served;
       this.#wait(guest);
-      return;
     }
-    credit.segments = Math.min(credit.segments, 0);
-    credit.bytes = Math.min(credit.bytes, 0);
   }
 }

@@ -5,7 +5,7 @@
 import assert from "node:assert/strict";
 import { test } from "node:test";
 import { random } from "../../host/guest/workload.js";
-import { type Credit, QUANTUM, type TurnRing, Turns } from "../../host/reactor/turns.js";
+import { ALONE, type Credit, QUANTUM, type TurnRing, Turns } from "../../host/reactor/turns.js";
 
 const LARGEST = 256;
 const PAGE = 4096;
@@ -20,6 +20,8 @@ function play(seed: number): void {
   const below = (limit: number): number => next() % limit;
   const guests = 2 + below(3);
   const served = new Array<number>(guests).fill(0);
+  // What counts: segments, bytes, or both.
+  const counted = below(3);
   const most = Array.from({ length: guests }, () => [1, 11, LARGEST][below(3)]);
   const turns: Turns<Player> = new Turns<Player>(
     (ring, credit: Credit) => {
@@ -27,8 +29,8 @@ function play(seed: number): void {
       // Requests are taken while some of both is left, as the core does it.
       while (credit.segments > 0 && credit.bytes > 0) {
         const segments = 1 + below(most[ring.domid]);
-        credit.segments -= segments;
-        credit.bytes -= segments * PAGE;
+        if (counted !== 0) credit.segments -= segments;
+        if (counted !== 1) credit.bytes -= segments * PAGE;
         served[ring.domid] += segments;
       }
       ring.ready = true;
@@ -94,4 +96,37 @@ test("a guest with one small request now and then is served in the turn after it
       `seed ${seed}: it waited for ${Math.max(...waited)} turns`,
     );
   }
+});
+
+test("a guest is alone when nobody else has had a turn for a second", () => {
+  let time = 0;
+  const had: number[] = [];
+  const turns: Turns<Player> = new Turns<Player>(
+    (ring, credit) => {
+      if (ring.domid === 1) had.push(credit.segments);
+    },
+    () => time,
+  );
+  const [one, other]: Player[] = [1, 2].map((domid) => ({ domid, ready: true }));
+  for (const { domid } of [one, other]) turns.add(domid);
+  const turn = (rings: readonly Player[], pause: number): void => {
+    for (const ring of rings) turns.enqueue(ring);
+    turns.take();
+    time += pause;
+  };
+  for (let i = 0; i < 5; i++) turn([one], 400);
+  turn([one, other], 400);
+  for (let i = 0; i < 5; i++) turn([one], 400);
+  turn([other], 1);
+  turn([one], 400);
+  const [shared, alone] = [QUANTUM.segments, ALONE.segments];
+  assert.deepEqual(had, [
+    ...[shared, shared, shared, alone, alone],
+    shared,
+    ...[shared, shared, shared, alone, alone],
+    shared,
+  ]);
+  turns.remove(2);
+  turn([one], 1);
+  assert.equal(had.at(-1), alone, "it is the only one there");
 });

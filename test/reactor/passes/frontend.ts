@@ -120,6 +120,11 @@ export class Frontend {
     else this.#put(operation, this.#segments(1 + random(11)), false);
   }
 
+  /** Prepares a read (0) or a write (1) of so many whole pages. */
+  ask(operation: number, pages: number): void {
+    this.#put(operation, this.#neighbours(this.#random(PAGES), pages, true), pages > 11);
+  }
+
   #discard(): void {
     const sectors = 1 + this.#random(64);
     const sector = this.#random(SECTORS - sectors);
@@ -135,8 +140,10 @@ export class Frontend {
   }
 
   #segments(count: number): Segment[] {
-    const whole = this.#random(3) > 0;
-    const first = this.#random(PAGES);
+    return this.#neighbours(this.#random(PAGES), count, this.#random(3) > 0);
+  }
+
+  #neighbours(first: number, count: number, whole: boolean): Segment[] {
     return Array.from({ length: Math.min(count, PAGES) }, (_, i) => {
       const [a, b] = whole ? [0, 7] : [this.#random(8), this.#random(8)].sort();
       return { gref: this.number * 1000 + ((first + i) % PAGES), first: a, last: b };

@@ -25,6 +25,8 @@ export class Platform {
   readonly readable: number[] = [];
   /** Called while a port is being bound, when its first event is there and its ring is not. */
   onBind: () => void = () => {};
+  /** Called when a port is unmasked. */
+  onUnmask: (frontend: Frontend) => void = () => {};
   /** Whether the next page cannot be mapped, and whether the next copies throw, as they do where a kernel is broken. */
   mapFails = (): boolean => false;
   copyThrows = (): boolean => false;
@@ -64,6 +66,7 @@ export class Platform {
     if (it === undefined) return;
     insist(it.masked, `port ${port} is unmasked twice`);
     it.masked = false;
+    this.onUnmask(it.frontend);
     if (it.pending) this.readable.push(port);
   }
 
