@@ -73,7 +73,7 @@ test("what cannot be attached says why, and leaves nothing behind", LIMIT, async
   await refuse(1, /none\.img: no such file/, "attach", "2", `${world.scene.path("none.img")},raw,xvda,rw`);
   await refuse(1, /below \/dev, as for xl: write \/.*disk\.img/, "attach", "2", "disk.img,,xvda");
   await refuse(5, /qcow2:\S+: in use by xbdback1i51712/, "attach", "2", `${image},qcow2,xvda`);
-  await refuse(2, /unknown value "vdi" for format/, "attach", "2", `${image},vdi,xvda`);
+  await refuse(2, /unknown value "dmg" for format/, "attach", "2", `${image},dmg,xvda`);
   await refuse(2, /unknown value "yes" for access/, "attach", "2", `${image},raw,xvda,yes`);
   await refuse(4, /domain does not exist: "7"/, "attach", "7", `${image},raw,xvda,rw`);
   await refuse(4, /domain does not exist: "web"/, "attach", "web", `${image},raw,xvda,rw`);

@@ -182,7 +182,7 @@ for (const kind of KINDS) {
 }
 
 for (const kind of ["qdisk", "vbd3"]) {
-  for (const params of ["vdi:/images/disk.vdi", "qcow2:disk.qcow2", "qcow2", "RAW:/x"]) {
+  for (const params of ["dmg:/images/disk.dmg", "qcow2:disk.qcow2", "qcow2", "RAW:/x"]) {
     test(
       `kind ${kind} refuses params ${params} at once, whatever a script says`,
       LIMIT,
