@@ -351,6 +351,8 @@ export class FakeServer {
       queue.descriptors = address(8);
       queue.used = address(16);
       queue.available = address(24);
+      // As QEMU does it: the ring may have been in use before.
+      queue.answered = this.view.getUint16(queue.used + 2, true);
     }
     if (message === Message.setVringCall) queue.callFd = this.#fds.pop()!;
     if (message === Message.setVringKick) queue.listen(this.#fds.pop()!);

@@ -5,6 +5,7 @@ import { type TestContext, test } from "node:test";
 import { type BlockDevice, Result } from "../../host/storage/device.js";
 import { openDisk } from "../../host/storage/disk.js";
 import { bit, Feature, Protocol, Request } from "../../host/storage/vhost-user/abi.js";
+import { CONTROL_BYTES, Control, mapArea, sliceAt } from "../../host/storage/vhost-user/area.js";
 import { openVhostUser, type VhostOptions } from "../../host/storage/vhost-user/open.js";
 import { until } from "../vbd/harness.js";
 import { discard, fill, flush, gather, LIMIT, pattern, read, scatter, write } from "./helpers.js";
@@ -53,6 +54,20 @@ for (const [name, features] of [
     );
   });
 }
+
+test("a queue that was in use before begins anew, before the server hears of it", LIMIT, async (t) => {
+  const { device, servers } = await open(t, { disk: Buffer.alloc(MIB) });
+  for (let i = 0; i < 3; i++) {
+    const lease = (await device.takeQueue?.(1)) ?? assert.fail("no queue");
+    const { index, memoryFd } = lease.store;
+    await until("the server has the queue", () => (servers[0].queues.get(index)?.callFd ?? -1) >= 0);
+    assert.equal(servers[0].queues.get(index)?.answered, 0);
+    const control = mapArea(memoryFd, sliceAt(index), CONTROL_BYTES);
+    new Uint16Array(control.bytes)[(Control.used + 2) >> 1] = 531;
+    control.close();
+    await lease.release();
+  }
+});
 
 test("more operations than the ring holds are under way at once, answered in any order", LIMIT, async (t) => {
   const waiting: (() => void)[] = [];

@@ -15,7 +15,7 @@ import { type Offer, readConfig, sizeIn } from "./handshake.js";
 import { QueueDisk } from "./queue-disk.js";
 import type { Session } from "./session.js";
 import { Progress, type VhostStore } from "./store.js";
-import { ringSize } from "./virtqueue.js";
+import { clearRing, ringSize } from "./virtqueue.js";
 
 const { EIO } = constants.errno;
 /** A timer of Node's has no more; it stands for "never". */
@@ -264,6 +264,9 @@ export class VhostDevice implements BlockDevice {
       since: performance.now(),
     };
     try {
+      const control = mapArea(memoryFd, sliceAt(index), CONTROL_BYTES);
+      clearRing(control.bytes);
+      control.close();
       await this.#announce(index, callFd, theirKick);
       return store;
     } catch (error) {

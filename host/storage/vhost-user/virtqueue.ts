@@ -57,6 +57,14 @@ export interface QueuedRequest {
   readonly range?: { readonly sectors: number; readonly flags: number };
 }
 
+/**
+ * Empties a ring, before the server hears of it: what an earlier one has left there a server may take for what it has said
+ * itself, and then answer where nobody looks.
+ */
+export function clearRing(control: ArrayBuffer): void {
+  new Uint8Array(control).fill(0, Control.available, Control.records);
+}
+
 export class Virtqueue {
   readonly #shape: Shape;
   readonly #size: number;
@@ -81,7 +89,7 @@ export class Virtqueue {
     this.#u32 = new Uint32Array(control);
     this.#i32 = new Int32Array(control);
     this.#address = SHARED_BASE + sliceAt(index);
-    this.#u8.fill(0, Control.available, Control.records);
+    clearRing(control);
     const requests = shape.indirect ? this.#size : this.#size / CHAIN;
     for (let id = requests - 1; id >= 0; id--) this.#free.push(id);
   }
