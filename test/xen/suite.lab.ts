@@ -19,6 +19,7 @@ const scenarios: [string, string, number][] = [
   ["a Linux guest and its disks", "linux.sh", 1200],
   ["guest, daemon and device die in every order", "death.sh", 1200],
   ["the daemon is killed under a guest at work", "restart.sh", 900],
+  ["a driver domain", "driver.sh", 1200],
   ["fio over the ways in which a frontend connects", "matrix.sh", 1800],
 ];
 
