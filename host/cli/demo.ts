@@ -41,6 +41,8 @@ const DOMID = 1;
 /** xvda. */
 const DEVID = 51712;
 const GUEST_MEMORY = 256 * 1024 * 1024;
+/** Its own backend comes up in half a second, and on an emulated machine in half a minute; one that fails is noticed. */
+const START_MS = 120_000;
 const DEFAULT_SIZE = 128 * 1024 * 1024;
 
 /** Returns the exit status. */
@@ -124,7 +126,7 @@ class Demo {
       this.#say(`machine ${host.directory}: domain 0 with the backend, domain ${DOMID} with the guest`);
       const backend = new Child("backend", this.#backendArguments(host.directory), () => {}, this.#say);
       try {
-        await Promise.race([addVbd(host.xenstore, this.#spec), backend.failed, this.#interrupted]);
+        await Promise.race([addVbd(host.xenstore, this.#spec, START_MS), backend.failed, this.#interrupted]);
         return await this.#withDisk(host, backend);
       } finally {
         await backend.stop();
