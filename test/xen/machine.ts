@@ -8,11 +8,19 @@ import { setTimeout as pause } from "node:timers/promises";
 /** What a `lab base` exits with where Debian 13 cannot be fetched. */
 export const NO_DEBIAN = 77;
 
-/** Boots it until its scenario has ended, or so many seconds; what Xen, dom0 and the scenario have printed. */
-export async function bootLab(lab: string, cache: string, seconds: number): Promise<string> {
+/**
+ * Boots it, with one of the script's commands for that, until its scenario has ended, or so many seconds; what Xen, dom0 and
+ * the scenario have printed.
+ */
+export async function bootLab(
+  lab: string,
+  cache: string,
+  seconds: number,
+  command = "qemu",
+): Promise<string> {
   const log = join(cache, "console");
   rmSync(log, { force: true });
-  const machine = spawn(lab, ["qemu", cache, log], { stdio: ["ignore", "inherit", "inherit"] });
+  const machine = spawn(lab, [command, cache, log], { stdio: ["ignore", "inherit", "inherit"] });
   const ended = once(machine, "exit");
   const read = (): string => readFileSync(log, { encoding: "latin1", flag: "a+" }).replaceAll("\r", "");
   for (let tries = 0; tries < seconds && machine.exitCode === null; tries++) {
