@@ -139,19 +139,23 @@ export class Reactor {
   /** Reads events, a bounded number: each ring whose channel rang wants a pass. */
   dispatch(): void {
     this.eventReads++;
-    this.#rang(this.events.read(this.#ports));
+    this.#take(this.events.read(this.#ports));
   }
 
   /** The same for events that were read into the inbox of `events`: `result` is what read(2) returned, or -errno. */
   received(result: number): void {
     this.eventReads++;
-    let count = this.events.received(result, this.#ports);
-    this.#rang(count);
-    // After an overflow there may be more of them, without anything to read.
-    for (let round = 1; count === MAX_PORTS_A_READ && round < MAX_READS; round++) {
+    this.#take(this.events.received(result, this.#ports));
+  }
+
+  /** Takes these events, and what is behind them: after an overflow there may be more without anything to read. */
+  #take(count: number): void {
+    let got = count;
+    this.#rang(got);
+    for (let round = 1; got === MAX_PORTS_A_READ && round < MAX_READS; round++) {
       this.eventReads++;
-      count = this.events.read(this.#ports);
-      this.#rang(count);
+      got = this.events.read(this.#ports);
+      this.#rang(got);
     }
   }
 

@@ -35,6 +35,12 @@ test("after an overflow all ports are heard, however many they are", () => {
   assert.equal(reactor.eventReads, 3);
 });
 
+test("after an overflow all ports are heard on the event loop, too, where nothing makes the descriptor readable", () => {
+  const { reactor, rearmed } = reading(ports(1, 64), ports(65, 64), ports(129, 5));
+  reactor.dispatch();
+  assert.deepEqual(rearmed, ports(1, 133));
+});
+
 test("a read that was not full costs no other", () => {
   const { reactor, rearmed } = reading(ports(1, 3), ports(4, 1));
   reactor.received(12);

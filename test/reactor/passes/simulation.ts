@@ -224,8 +224,14 @@ export class Simulation {
       if (watcher.state === "between") watcher.end();
       return;
     }
-    served.watcher = new Watcher(this.#one(2));
-    served.ring.observe(served.watcher);
+    const watcher = new Watcher(this.#one(2));
+    try {
+      served.ring.observe(watcher);
+      served.watcher = watcher;
+    } catch (error) {
+      // Its pass was ended first, and has failed.
+      if (!served.frontend.failed) throw error;
+    }
   }
 
   async #attach(): Promise<void> {
