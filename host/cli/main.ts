@@ -8,7 +8,7 @@ import { DEFAULT_CAPS } from "../reactor/capped.js";
 import { dismissThread } from "../reactor/spare.js";
 import { CACHES } from "../storage/direct.js";
 import { IMAGE_HELPERS } from "../storage/helper/open.js";
-import { DEFAULT_PATIENCE } from "../storage/nbd/open.js";
+import { DEFAULT_PATIENCE } from "../storage/patience.js";
 import { operatorCommands } from "./commands/index.js";
 import { DEFAULT_FILE, live } from "./configuration.js";
 import { demo } from "./demo.js";
@@ -166,7 +166,7 @@ function serve(): Command {
     .addOption(
       liveNumber(
         "--nbd-reconnect <seconds>",
-        "how long I/O waits for a lost NBD server before it fails",
+        "how long I/O waits for a lost NBD or vhost-user server before it fails",
         1,
         86_400,
         DEFAULT_PATIENCE.reconnectMs / 1000,

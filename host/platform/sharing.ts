@@ -2,7 +2,7 @@
  * The foreign functions by which memory, events and descriptors are shared with a process that is not trusted. None of them
  * ever waits, whatever that process does to an open file that it has, too: it may clear O_NONBLOCK there at any moment.
  */
-import { closeSync } from "node:fs";
+import { closeSync, readSync, writeSync } from "node:fs";
 import { constants } from "node:os";
 import koffi from "koffi";
 import { addressOf, SystemError, sendMessage } from "./libc.js";
@@ -20,6 +20,8 @@ import {
   MSG_NOSIGNAL,
   RWF_NOWAIT,
   SCM_RIGHTS,
+  SEEK_DATA,
+  SEEK_HOLE,
   SOCK_CLOEXEC,
   SOCK_NONBLOCK,
   SOCK_STREAM,
@@ -31,6 +33,7 @@ const libc = koffi.load("libc.so.6");
 const c = {
   memfdCreate: libc.func("int memfd_create(const char *name, uint32 flags)"),
   fcntl: libc.func("int fcntl(int fd, int command, long argument)"),
+  lseek: libc.func("int64 lseek(int fd, int64 offset, int whence)"),
   madvise: libc.func("int madvise(int64 addr, size_t len, int advice)"),
   socketpair: libc.func("int socketpair(int domain, int type, int protocol, _Out_ int *pair)"),
   send: libc.func("long send(int fd, const void *buffer, size_t length, int flags)"),
@@ -59,6 +62,24 @@ export function sealedMemory(name: string, setSize: (fd: number) => void): numbe
 /** Gives pages of a mapped memory file back to the kernel, for all who have it mapped; they read as zeros. */
 export function removePages(address: number, length: number): void {
   check(c.madvise(address, length, MADV_REMOVE), "madvise");
+}
+
+const COPY_BYTES = 1 << 20;
+
+/** Copies a range of a memory file to the same place in another, but no pages that nobody has touched. */
+export function copyData(from: number, to: number, start: number, length: number): void {
+  const buffer = Buffer.allocUnsafe(COPY_BYTES);
+  const end = start + length;
+  for (let at = start; ; ) {
+    const data = Number(c.lseek(from, at, SEEK_DATA));
+    // ENXIO: there are none from here on.
+    if (data < 0 || data >= end) return;
+    at = Math.min(check(Number(c.lseek(from, data, SEEK_HOLE)), "lseek"), end);
+    for (let done = data; done < at; ) {
+      const bytes = readSync(from, buffer, 0, Math.min(COPY_BYTES, at - done), done);
+      done += writeSync(to, buffer, 0, bytes, done);
+    }
+  }
 }
 
 /** Two Unix stream sockets that are connected to each other. To be closed with node:fs, or by who takes them over. */

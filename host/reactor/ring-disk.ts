@@ -58,6 +58,6 @@ function vhostDisk(store: VhostStore, engine: IoEngine): RingDisk {
     },
     makeQueue: (core, owner) => (queue = new VhostQueue(engine, store, core, owner)),
     noteSize: (bytes) => queue?.noteSize(bytes),
-    release: async () => {},
+    release: async () => queue?.finish(),
   };
 }

@@ -8,14 +8,15 @@
 import { constants } from "node:os";
 import { DATA, SRING } from "../../assembly/abi.js";
 import type { BlkifCore } from "../core/blkif.js";
-import { addressOf, mapFixed, signalEventFd } from "../platform/libc.js";
+import { addressOf, mapFixed, viewBytes } from "../platform/libc.js";
 import { removePages } from "../platform/sharing.js";
-import { Op, POLLIN } from "../storage/uring/abi.js";
+import { Op } from "../storage/uring/abi.js";
 import type { UringEngine } from "../storage/uring/engine.js";
-import { CONTROL_BYTES, type Mapping, mapArea, sliceAt } from "../storage/vhost-user/area.js";
+import { CONTROL_BYTES, copyWindow, type Mapping, mapArea, sliceAt } from "../storage/vhost-user/area.js";
 import { WindowPath } from "../storage/vhost-user/data-path.js";
+import { Follower } from "../storage/vhost-user/follower.js";
 import { QueueDisk } from "../storage/vhost-user/queue-disk.js";
-import type { VhostStore } from "../storage/vhost-user/store.js";
+import { Fault, type VhostStore } from "../storage/vhost-user/store.js";
 import { DeviceQueue } from "./device-queue.js";
 import type { IoOwner, IoQueue } from "./io-queue.js";
 
@@ -28,41 +29,45 @@ export class VhostQueue implements IoQueue {
   readonly discardData = removePages;
   readonly #engine: UringEngine;
   readonly #store: VhostStore;
-  readonly #control: Mapping;
+  /** The core's, as a native address. */
+  readonly #window: number;
+  #control: Mapping | null = null;
   /** Of {@link words}, which are there as long as something names them, and this does. */
   readonly #words = addressOf(new Uint8Array(words.buffer));
   readonly #disk: QueueDisk;
+  readonly #follower: Follower;
   readonly #ios: DeviceQueue;
   /** Calls of io_uring that are under way. */
   #hearing = -1;
-  #losing = -1;
+  #listening = -1;
   #kicking = -1;
   /** The server is to be woken again, when it has been woken. */
   #kickAgain = false;
+  /** The core's memory is not this one's any more. */
   #closed = false;
+  #finished = false;
 
   /** Puts the shared memory into the core's data window, until whoever owns the core's memory replaces it. */
   constructor(engine: UringEngine, store: VhostStore, core: BlkifCore, owner: IoOwner) {
-    const { memoryFd, index, lostFd } = store;
+    const { index, limits } = store;
     this.#engine = engine;
     this.#store = store;
-    const { memory } = core;
-    mapFixed(memory.base + DATA, SRING - DATA, memoryFd, sliceAt(index) + CONTROL_BYTES, true);
-    this.#control = mapArea(memoryFd, sliceAt(index), CONTROL_BYTES);
+    this.#window = core.memory.base + DATA;
     this.#disk = new QueueDisk({
       store,
-      control: this.#control.bytes,
-      path: new WindowPath(index, store.limits),
+      path: new WindowPath(index, limits, viewBytes(this.#window, SRING - DATA)),
       kick: () => this.#kick(),
       soon: (end) => engine.soon(end),
-      onViolation: () => signalEventFd(lostFd),
+      onViolation: () => this.#follower.report(Fault.ring),
+    });
+    this.#follower = new Follower({
+      store,
+      disk: this.#disk,
+      connect: (memoryFd, before) => this.#connect(memoryFd, before),
     });
     this.#ios = new DeviceQueue(this.#disk, core, owner);
     this.#hear();
-    this.#losing = engine.call(Op.pollAdd, lostFd, 0, 0, 0, POLLIN, () => {
-      this.#losing = -1;
-      if (!this.#closed) this.#disk.lose("the server is lost");
-    });
+    this.#listen();
   }
 
   /** See {@link QueueDisk.flushErrno}. */
@@ -78,13 +83,44 @@ export class VhostQueue implements IoQueue {
     this.#ios.start(slot);
   }
 
+  /** The core's memory may be used for other things from now on. */
   close(): void {
     this.#closed = true;
+  }
+
+  /** Resolves when nothing is under way any more: a flush may be, which the guest has not asked for. */
+  async finish(): Promise<void> {
+    await this.#disk.close();
+    this.#finished = true;
     const engine = this.#engine;
-    for (const call of [this.#hearing, this.#losing, this.#kicking]) if (call >= 0) engine.cancel(call);
+    for (const call of [this.#hearing, this.#listening, this.#kicking]) if (call >= 0) engine.cancel(call);
     // The descriptors are closed by another thread, and must not be others by the time the kernel hears of them.
     while (engine.ring.prepared > 0) engine.ring.enter(0, 0);
-    this.#control.close();
+    this.#control?.close();
+  }
+
+  #connect(memoryFd: number, before: number): ArrayBuffer {
+    const { index } = this.#store;
+    if (memoryFd !== before && !this.#closed) {
+      // A server that was given up may still write to the memory of before.
+      if (before >= 0) copyWindow(before, memoryFd, index);
+      mapFixed(this.#window, SRING - DATA, memoryFd, sliceAt(index) + CONTROL_BYTES, true);
+    }
+    this.#control?.close();
+    this.#control = mapArea(memoryFd, sliceAt(index), CONTROL_BYTES);
+    return this.#control.bytes;
+  }
+
+  /** Waits for orders. */
+  #listen(): void {
+    const { toldFd } = this.#store;
+    const at = this.#words + EVENT_BYTES;
+    this.#listening = this.#engine.call(Op.read, toldFd, 0, at, EVENT_BYTES, 0, () => {
+      this.#listening = -1;
+      if (this.#finished) return;
+      this.#follower.obey();
+      this.#listen();
+    });
   }
 
   /** Waits for the server's call. */
@@ -99,11 +135,11 @@ export class VhostQueue implements IoQueue {
       0,
       (result) => {
         this.#hearing = -1;
-        if (this.#closed) return;
+        if (this.#finished) return;
         if (result < 0 && result !== -constants.errno.EINTR) {
           // Only a server that has made it non-blocking, which would have us look again and again.
           this.#disk.lose("the server has changed the event descriptor of a virtqueue");
-          signalEventFd(this.#store.lostFd);
+          this.#follower.report(Fault.event);
           return;
         }
         this.#disk.answered();
@@ -120,7 +156,7 @@ export class VhostQueue implements IoQueue {
     const { kickFd } = this.#store;
     this.#kicking = this.#engine.call(Op.write, kickFd, 0, this.#words, EVENT_BYTES, 0, () => {
       this.#kicking = -1;
-      if (!this.#kickAgain || this.#closed) return;
+      if (!this.#kickAgain || this.#finished) return;
       this.#kickAgain = false;
       this.#kick();
     });

@@ -4,10 +4,11 @@ import { fstatSync, readdirSync, readFileSync, readlinkSync } from "node:fs";
 import { type TestContext, test } from "node:test";
 import { random, runWorkload } from "../../host/guest/workload.js";
 import { openDisk } from "../../host/storage/disk.js";
+import type { Patience } from "../../host/storage/patience.js";
 import { bit, Feature } from "../../host/storage/vhost-user/abi.js";
 import { openVhostUser } from "../../host/storage/vhost-user/open.js";
 import { capricious } from "../storage/vhost-lies.js";
-import { FEATURES, type Script, vhostServer } from "../storage/vhost-server.js";
+import { type FakeServer, FEATURES, type Script, vhostServer } from "../storage/vhost-server.js";
 import { type Guest, LIMIT, Machine, until } from "../vbd/harness.js";
 
 const MIB = 1 << 20;
@@ -15,19 +16,30 @@ const MIB = 1 << 20;
 interface Place {
   readonly machine: Machine;
   readonly target: string;
+  readonly servers: FakeServer[];
+  /** What was said of the disk. */
+  readonly log: string[];
 }
 
-async function start(t: TestContext, script: Script, silenceMs = 60_000, reactors = 2): Promise<Place> {
-  const { target, path } = await vhostServer(t, script);
-  const machine = await Machine.start({
+async function start(
+  t: TestContext,
+  script: Script,
+  patience: Partial<Patience> = {},
+  reactors = 2,
+): Promise<Place> {
+  let machine: Machine | null = null;
+  // While its server is there.
+  t.after(() => machine?.close());
+  const { target, path, servers } = await vhostServer(t, script);
+  const log: string[] = [];
+  machine = await Machine.start({
     threads: { reactors, engine: "io_uring" },
     open: (source, options) =>
       source === target
-        ? openVhostUser(target, path, { ...options, silenceMs, warn: (line) => machine.log.push(line) })
+        ? openVhostUser(target, path, { ...options, patience, warn: (line) => log.push(line) })
         : openDisk(source, options),
   });
-  t.after(() => machine.close());
-  return { machine, target };
+  return { machine, target, log, servers };
 }
 
 for (const [name, features, queues, served] of [
@@ -103,15 +115,10 @@ test("an idle ring's window is given back, for the server, too", LIMIT, async (t
 });
 
 test("a disk that grows grows for its guest", LIMIT, async (t) => {
-  const { target, path, servers } = await vhostServer(t, {
+  const { machine, target, servers } = await start(t, {
     disk: Buffer.alloc(4 * MIB),
     config: { bytes: MIB },
   });
-  const machine = await Machine.start({
-    threads: { reactors: 1, engine: "io_uring" },
-    open: (_, options) => openVhostUser(target, path, options),
-  });
-  t.after(() => machine.close());
   const guest = await machine.guest();
   await machine.plug({ path: target });
   const front = await machine.connect(guest, { queues: 1 });
@@ -149,7 +156,7 @@ test(
     const { machine, target } = await start(
       t,
       { disk, serves: (asked, server) => script.serves!(asked, server) },
-      100,
+      { silenceMs: 100, reconnectMs: 400 },
       1,
     );
     const [guest, neighbour] = [await machine.guest(), await machine.guest(2)];

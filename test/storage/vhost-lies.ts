@@ -10,9 +10,9 @@ const fcntl = koffi.load("libc.so.6").func("int fcntl(int fd, int command, long 
 const F_SETFL = 4;
 const O_NONBLOCK = 0x800;
 
-/** What it costs: the request, or the whole disk. */
+/** What it costs: the request, the whole disk, another connection, or one of the latter two, as it happens. */
 export interface Lie {
-  readonly costs: "request" | "disk";
+  readonly costs: "request" | "disk" | "connection" | "disk or connection";
   readonly says: RegExp;
   /** It shows when there is no answer for long. */
   readonly waits?: true;
@@ -28,7 +28,7 @@ export const LIES: Readonly<Record<string, Lie>> = {
     tell: ({ queue }, _, random) => queue.publish(queue.answered + 300 + (random() % 60_000)),
   },
   "a used index that goes back": {
-    costs: "disk",
+    costs: "disk or connection",
     says: /a used index that is [0-9]+ ahead|no answer to the requests/,
     waits: true,
     tell: ({ queue }) => queue.publish(queue.answered - 1),
@@ -71,12 +71,16 @@ export const LIES: Readonly<Record<string, Lie>> = {
     },
   },
   "no answer": {
-    costs: "disk",
+    costs: "connection",
     says: /no answer to the requests on a virtqueue for/,
     waits: true,
     tell: () => {},
   },
-  death: { costs: "disk", says: /the server has closed its connection/, tell: (_, server) => server.close() },
+  death: {
+    costs: "connection",
+    says: /the server has closed its connection/,
+    tell: (_, server) => server.close(),
+  },
   "rubbish on the socket": {
     costs: "disk",
     says: /what is not a vhost-user message/,
@@ -101,7 +105,7 @@ export const LIES: Readonly<Record<string, Lie>> = {
     },
   },
   "a call descriptor that does not wait, and is read by others": {
-    costs: "disk",
+    costs: "disk or connection",
     says: /changed the event descriptor|no answer to the requests/,
     waits: true,
     tell({ queue }) {

@@ -227,7 +227,13 @@ export class FakeServer {
   }
 
   rubbish(bytes: Buffer): void {
-    if (!this.closed) sendWithDescriptors(this.#fd, bytes, []);
+    if (this.closed) return;
+    try {
+      sendWithDescriptors(this.#fd, bytes, []);
+    } catch {
+      // The client has closed the connection.
+      this.close();
+    }
   }
 
   /** Says that the disk has another size. */

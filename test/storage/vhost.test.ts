@@ -7,6 +7,7 @@ import { openDisk } from "../../host/storage/disk.js";
 import { bit, Feature, Protocol, Request } from "../../host/storage/vhost-user/abi.js";
 import { CONTROL_BYTES, Control, mapArea, sliceAt } from "../../host/storage/vhost-user/area.js";
 import { openVhostUser, type VhostOptions } from "../../host/storage/vhost-user/open.js";
+import { QueueState } from "../../host/storage/vhost-user/store.js";
 import { until } from "../vbd/harness.js";
 import { discard, fill, flush, gather, LIMIT, pattern, read, scatter, write } from "./helpers.js";
 import { FEATURES, PROTOCOL, type Script, type Served, vhostServer } from "./vhost-server.js";
@@ -59,7 +60,8 @@ test("a queue that was in use before begins anew, before the server hears of it"
   const { device, servers } = await open(t, { disk: Buffer.alloc(MIB) });
   for (let i = 0; i < 3; i++) {
     const lease = (await device.takeQueue?.(1)) ?? assert.fail("no queue");
-    const { index, memoryFd } = lease.store;
+    const { index, state } = lease.store;
+    const { memoryFd } = new QueueState(state);
     await until("the server has the queue", () => (servers[0].queues.get(index)?.callFd ?? -1) >= 0);
     assert.equal(servers[0].queues.get(index)?.answered, 0);
     const control = mapArea(memoryFd, sliceAt(index), CONTROL_BYTES);

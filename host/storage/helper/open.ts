@@ -88,17 +88,18 @@ async function connect(
 ): Promise<BlockDevice> {
   const { readOnly, shared = false, cache = "writeback", warn = console.warn } = options;
   const how = { readOnly, shared, cache, bases: chain?.bases ?? [], block: chain?.block ?? false };
+  const patience = { ...options.patience, silenceMs: NEVER };
   if (source.kind === "image" && options.imageHelper === "qemu-storage-daemon") {
     const objection = noStorageDaemon();
     if (objection === null) {
       const command = (socket: string, aio: Aio) => storageDaemon(source, { ...how, socket }, aio);
       const dial = () => helper.startWithAio(command, overVhostUser);
-      return openDialed(name, dial, { ...options, silenceMs: NEVER }, behind);
+      return openDialed(name, dial, { ...options, patience }, behind);
     }
     warn(`${name}: ${objection}; qemu-nbd serves it, which is slower`);
   }
   const dial = () => helper.start((socket) => commandFor(source, { ...how, socket }), overNbd);
-  return openExport(name, dial, { ...options, patience: { ...options.patience, silenceMs: NEVER } }, behind);
+  return openExport(name, dial, { ...options, patience }, behind);
 }
 
 let said = false;

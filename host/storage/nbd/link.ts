@@ -5,6 +5,7 @@
  */
 import { constants } from "node:os";
 import type { Outage } from "../device.js";
+import type { Patience } from "../patience.js";
 import type { Export, Line } from "./negotiate.js";
 import type { Request } from "./request.js";
 import { Session } from "./session.js";
@@ -12,13 +13,6 @@ import { Session } from "./session.js";
 const FIRST_RETRY_MS = 10;
 const LONGEST_RETRY_MS = 1000;
 const GOODBYE_MS = 2000;
-
-export interface Patience {
-  /** Milliseconds that a request waits for another connection after it has lost its own; then it fails with EIO. */
-  readonly reconnectMs: number;
-  /** Milliseconds after which a server that owes a reply and says nothing is given up; Infinity for never. */
-  readonly silenceMs: number;
-}
 
 export interface LinkOptions extends Patience {
   /** Connects and negotiates within a bounded time, or rejects. */

@@ -3,15 +3,14 @@ import { constants } from "node:os";
 import { Transmission } from "../../nbd/protocol.js";
 import { SECTOR } from "../geometry.js";
 import { DeviceError, type OpenOptions } from "../open.js";
+import { DEFAULT_PATIENCE, type Patience } from "../patience.js";
 import { NbdDevice, type NbdDeviceOptions, sectorsOf } from "./device.js";
-import type { Patience } from "./link.js";
 import { type Line, openLine } from "./negotiate.js";
 import { type NbdAddress, parseNbdUri } from "./uri.js";
 
 const { EINVAL, EIO, EROFS } = constants.errno;
 /** For connection and handshake. */
 const DIAL_MS = 10_000;
-export const DEFAULT_PATIENCE: Patience = { reconnectMs: 60_000, silenceMs: 120_000 };
 
 export interface NbdOptions extends OpenOptions {
   readonly patience?: Partial<Patience>;

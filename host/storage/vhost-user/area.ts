@@ -8,7 +8,7 @@
 import { ftruncateSync } from "node:fs";
 import { DATA, SRING } from "../../../assembly/abi.js";
 import { mapBuffer, unmapBuffer } from "../../platform/libc.js";
-import { sealedMemory } from "../../platform/sharing.js";
+import { copyData, removePages, sealedMemory } from "../../platform/sharing.js";
 import { DESCRIPTOR_BYTES } from "./abi.js";
 
 /** Servers that use large pages want regions that are made of them. */
@@ -58,4 +58,16 @@ export interface Mapping {
 export function mapArea(fd: number, offset: number, length: number): Mapping {
   const { address, bytes } = mapBuffer(fd, offset, length, false);
   return { bytes, close: () => unmapBuffer(address, length) };
+}
+
+/** Makes all of a queue's slice zeros, which cost nothing. */
+export function clearSlice(fd: number, queue: number): void {
+  const { address } = mapBuffer(fd, sliceAt(queue), SLICE_BYTES, false);
+  removePages(address, SLICE_BYTES);
+  unmapBuffer(address, SLICE_BYTES);
+}
+
+/** Copies what is in a queue's window from one memfd to the same place in another. */
+export function copyWindow(from: number, to: number, queue: number): void {
+  copyData(from, to, sliceAt(queue) + CONTROL_BYTES, WINDOW_BYTES);
 }

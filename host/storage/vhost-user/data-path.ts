@@ -16,6 +16,8 @@ export interface PartData {
   place(id: number, reads: boolean): readonly Segment[];
   /** The request has been answered with success. */
   fetch?(id: number): void;
+  /** The data themselves: a read's, or a write's, which are there until it is done. */
+  views(): readonly Uint8Array[];
 }
 
 export interface DataPath {
@@ -26,9 +28,12 @@ export interface DataPath {
 export class WindowPath implements DataPath {
   readonly #limits: Limits;
   readonly #window: number;
+  readonly #bytes: ArrayBuffer;
 
-  constructor(index: number, limits: Limits) {
+  /** `bytes` is the window as this thread has it. */
+  constructor(index: number, limits: Limits, bytes: ArrayBuffer) {
     this.#limits = limits;
+    this.#bytes = bytes;
     this.#window = SHARED_BASE + sliceAt(index) + CONTROL_BYTES;
   }
 
@@ -41,7 +46,15 @@ export class WindowPath implements DataPath {
       if (at < DATA || at + length > SRING) throw new Error("data outside of the ring's window");
       whole.push({ address: this.#window + at - DATA, length });
     }
-    return cut(whole, this.#limits).map((segments) => ({ bytes: bytesOf(segments), place: () => segments }));
+    return cut(whole, this.#limits).map((segments) => ({
+      bytes: bytesOf(segments),
+      place: () => segments,
+      views: () => segments.map((segment) => this.#view(segment)),
+    }));
+  }
+
+  #view({ address, length }: Segment): Uint8Array {
+    return new Uint8Array(this.#bytes, address - this.#window, length);
   }
 }
 
@@ -52,23 +65,29 @@ export const PLACES_BYTES = MAX_REQUESTS * PLACE_BYTES;
 /** The data are copied to and from a place of each request in the shared memory. */
 export class CopyPath implements DataPath {
   readonly #limits: Limits;
-  readonly #places: Uint8Array;
+  #places = new Uint8Array(0);
   readonly #address: number;
 
-  /** `places` is the window of queue `index`, PLACES_BYTES of it. */
-  constructor(places: ArrayBuffer, index: number, limits: Limits) {
+  constructor(index: number, limits: Limits) {
     this.#limits = limits;
-    this.#places = new Uint8Array(places);
     this.#address = SHARED_BASE + sliceAt(index) + CONTROL_BYTES;
   }
 
+  /** PLACES_BYTES of the queue's window, from now on. */
+  set places(places: ArrayBuffer) {
+    this.#places = new Uint8Array(places);
+  }
+
   parts(vector: IoVector): PartData[] {
+    return this.partsOf(views(vector), vector.bytes);
+  }
+
+  partsOf(data: readonly Uint8Array[], length: number): PartData[] {
     const { segments, segmentBytes } = this.#limits;
     const most = Math.min(PLACE_BYTES, segments * segmentBytes);
-    const data = views(vector);
     const parts: PartData[] = [];
-    for (let at = 0; at < vector.bytes; at += most)
-      parts.push(this.#part(slice(data, at, Math.min(most, vector.bytes - at))));
+    for (let at = 0; at < length; at += most)
+      parts.push(this.#part(slice(data, at, Math.min(most, length - at))));
     return parts;
   }
 
@@ -76,6 +95,7 @@ export class CopyPath implements DataPath {
     const bytes = data.reduce((sum, view) => sum + view.length, 0);
     return {
       bytes,
+      views: () => data,
       place: (id, reads) => {
         let at = id * PLACE_BYTES;
         if (!reads) {

@@ -1,35 +1,36 @@
 /**
  * A disk that a vhost-user-blk server has, as the thread sees it that has the socket. Rings in reactor threads take queues
  * of their own; what is asked of the disk here goes through one more, with copies.
+ *
+ * What is acknowledged and not flushed is kept ({@link KeptWrites}), so that a server may die. As on raw disks, a flush that
+ * fails has failed for good: all writes, discards and flushes fail from then on.
  */
-import { closeSync } from "node:fs";
 import { constants } from "node:os";
-import { eventFd, type Poll, pollReadable, signalEventFd } from "../../platform/libc.js";
-import { drainEventFd, ring, socketPair, waitingEventFd } from "../../platform/sharing.js";
-import { type BlockDevice, type Done, type IoVector, type QueueLease, Result } from "../device.js";
+import {
+  type BlockDevice,
+  type Done,
+  type IoVector,
+  type Outage,
+  type QueueLease,
+  Result,
+} from "../device.js";
+import { KeptWrites } from "../kept-writes.js";
+import type { Patience } from "../patience.js";
 import { later } from "../refusal.js";
-import { Message } from "./abi.js";
-import { CONTROL_BYTES, Control, mapArea, SHARED_BASE, sliceAt } from "./area.js";
-import { CopyPath, PLACES_BYTES } from "./data-path.js";
-import { type Offer, readConfig, sizeIn } from "./handshake.js";
-import { QueueDisk } from "./queue-disk.js";
+import { type Offer, objectionTo, readConfig, sizeIn } from "./handshake.js";
+import { type Connection, Link } from "./link.js";
+import { type OwnQueue, ownQueue } from "./own-queue.js";
+import type { QueueDisk } from "./queue-disk.js";
 import type { Session } from "./session.js";
-import { Progress, type VhostStore } from "./store.js";
-import { clearRing, ringSize } from "./virtqueue.js";
 
 const { EIO } = constants.errno;
-/** A timer of Node's has no more; it stands for "never". */
-const LONGEST_TIMER_MS = 2 ** 31 - 1;
 
 export interface VhostDeviceOptions {
   readonly name: string;
   readonly readOnly: boolean;
-  readonly session: Session;
-  readonly offer: Offer;
-  /** The shared memory, for `offer.queues`; the device's to close. */
-  readonly memoryFd: number;
-  /** Milliseconds after which a server that owes an answer and gives none is lost. */
-  readonly silenceMs: number;
+  /** Connects to the server, within a bounded time, or rejects. Called again when it is lost, until the disk is closed. */
+  readonly dial: () => Promise<Session>;
+  readonly patience: Patience;
   /** A line for the operator. */
   readonly log: (line: string) => void;
   /** See {@link BlockDevice.fenced}: servers differ in what they still do for a connection that has ended. */
@@ -40,23 +41,6 @@ export interface VhostDeviceOptions {
   readonly server?: () => string;
   /** Ends what is behind the server, after the last connection to it. */
   readonly release?: () => Promise<void>;
-}
-
-/** A queue that is set up. */
-interface Queue {
-  readonly store: VhostStore;
-  readonly progress: Progress;
-  /** Our ends. */
-  readonly descriptors: readonly number[];
-  /** Answers when they were looked at last, and since when there are no more of them. */
-  answers: number;
-  since: number;
-}
-
-/** This thread's own way to the disk. */
-interface Own {
-  readonly disk: QueueDisk;
-  close(): void;
 }
 
 export class VhostDevice implements BlockDevice {
@@ -73,27 +57,22 @@ export class VhostDevice implements BlockDevice {
   readonly mapsNoGrants = true;
 
   readonly #options: VhostDeviceOptions;
-  readonly #session: Session;
   readonly #offer: Offer;
-  readonly #queues: (Queue | null)[];
+  readonly #link: Link;
+  readonly #kept: KeptWrites | null;
   readonly #flushErrno = new SharedArrayBuffer(4);
-  readonly #lostFd = eventFd();
-  /** Null when it is lost or closed. */
-  #lostPoll: Poll | null;
-  readonly #timer: NodeJS.Timeout;
-  #own: Promise<Own> | null = null;
+  #own: Promise<OwnQueue> | null = null;
   #size: number;
   /** The server says that the disk has another size. */
   #changed = false;
-  #lost: string | null = null;
   #closed: Promise<void> | null = null;
 
-  constructor(options: VhostDeviceOptions) {
-    const { name, readOnly, session, offer, silenceMs } = options;
-    const { limits, physicalSectorSize, discardGranularity, size, queues } = offer;
+  /** Takes the first connection over. */
+  constructor(first: Connection, options: VhostDeviceOptions) {
+    const { name, readOnly, dial, patience, log } = options;
+    const { limits, shape, physicalSectorSize, discardGranularity, size } = first.offer;
     this.#options = options;
-    this.#session = session;
-    this.#offer = offer;
+    this.#offer = first.offer;
     this.name = name;
     this.readOnly = readOnly;
     this.fenced = options.fenced;
@@ -103,14 +82,19 @@ export class VhostDevice implements BlockDevice {
     this.discardGranularity = discardGranularity;
     this.canDiscard = !readOnly && limits.discard !== null;
     this.#size = size;
-    this.#queues = new Array<Queue | null>(queues).fill(null);
-    session.milliseconds = Math.min(silenceMs, LONGEST_TIMER_MS);
-    session.onLost = (why) => this.#lose(why);
-    session.onChange = () => {
-      this.#changed = true;
-    };
-    this.#lostPoll = pollReadable(this.#lostFd, () => this.#lose("a virtqueue cannot be believed any more"));
-    this.#timer = setInterval(() => this.#look(), Math.min(1000, Math.max(silenceMs / 4, 10))).unref();
+    // Of a server without flush, all that it has acknowledged is on stable storage, or will never be.
+    this.#kept = !readOnly && limits.flush ? KeptWrites.make() : null;
+    this.#link = new Link({
+      ...{ first, dial, patience, log, kept: this.#kept },
+      store: { name, readOnly, limits, shape, flushErrno: this.#flushErrno },
+      objection: (offer) => objectionTo(offer, { ...this.#offer, readOnly }, this.#size),
+      onChange: () => {
+        this.#changed = true;
+      },
+      onLoss: () => {
+        if (!readOnly) this.flushErrno ||= EIO;
+      },
+    });
   }
 
   get size(): number {
@@ -118,8 +102,18 @@ export class VhostDevice implements BlockDevice {
   }
 
   get through(): string {
-    const server = this.#options.server?.() ?? "a vhost-user server";
-    return this.#lost === null ? server : `${server}, lost: ${this.#lost}`;
+    const { lost, outage } = this.#link;
+    if (lost !== null) return `${this.#server}, lost: ${lost}`;
+    return outage === null ? this.#server : `${this.#server}, ${again(outage)}`;
+  }
+
+  get outage(): Outage | null {
+    const { outage } = this.#link;
+    return outage && { ...outage, reason: `${this.#server} is away, ${again(outage)}` };
+  }
+
+  get #server(): string {
+    return this.#options.server?.() ?? "a vhost-user server";
   }
 
   get flushErrno(): number {
@@ -147,26 +141,28 @@ export class VhostDevice implements BlockDevice {
   }
 
   async takeQueue(rings: number): Promise<QueueLease | null> {
+    const { queues, lost } = this.#link;
     // All rings of a disk, or none: one of them here and another elsewhere would need one queue more.
-    const free = this.#queues.length - (this.#own === null ? 0 : 1);
-    if (rings > free || this.#lost !== null) return null;
-    const index = this.#queues.indexOf(null);
+    const free = queues.count - (this.#own === null ? 0 : 1);
+    if (rings > free || lost !== null) return null;
+    const index = queues.free("first");
     if (index < 0) return null;
     const store = await this.#setUp(index, false);
-    return { store, release: () => this.#stop(index) };
+    return { store, release: () => queues.stop(index) };
   }
 
   async refreshSize(): Promise<boolean> {
-    if (this.#lost !== null || this.#closed || (this.#offer.announces && !this.#changed)) return false;
+    const { session } = this.#link;
+    if (session === null || this.#closed || (this.#offer.announces && !this.#changed)) return false;
     this.#changed = false;
     const before = this.#size;
     try {
-      this.#size = sizeIn(await readConfig(this.#session), this.sectorSize);
+      this.#size = sizeIn(await readConfig(session), this.sectorSize);
       const own = await this.#own?.catch(() => null);
       if (own) own.disk.size = this.#size;
     } catch (error) {
       // As it is then lost, or says a size that cannot be.
-      this.#session.lose((error as Error).message);
+      if (session.lost === null) session.violate((error as Error).message);
     }
     return this.#size !== before;
   }
@@ -177,16 +173,36 @@ export class VhostDevice implements BlockDevice {
   }
 
   async #close(): Promise<void> {
+    await this.#flushLast();
     const own = await this.#own?.catch(() => null);
-    await own?.disk.close();
-    clearInterval(this.#timer);
-    this.#stopListening();
-    own?.close();
-    await this.#session.close();
-    for (const queue of this.#queues) for (const fd of queue?.descriptors ?? []) closeSync(fd);
-    closeSync(this.#lostFd);
-    closeSync(this.#options.memoryFd);
+    if (own) {
+      await own.disk.close();
+      own.close();
+      await this.#link.queues.stop(own.index);
+    }
+    await this.#link.close();
+    this.#kept?.close();
     await this.#options.release?.();
+  }
+
+  /** The copies go with us, and the guest may go on under another process. */
+  async #flushLast(): Promise<void> {
+    if (this.#kept === null || this.#kept.count === 0 || this.flushErrno !== 0) return;
+    this.#own ??= this.#open();
+    let timer: NodeJS.Timeout | null = null;
+    const flushed = this.#own.then(
+      ({ disk }) =>
+        new Promise<boolean>((resolve) => disk.flush((result) => resolve(result === Result.Success))),
+      () => false,
+    );
+    const late = new Promise<boolean>((resolve) => {
+      timer = setTimeout(resolve, this.#options.patience.reconnectMs, false);
+    });
+    const ended = await Promise.race([flushed, late]);
+    if (timer) clearTimeout(timer);
+    if (ended) return;
+    this.flushErrno ||= EIO;
+    this.#options.log("the last writes cannot be flushed and may be lost");
   }
 
   /** Does it on this thread's own queue. */
@@ -202,158 +218,22 @@ export class VhostDevice implements BlockDevice {
     );
   }
 
-  async #open(): Promise<Own> {
-    const index = this.#queues.lastIndexOf(null);
-    if (index < 0)
-      throw new Error(`${this.name}: all of the server's ${this.#queues.length} queues are in use`);
-    const store = await this.#setUp(index, true);
-    const { memoryFd, kickFd, callFd } = store;
-    const control = mapArea(memoryFd, sliceAt(index), CONTROL_BYTES);
-    const places = mapArea(memoryFd, sliceAt(index) + CONTROL_BYTES, PLACES_BYTES);
-    const disk = new QueueDisk({
-      store,
-      control: control.bytes,
-      path: new CopyPath(places.bytes, index, store.limits),
-      kick: () => ring(kickFd),
-      soon: queueMicrotask,
-      onViolation: (why) => this.#lose(why),
+  async #open(): Promise<OwnQueue> {
+    const { queues } = this.#link;
+    const index = queues.free("last");
+    if (index < 0) throw new Error(`${this.name}: all of the server's ${queues.count} queues are in use`);
+    const own = ownQueue(await this.#setUp(index, true));
+    own.disk.size = this.#size;
+    return own;
+  }
+
+  #setUp(index: number, here: boolean): ReturnType<Link["setUp"]> {
+    return this.#link.setUp(index, here, this.#size).catch((error: Error) => {
+      throw new Error(`${this.name}: ${error.message}`);
     });
-    disk.size = this.#size;
-    if (this.#lost !== null) disk.lose(this.#lost);
-    const poll = pollReadable(callFd, () => {
-      drainEventFd(callFd);
-      disk.answered();
-    });
-    return {
-      disk,
-      close() {
-        poll.close();
-        control.close();
-        places.close();
-      },
-    };
-  }
-
-  /** Makes a queue known to the server. `here`: it is kicked by this thread, which must never wait. */
-  async #setUp(index: number, here: boolean): Promise<VhostStore> {
-    const callFd = waitingEventFd();
-    const [kickFd, theirKick] = here ? socketPair() : twice(waitingEventFd());
-    const { name, readOnly, memoryFd } = this.#options;
-    const { limits, shape } = this.#offer;
-    const progress = new SharedArrayBuffer(Progress.BYTES);
-    const store: VhostStore = {
-      kind: "vhost-user",
-      name,
-      readOnly,
-      bytes: this.#size,
-      limits,
-      shape,
-      index,
-      memoryFd,
-      kickFd,
-      callFd,
-      lostFd: this.#lostFd,
-      flushErrno: this.#flushErrno,
-      progress,
-    };
-    this.#queues[index] = {
-      store,
-      progress: new Progress(progress),
-      descriptors: [callFd, kickFd],
-      answers: 0,
-      since: performance.now(),
-    };
-    try {
-      const control = mapArea(memoryFd, sliceAt(index), CONTROL_BYTES);
-      clearRing(control.bytes);
-      control.close();
-      await this.#announce(index, callFd, theirKick);
-      return store;
-    } catch (error) {
-      this.#queues[index] = null;
-      for (const fd of [callFd, kickFd]) closeSync(fd);
-      throw new Error(`${name}: ${(error as Error).message}`);
-    } finally {
-      if (theirKick !== kickFd) closeSync(theirKick);
-    }
-  }
-
-  async #announce(index: number, callFd: number, kickFd: number): Promise<void> {
-    const session = this.#session;
-    const control = SHARED_BASE + sliceAt(index);
-    await session.tell(Message.setVringNum, pair(index, ringSize(this.#offer.shape)));
-    await session.tell(Message.setVringBase, pair(index, 0));
-    // Index, flags; descriptors, used ring, available ring, log.
-    const address = Buffer.alloc(40);
-    address.writeUInt32LE(index, 0);
-    address.writeBigUInt64LE(BigInt(control + Control.descriptors), 8);
-    address.writeBigUInt64LE(BigInt(control + Control.used), 16);
-    address.writeBigUInt64LE(BigInt(control + Control.available), 24);
-    await session.tell(Message.setVringAddr, address);
-    await session.tell(Message.setVringCall, number(index), [callFd]);
-    await session.tell(Message.setVringKick, number(index), [kickFd]);
-    await session.tell(Message.setVringEnable, pair(index, 1));
-  }
-
-  /** The ring that had the queue is done with it. */
-  async #stop(index: number): Promise<void> {
-    const queue = this.#queues[index];
-    try {
-      await this.#session.ask(Message.getVringBase, pair(index, 0));
-    } catch {
-      // It is lost: nobody has a queue any more.
-    }
-    for (const fd of queue?.descriptors ?? []) closeSync(fd);
-    this.#queues[index] = null;
-  }
-
-  /** Looks for queues whose server has fallen silent. */
-  #look(): void {
-    const { silenceMs } = this.#options;
-    const now = performance.now();
-    for (const queue of this.#queues) {
-      if (queue === null) continue;
-      const { out, answers } = queue.progress;
-      if (out === 0 || answers !== queue.answers) {
-        queue.answers = answers;
-        queue.since = now;
-      } else if (now - queue.since >= silenceMs) {
-        this.#lose(`no answer to the requests on a virtqueue for ${silenceMs / 1000} s`);
-        return;
-      }
-    }
-  }
-
-  #lose(why: string): void {
-    if (this.#lost !== null) return;
-    this.#lost = why;
-    this.#session.lose(why);
-    this.#stopListening();
-    if (!this.readOnly) this.flushErrno ||= EIO;
-    signalEventFd(this.#lostFd);
-    void this.#own?.then(({ disk }) => disk.lose(why)).catch(() => {});
-    this.#options.log(`${why}; all I/O fails until the disk is attached again`);
-  }
-
-  #stopListening(): void {
-    this.#lostPoll?.close();
-    this.#lostPoll = null;
   }
 }
 
-function twice(fd: number): [number, number] {
-  return [fd, fd];
-}
-
-function pair(index: number, value: number): Buffer {
-  const payload = Buffer.alloc(8);
-  payload.writeUInt32LE(index, 0);
-  payload.writeUInt32LE(value, 4);
-  return payload;
-}
-
-function number(index: number): Buffer {
-  const payload = Buffer.alloc(8);
-  payload.writeUInt32LE(index, 0);
-  return payload;
+function again({ reason, since }: Outage): string {
+  return `connecting again since ${new Date(since).toTimeString().slice(0, 8)} (${reason})`;
 }

@@ -54,12 +54,28 @@ export async function negotiate(session: Session): Promise<Offer> {
 
 const KNOWN = Object.values(Feature).reduce((bits, feature) => bits | bit(feature), 0n);
 
+/** Why another connection's disk is not the one that the guest was told of; null where it is. */
+export function objectionTo(other: Offer, first: Offer, size: number): string | null {
+  const [now, before] = [describeDisk(other, other.size), describeDisk(first, size)];
+  if (now !== before) return `the server offers a different disk: ${now}, not ${before}`;
+  if (other.readOnly && !first.readOnly) return "the server offers its disk read-only now";
+  if (other.queues < first.queues)
+    return `the server offers fewer queues than before: ${other.queues}, not ${first.queues}`;
+  const limits = ({ limits: its, shape, physicalSectorSize, discardGranularity }: Offer): string =>
+    JSON.stringify([its, shape, physicalSectorSize, discardGranularity]);
+  return limits(other) === limits(first) ? null : "the server offers its disk with other limits than before";
+}
+
+function describeDisk({ limits }: Offer, size: number): string {
+  return `${size} bytes in sectors of ${limits.sectorSize}`;
+}
+
 /** The server's struct virtio_blk_config. */
 export async function readConfig(session: Session): Promise<Buffer> {
   const payload = Buffer.alloc(12 + CONFIG_BYTES);
   payload.writeUInt32LE(CONFIG_BYTES, 4);
   const reply = await session.ask(Message.getConfig, payload);
-  if (reply.length < 12 + CONFIG_BYTES) throw session.lose("the server does not tell its configuration");
+  if (reply.length < 12 + CONFIG_BYTES) throw session.violate("the server does not tell its configuration");
   return reply.subarray(12);
 }
 

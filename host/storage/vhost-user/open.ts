@@ -3,6 +3,7 @@ import { closeSync } from "node:fs";
 import { constants } from "node:os";
 import { SECTOR } from "../geometry.js";
 import { DeviceError, type OpenOptions, refusal } from "../open.js";
+import { DEFAULT_PATIENCE, type Patience } from "../patience.js";
 import { VhostDevice, type VhostDeviceOptions } from "./device.js";
 import { negotiate, type Offer, share } from "./handshake.js";
 import { Session } from "./session.js";
@@ -10,13 +11,11 @@ import { Session } from "./session.js";
 const { ECONNREFUSED, EINVAL, EIO, EROFS } = constants.errno;
 /** For connecting, and for the answer to each message. */
 const DIAL_MS = 10_000;
-/** Until a server that owes an answer is lost. */
-const SILENCE_MS = 120_000;
 
 export interface VhostOptions extends OpenOptions {
   /** Milliseconds for the server to accept the connection, and to answer a message. */
   readonly dialMs?: number;
-  readonly silenceMs?: number;
+  readonly patience?: Partial<Patience>;
 }
 
 /** Opens the disk of the server at a socket's path. Rejects with a {@link DeviceError}. */
@@ -35,7 +34,7 @@ export async function openVhostUser(name: string, path: string, options: VhostOp
 export async function openDialed(
   name: string,
   dial: () => Promise<Session>,
-  { silenceMs = SILENCE_MS, readOnly, warn = console.warn }: VhostOptions,
+  { patience, readOnly, warn = console.warn }: VhostOptions,
   rest: Pick<VhostDeviceOptions, "fenced" | "bases" | "server" | "release">,
 ): Promise<VhostDevice> {
   const session = await dial().catch((error: Error) => {
@@ -52,7 +51,10 @@ export async function openDialed(
     });
     const log = (line: string): void => warn(`${name}: ${line}`);
     warnOf(offer, readOnly, log);
-    return new VhostDevice({ ...rest, name, readOnly, session, offer, memoryFd, silenceMs, log });
+    return new VhostDevice(
+      { session, offer, memoryFd },
+      { ...rest, name, readOnly, dial, patience: { ...DEFAULT_PATIENCE, ...patience }, log },
+    );
   } catch (error) {
     await session.close();
     if (memoryFd >= 0) closeSync(memoryFd);

@@ -1,14 +1,15 @@
 /**
  * A disk through one virtqueue, in whatever thread. The server may say what it likes: a request that it fails, or answers with
- * nonsense, costs an I/O error; a ring that cannot be believed, or a server that is lost, costs the disk.
+ * nonsense, costs an I/O error; a ring that cannot be believed costs the disk. While there is no connection, requests wait.
  */
 import { constants } from "node:os";
 import { SystemError } from "../../platform/libc.js";
 import { type BlockDevice, type Done, type IoVector, Result } from "../device.js";
+import { KeptWrites } from "../kept-writes.js";
 import { lossBy, type Outcome, outOfReach } from "../refusal.js";
 import { Request, SECTOR_SHIFT, Status } from "./abi.js";
 import type { DataPath, PartData } from "./data-path.js";
-import { Progress, type VhostStore } from "./store.js";
+import { QueueState, type VhostStore } from "./store.js";
 import { type QueuedRequest, Violation, Virtqueue } from "./virtqueue.js";
 
 const { EIO, EOPNOTSUPP, EROFS } = constants.errno;
@@ -16,8 +17,6 @@ const SUCCESS: Outcome = { result: Result.Success };
 
 export interface QueueDiskOptions {
   readonly store: VhostStore;
-  /** The control part of the queue's slice. */
-  readonly control: ArrayBuffer;
   readonly path: DataPath;
   /** Wakes the server. */
   readonly kick: () => void;
@@ -40,19 +39,28 @@ interface Operation {
 type Part = Omit<QueuedRequest, "segments"> & {
   readonly operation: Operation;
   readonly data: PartData | null;
+  /** When its connection was first lost, by performance.now(). */
+  lostAt?: number;
 };
 
 export class QueueDisk implements Pick<BlockDevice, "read" | "write" | "flush" | "discard"> {
   readonly name: string;
   readonly #options: QueueDiskOptions;
   readonly #store: VhostStore;
-  readonly #queue: Virtqueue;
-  readonly #progress: Progress;
+  readonly #state: QueueState;
+  readonly #kept: KeptWrites | null;
   readonly #flushErrno: Int32Array;
   /** What is out, by the number of its request. */
   readonly #out: (Part | null)[] = [];
-  /** What waits for room. */
+  /** What waits for room, or for a connection. */
   #waiting: Part[] = [];
+  /** Writes that the server has acknowledged, and that end as soon as there is room to keep them. */
+  #held: Part[] = [];
+  #flushingForGuest = false;
+  /** Null while there is no connection. */
+  #queue: Virtqueue | null = null;
+  /** Why everything fails until there is a connection. */
+  #failing: string | null = null;
   #size: number;
   /** Why everything fails; null while the server is believed. */
   #lost: string | null = null;
@@ -65,18 +73,21 @@ export class QueueDisk implements Pick<BlockDevice, "read" | "write" | "flush" |
     const part = this.#out[id] as Part;
     this.#out[id] = null;
     this.#answers++;
-    if (status === Status.ok && fault === null && part.reads) part.data?.fetch?.(id);
+    const good = status === Status.ok && fault === null;
+    if (good && part.reads) part.data?.fetch?.(id);
+    if (good && part.type === Request.out && !this.#keep(part)) return;
     this.#settle(part, status, fault);
   };
 
+  /** Without a connection, until {@link resume}. */
   constructor(options: QueueDiskOptions) {
-    const { store, control } = options;
+    const { store } = options;
     this.#options = options;
     this.#store = store;
     this.name = store.name;
     this.#size = store.bytes;
-    this.#queue = new Virtqueue(control, store.index, store.shape);
-    this.#progress = new Progress(store.progress);
+    this.#state = new QueueState(store.state);
+    this.#kept = store.kept && new KeptWrites(store.kept);
     this.#flushErrno = new Int32Array(store.flushErrno);
   }
 
@@ -96,13 +107,18 @@ export class QueueDisk implements Pick<BlockDevice, "read" | "write" | "flush" |
   read(position: number, to: IoVector, done: Done): void {
     const refusal = this.#refusal("read", position, to.bytes);
     if (refusal) this.#later(done, refusal);
-    else this.#transfer("read", position, to, done);
+    else this.#transfer("read", position, to.bytes, this.#options.path.parts(to), done);
   }
 
   write(position: number, from: IoVector, done: Done): void {
     const refusal = this.#refusal("write", position, from.bytes) ?? this.#unchangeable("write");
     if (refusal) this.#later(done, refusal);
-    else this.#transfer("write", position, from, done);
+    else this.writeParts(position, from.bytes, this.#options.path.parts(from), done);
+  }
+
+  /** As `write`, of a range that the caller has checked. */
+  writeParts(position: number, length: number, parts: readonly PartData[], done: Done): void {
+    this.#transfer("write", position, length, parts, done);
   }
 
   flush(done: Done): void {
@@ -113,12 +129,19 @@ export class QueueDisk implements Pick<BlockDevice, "read" | "write" | "flush" |
       this.#later(done, refusal ?? SUCCESS);
       return;
     }
+    this.#flush(done);
+  }
+
+  #flush(done: Done): void {
+    const mark = this.#kept?.mark() ?? 0;
     const ended: Done = (result, error) => {
       if (result !== Result.Success) Atomics.compareExchange(this.#flushErrno, 0, 0, EIO);
       // One beside another that has failed may succeed although data are lost.
       const outcome = this.#unchangeable("flush");
+      if (outcome === null) this.#kept?.forget(mark);
       if (result === Result.Success && outcome) done(outcome.result, outcome.error);
       else done(result, error);
+      this.#releaseHeld();
     };
     const operation = this.#begin("flush", 0, 0, ended, 1);
     this.#send({ operation, type: Request.flush, sector: 0, reads: false, data: null });
@@ -150,40 +173,124 @@ export class QueueDisk implements Pick<BlockDevice, "read" | "write" | "flush" |
 
   /** The server may have answered something. */
   answered(): void {
-    if (this.#lost !== null) return;
+    if (this.#take()) this.#sendWaiting();
+  }
+
+  /** False where nothing more can come of it. */
+  #take(): boolean {
+    if (this.#lost !== null || this.#queue === null) return false;
     try {
       this.#queue.take(this.#ended);
+      return true;
     } catch (error) {
       if (!(error instanceof Violation)) throw error;
       const why = `the server violates the virtqueue protocol: ${error.message}`;
       this.lose(why);
       this.#options.onViolation(why);
-      return;
+      return false;
     }
-    while (this.#waiting.length > 0 && this.#queue.next !== null) this.#push(this.#waiting.shift() as Part);
-    this.#progress.note(this.#queue.out, this.#answers);
-    this.#answers = 0;
   }
 
-  /** Nothing is expected of the server any more: what is out fails, and so does all that comes. */
+  /** The connection is lost, whose last answers count: what has none waits for another one. */
+  park(): void {
+    this.#take();
+    if (this.#lost !== null) return;
+    this.#queue = null;
+    const now = performance.now();
+    const again = [...this.#out.splice(0).filter((part) => part !== null), ...this.#held.splice(0)];
+    for (const part of again) part.lostAt ??= now;
+    const patience = this.#store.reconnectMs;
+    const overdue = (part: Part): boolean => now - (part.lostAt ?? now) >= patience;
+    this.#waiting.unshift(...again.filter((part) => !overdue(part)));
+    this.#note();
+    const why = `no answer within ${patience / 1000} s after the connection was first lost`;
+    for (const part of again.filter(overdue)) this.#settle(part, Status.ioError, why);
+  }
+
+  /** There is a connection, with this control part of the queue's slice, in which all is zero. */
+  resume(control: ArrayBuffer): void {
+    if (this.#lost !== null) return;
+    this.#failing = null;
+    this.#queue = new Virtqueue(control, this.#store.index, this.#store.shape);
+    this.#sendWaiting();
+  }
+
+  /** There has been no connection for too long: what waits fails, and so does all that comes, until {@link resume}. */
+  fail(why: string): void {
+    if (this.#queue !== null) this.park();
+    if (this.#lost !== null) return;
+    this.#failing = why;
+    this.#end(this.#waiting.splice(0), why);
+  }
+
+  /** Nothing is expected of any server any more: what is out fails, and so does all that comes. */
   lose(why: string): void {
     if (this.#lost !== null) return;
     this.#lost = why;
     if (!this.#store.readOnly) Atomics.compareExchange(this.#flushErrno, 0, 0, EIO);
-    this.#progress.note(0, 0);
     const out = this.#out.splice(0).filter((part) => part !== null);
-    for (const part of [...out, ...this.#waiting.splice(0)]) this.#settle(part, Status.ioError, why);
+    this.#queue = null;
+    this.#end([...out, ...this.#held.splice(0), ...this.#waiting.splice(0)], why);
+  }
+
+  #end(parts: readonly Part[], why: string): void {
+    this.#note();
+    for (const part of parts) this.#settle(part, Status.ioError, why);
+  }
+
+  #sendWaiting(): void {
+    while (this.#waiting.length > 0 && this.#queue !== null && this.#queue.next !== null)
+      this.#push(this.#waiting.shift() as Part, this.#queue);
+    this.#note();
+  }
+
+  #note(): void {
+    const out = (this.#queue?.out ?? 0) + this.#waiting.length + this.#held.length;
+    this.#state.note(out, this.#answers);
+    this.#answers = 0;
+  }
+
+  /** Keeps what the server has written and not flushed; false where the guest must wait until there is room. */
+  #keep(part: Part): boolean {
+    const kept = this.#kept;
+    const { data, sector } = part;
+    if (kept === null || data === null || this.flushErrno !== 0) return true;
+    const has = kept.add(sector * 2 ** SECTOR_SHIFT, data.views(), data.bytes);
+    if (!has) this.#held.push(part);
+    if (!has || kept.wantsFlush) this.#flushForGuest();
+    return has;
+  }
+
+  #flushForGuest(): void {
+    if (this.#flushingForGuest) return;
+    this.#flushingForGuest = true;
+    this.#flush(() => {
+      this.#flushingForGuest = false;
+    });
+  }
+
+  #releaseHeld(): void {
+    for (const part of this.#held.splice(0)) {
+      if (this.flushErrno !== 0) this.#settle(part, Status.ioError, "a flush has failed");
+      else if (this.#keep(part)) this.#settle(part, Status.ok, null);
+    }
   }
 
   /** Resolves when nothing is under way; what comes then fails. */
   async close(): Promise<void> {
     this.#closed = true;
     if (this.#underWay > 0) await new Promise<void>((resolve) => (this.#drained = resolve));
+    this.#kept?.close();
   }
 
-  #transfer(verb: "read" | "write", position: number, vector: IoVector, done: Done): void {
-    const parts = this.#options.path.parts(vector);
-    const operation = this.#begin(verb, position, vector.bytes, done, parts.length);
+  #transfer(
+    verb: "read" | "write",
+    position: number,
+    length: number,
+    parts: readonly PartData[],
+    done: Done,
+  ): void {
+    const operation = this.#begin(verb, position, length, done, parts.length);
     const reads = verb === "read";
     let at = position;
     for (const data of parts) {
@@ -199,19 +306,17 @@ export class QueueDisk implements Pick<BlockDevice, "read" | "write" | "flush" |
   }
 
   #send(part: Part): void {
-    if (this.#waiting.length > 0 || this.#queue.next === null) {
-      this.#waiting.push(part);
-      return;
-    }
-    this.#push(part);
-    this.#progress.note(this.#queue.out, 0);
+    const queue = this.#queue;
+    if (this.#waiting.length > 0 || queue === null || queue.next === null) this.#waiting.push(part);
+    else this.#push(part, queue);
+    this.#note();
   }
 
-  #push(part: Part): void {
-    const id = this.#queue.next as number;
+  #push(part: Part, queue: Virtqueue): void {
+    const id = queue.next as number;
     this.#out[id] = part;
     const segments = part.data?.place(id, part.reads) ?? [];
-    if (this.#queue.push({ ...part, segments })) this.#options.kick();
+    if (queue.push({ ...part, segments })) this.#options.kick();
   }
 
   #settle({ operation }: Part, status: number, fault: string | null): void {
@@ -234,8 +339,9 @@ export class QueueDisk implements Pick<BlockDevice, "read" | "write" | "flush" |
 
   #refusal(verb: string, position: number, length: number): Outcome | null {
     const refusal = outOfReach(this, this.#closed, verb, position, length);
-    if (refusal || this.#lost === null) return refusal;
-    const error = new Error(`${new SystemError(verb, EIO, this.name).message}: ${this.#lost}`);
+    const why = this.#lost ?? this.#failing;
+    if (refusal || why === null) return refusal;
+    const error = new Error(`${new SystemError(verb, EIO, this.name).message}: ${why}`);
     return { result: Result.Failure, error };
   }
 

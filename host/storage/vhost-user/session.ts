@@ -21,8 +21,11 @@ export class Session {
   milliseconds: number;
   /** The server says that its configuration has changed: the disk has grown. */
   onChange: () => void = () => {};
-  /** The session has ended, and not by {@link close}. Called once. */
-  onLost: (why: string) => void = () => {};
+  /**
+   * The session has ended, and not by {@link close}. Called once. `violated`: the server has said what it must not say,
+   * and nothing more is to be believed.
+   */
+  onLost: (why: string, violated: boolean) => void = () => {};
   readonly #socket: Socket;
   #backend: Socket | null = null;
   #waiting: Waiting | null = null;
@@ -30,12 +33,13 @@ export class Session {
   #last: Promise<unknown> = Promise.resolve();
   #lost: string | null = null;
   #closing = false;
+  #violated = false;
 
   private constructor(socket: Socket, milliseconds: number) {
     this.#socket = socket;
     this.milliseconds = milliseconds;
     const take = reader(
-      (why) => this.lose(why),
+      (why) => this.violate(why),
       (message, flags, payload) => this.#heard(message, flags, payload),
     );
     socket.on("data", take);
@@ -79,7 +83,7 @@ export class Session {
   async askNumber(message: number): Promise<bigint> {
     const reply = await this.ask(message);
     if (reply.length !== 8)
-      throw this.lose(`the server replies to message ${message} with ${reply.length} bytes`);
+      throw this.violate(`the server replies to message ${message} with ${reply.length} bytes`);
     return reply.readBigUInt64LE();
   }
 
@@ -110,7 +114,7 @@ export class Session {
       const backend = new Socket({ fd: ours, readable: true, writable: true });
       this.#backend = backend;
       const take = reader(
-        (why) => this.lose(why),
+        (why) => this.violate(why),
         (message, flags) => {
           if (message === BackendMessage.configChange) this.onChange();
           if (flags & MessageFlag.needReply) this.#acknowledge(ours, message);
@@ -124,6 +128,12 @@ export class Session {
     }
   }
 
+  /** Ends the session, because the server has said what it must not say; the reason, as an Error. */
+  violate(why: string): Error {
+    this.#violated ||= this.#lost === null;
+    return this.lose(why);
+  }
+
   /** Ends the session; the reason, as an Error. */
   lose(why: string): Error {
     const error = new Error(why);
@@ -133,7 +143,7 @@ export class Session {
     this.#backend?.destroy();
     this.#waiting?.reject(error);
     this.#waiting = null;
-    if (!this.#closing) this.onLost(why);
+    if (!this.#closing) this.onLost(why, this.#violated);
     return error;
   }
 
@@ -203,7 +213,7 @@ export class Session {
     const waiting = this.#waiting;
     const replies = (flags & MessageFlag.reply) !== 0;
     if (waiting === null || !replies || message !== waiting.message) {
-      this.lose(`the server sends a message that was not asked for (${message})`);
+      this.violate(`the server sends a message that was not asked for (${message})`);
       return;
     }
     this.#waiting = null;
