@@ -1,5 +1,5 @@
 /** A round: one daemon, a guest that verifies every byte, and another that is killed in the midst of its I/O again and again. */
-import { spawn } from "node:child_process";
+import { type ChildProcess, spawn } from "node:child_process";
 import { createHash } from "node:crypto";
 import { once } from "node:events";
 import { mkdtempSync, rmSync } from "node:fs";
@@ -38,6 +38,7 @@ export class Round {
   kills = 0;
   /** What an operator has changed meanwhile. */
   changes = 0;
+  #neighbourProcess: ChildProcess | null = null;
   /** Responses that the guest has seen. */
   #responses = (): number => 0;
 
@@ -63,8 +64,8 @@ export class Round {
       () => {},
       (line) => said.push(line),
     );
+    const round = new Round(way, host, backend, directory, end);
     try {
-      const round = new Round(way, host, backend, directory, end);
       await round.#play(seed);
       return round;
     } catch (error) {
@@ -73,6 +74,7 @@ export class Round {
       backend.process.kill("SIGKILL");
       throw error;
     } finally {
+      round.#neighbourProcess?.kill("SIGKILL");
       await backend.stop();
       await host.close();
       rmSync(directory, { recursive: true, force: true });
@@ -156,6 +158,7 @@ export class Round {
       const place = ["--directory", this.#host.directory, "--domid", String(NEIGHBOUR)];
       const load = ["--workload", "1000000000", "--depth", "128", "--queues", "4", "--ring-page-order", "2"];
       const child = spawn(process.execPath, [program, "guest", ...place, ...load], { stdio: "ignore" });
+      this.#neighbourProcess = child;
       const exited = once(child, "exit");
       await sleep(1000 + (this.kills % 5) * 300);
       if (child.exitCode !== null) throw new Error(`the neighbour ended with status ${child.exitCode}`);
