@@ -121,11 +121,14 @@ export class Connector {
     return this.#holdFailure !== null && this.#holds === null && performance.now() >= this.#holdAgainAt;
   }
 
-  /** The vbd is to be without its disk. */
-  release(): void {
+  /** The vbd is to be without its disk. Resolves when it is closed. */
+  async release(): Promise<void> {
     this.#holds = this.#holdFailure = null;
-    const { release } = this.#host;
-    release?.(this.#id).catch((error: Error) => this.#listener.say("trouble", error.message));
+    try {
+      await this.#host.release?.(this.#id);
+    } catch (error) {
+      this.#listener.say("trouble", (error as Error).message);
+    }
   }
 
   /** True once the store is open; begins to open it first. The end of that leads to another look. */

@@ -36,8 +36,8 @@ import { VbdLog } from "./vbd-log.js";
 import { shownDevice } from "./vbd-name.js";
 import { writeInState } from "./xenbus.js";
 
-/** How long stopping waits for a store that was given up while it opened. */
-const GIVEN_UP_MS = 1000;
+/** How long a vbd waits for a disk to be closed that no connection uses. */
+const CLOSING_MS = 1000;
 
 export class Vbd {
   readonly id: VbdId;
@@ -213,7 +213,7 @@ export class Vbd {
     this.#connection?.handOver();
     await this.#leave(true);
     const { givenUp } = this.#connector;
-    if (givenUp) await Promise.race([givenUp, sleep(GIVEN_UP_MS, undefined, { ref: false })]);
+    if (givenUp) await within(givenUp);
   }
 
   /** A store that is still to be let go could be in the way of this vbd's next life. */
@@ -255,7 +255,8 @@ export class Vbd {
     if (keys.state === State.Initialising) return this.#offer();
     if (this.#dead) {
       await this.#close();
-      return this.#connector.release();
+      void this.#connector.release();
+      return;
     }
     this.#keepDisk(keys);
     if (this.#refusal) return this.#refuse(this.#refusal);
@@ -324,7 +325,7 @@ export class Vbd {
     await this.#failure.clear();
     this.#refusal = null;
     this.#dead = false;
-    this.#connector.release();
+    void this.#connector.release();
     this.#past = new Totals();
     this.#features = { ...this.#host.features };
     this.#throttling.forget();
@@ -363,7 +364,10 @@ export class Vbd {
   /** Lets go of the guest and the store, and says so. */
   async #close(): Promise<void> {
     await this.#disconnect();
-    if (this.#state !== State.Closed) await this.#switch(State.Closed);
+    if (this.#state === State.Closed) return;
+    // A disk that is removed is for others to use as soon as this is said, unless its storage hangs.
+    if (this.#keys?.online === false) await within(this.#connector.release());
+    await this.#switch(State.Closed);
   }
 
   /** A frontend that another process left connected. Whatever is not damage is tried again, and the guest waits. */
@@ -488,7 +492,7 @@ export class Vbd {
   /** The directory is gone. It may come back before we have finished. */
   async #forget(): Promise<void> {
     await this.#leave();
-    this.#connector.release();
+    void this.#connector.release();
     this.#throttling.forget();
     this.#refusal = null;
     this.#dead = false;
@@ -512,6 +516,11 @@ export class Vbd {
     this.look();
     return switched;
   }
+}
+
+/** Resolves when the disk is closed, or takes too long for that. */
+async function within(closed: Promise<void>): Promise<void> {
+  await Promise.race([closed, sleep(CLOSING_MS, undefined, { ref: false })]);
 }
 
 /** A key that a driver domain may not be allowed to read; null then. */

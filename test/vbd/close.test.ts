@@ -309,3 +309,53 @@ test(
     assert.equal(await machine.xenstore.read(`${backendPath()}/sectors`), "4096");
   }),
 );
+
+{
+  const closing: (() => void)[] = [];
+  const options = {
+    hold: async () => {},
+    release: () => new Promise<void>((resolve) => void closing.push(resolve)),
+  };
+  const spec = { backendDomid: 0, domid: DOMID, devid: DEVID };
+
+  test(
+    "a disk is closed before the toolstack hears that it is removed; not when its guest closes it",
+    LIMIT,
+    onMachine(async (machine) => {
+      const { front } = await connected(machine);
+      for (const go of closing.splice(0)) go();
+      await front.state(6);
+      await machine.untilState(6);
+      assert.equal(closing.length, 0);
+      let removed = false;
+      await front.write(await front.ring());
+      await front.state(3);
+      await machine.untilState(4);
+      const removal = removeVbd(machine.xenstore, spec).then((how) => {
+        removed = true;
+        return how;
+      });
+      await machine.untilState(5);
+      await front.state(6);
+      await until("it is being closed", () => closing.length === 1);
+      assert.equal(await machine.state(), 5);
+      assert.equal(removed, false);
+      for (const go of closing.splice(0)) go();
+      assert.equal(await removal, "closed");
+    }, options),
+  );
+
+  test(
+    "a disk that cannot be closed does not keep the toolstack waiting",
+    LIMIT,
+    onMachine(async (machine) => {
+      const { front } = await connected(machine);
+      closing.length = 0;
+      const removal = removeVbd(machine.xenstore, spec);
+      await machine.untilState(5);
+      await front.state(6);
+      assert.equal(await removal, "closed");
+      assert.ok(closing.length > 0);
+    }, options),
+  );
+}

@@ -46,6 +46,8 @@ export interface MachineOptions {
   readonly threads?: Partial<PlaneOptions>;
   readonly features?: Partial<Features>;
   readonly open?: NonNullable<VbdHost["open"]>;
+  readonly hold?: NonNullable<VbdHost["hold"]>;
+  readonly release?: NonNullable<VbdHost["release"]>;
   readonly events?: (events: EventChannels) => EventChannels;
   readonly grants?: (grants: GrantTable) => GrantTable;
   /** What is put between the backend and whoever serves rings. */
@@ -111,6 +113,8 @@ export class Machine {
       ...(options.limits && { limits: options.limits }),
       log: (line) => void this.log.push(line),
       open: options.open ?? openDevice,
+      ...(options.hold && { hold: options.hold }),
+      ...(options.release && { release: options.release }),
     });
   }
 

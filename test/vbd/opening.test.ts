@@ -23,7 +23,7 @@ function slowly() {
   return {
     waiting,
     paths,
-    release: () => {
+    proceed: () => {
       for (const go of waiting.splice(0)) go();
     },
     open: async (path: string, options: Parameters<typeof openDevice>[1]): Promise<BlockDevice> => {
@@ -57,7 +57,7 @@ const SPEC = { backendDomid: 0, domid: DOMID, devid: DEVID, path: "", mode: "w",
       await pause(30);
       assert.equal(await machine.state(), 2);
       assert.equal(machine.status()?.waitsFor, `${path} to be opened`);
-      slow.release();
+      slow.proceed();
       await machine.untilState(4);
       assert.deepEqual(slow.paths, [path]);
     }, slow),
@@ -81,9 +81,9 @@ const SPEC = { backendDomid: 0, domid: DOMID, devid: DEVID, path: "", mode: "w",
       // One store at a time, or the second might find its own image in use by the first.
       await pause(30);
       assert.equal(slow.paths.length, 1);
-      slow.release();
+      slow.proceed();
       await until("the second one opens", () => slow.paths.length === 2);
-      slow.release();
+      slow.proceed();
       await machine.untilState(4);
       assert.equal(machine.status()?.device, other);
     }, slow),
@@ -107,7 +107,7 @@ const SPEC = { backendDomid: 0, domid: DOMID, devid: DEVID, path: "", mode: "w",
       }
       await pause(30);
       assert.equal(slow.paths.length, 1);
-      const letGo = setInterval(slow.release, 5);
+      const letGo = setInterval(slow.proceed, 5);
       await machine.untilState(4);
       clearInterval(letGo);
       await until("no other is open", () => openFiles() <= files + 8);
@@ -125,7 +125,7 @@ const SPEC = { backendDomid: 0, domid: DOMID, devid: DEVID, path: "", mode: "w",
       const { path } = await opening(machine, slow);
       await machine.unplug();
       await until("it is let go", () => machine.status()?.waitsFor === "the disk to be released");
-      slow.release();
+      slow.proceed();
       await until("the vbd is gone", () => machine.status() === undefined);
       // Nobody has the image.
       await (await openDevice(path, { readOnly: false })).close();
@@ -145,7 +145,7 @@ const SPEC = { backendDomid: 0, domid: DOMID, devid: DEVID, path: "", mode: "w",
         await t.write(`${backendPath()}/physical-device-path`, other);
         await t.write(`${backendPath()}/mode`, "r");
       });
-      const letGo = setInterval(slow.release, 5);
+      const letGo = setInterval(slow.proceed, 5);
       await machine.untilState(4);
       clearInterval(letGo);
       assert.equal(machine.status()?.device, other);
@@ -165,7 +165,7 @@ const SPEC = { backendDomid: 0, domid: DOMID, devid: DEVID, path: "", mode: "w",
       await machine.backend.stop();
       const took = performance.now() - before;
       assert.ok(took < 5000, `${took} ms`);
-      slow.release();
+      slow.proceed();
     }, slow),
   );
 }
