@@ -1,5 +1,6 @@
 /** The aims: what xbdback is to reach, and whether it did in this run. */
 import type { Measured } from "../statistics.js";
+import { type HungResult, slowestCommand } from "./hung.js";
 import type { NeighbourResult } from "./neighbours.js";
 import { bestLoad, type RowResult, type ScaleResult } from "./results.js";
 
@@ -23,6 +24,8 @@ type Limit = { readonly atLeast: number } | { readonly atMost: number };
 const BATCH = 32;
 const MIB = 1 << 20;
 const MANY_VBDS = 256;
+/** For each command while storage hangs. */
+const COMMAND_MS = 1000;
 
 function aim(
   row: string,
@@ -105,10 +108,18 @@ const bestIops = (scale: ScaleResult): number => bestLoad(scale).iops.median;
 /** Disks that are not raw are printed, and are not aims. */
 function neighbourAims({ name, disk, depth, share, besideP99 }: NeighbourResult): Aim[] {
   if (disk !== "file") return [];
-  return [
-    ...aim(name, "of the good guest's fair share", { atLeast: 0.8 }, share),
-    ...(depth === 1 ? aim(name, "its p99", { atMost: 2 }, besideP99, "ms") : []),
-  ];
+  return [...shareAim(name, share), ...(depth === 1 ? p99Aim(name, besideP99) : [])];
+}
+
+const shareAim = (name: string, share: Measured): Aim[] =>
+  aim(name, "of the good guest's fair share", { atLeast: 0.8 }, share);
+
+const p99Aim = (name: string, p99: Measured): Aim[] => aim(name, "its p99", { atMost: 2 }, p99, "ms");
+
+function hungAims(result: HungResult): Aim[] {
+  const { name, share, besideP99 } = result;
+  const slowest = aim(name, "the slowest command", { atMost: COMMAND_MS }, slowestCommand(result), "ms");
+  return [...shareAim(name, share), ...p99Aim(name, besideP99), ...slowest];
 }
 
 /** In the order of the rows. An aim whose row or contestant was not measured is not there. */
@@ -116,6 +127,12 @@ export function aimsOf(
   rows: readonly RowResult[],
   scales: readonly ScaleResult[],
   neighbours: readonly NeighbourResult[],
+  hung: readonly HungResult[],
 ): Aim[] {
-  return [...rows.flatMap(rowAims), ...scaleAims(scales), ...neighbours.flatMap(neighbourAims)];
+  return [
+    ...rows.flatMap(rowAims),
+    ...scaleAims(scales),
+    ...neighbours.flatMap(neighbourAims),
+    ...hung.flatMap(hungAims),
+  ];
 }

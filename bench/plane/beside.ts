@@ -69,6 +69,7 @@ async function measureSetup(rows: readonly NeighbourRow[], plan: Plan): Promise<
     );
   } finally {
     await guest.stop();
+    guest.removeImages();
   }
 }
 

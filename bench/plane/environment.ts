@@ -19,6 +19,7 @@ const PACKAGES: Readonly<Record<string, string>> = {
   fio: "fio",
   "qemu-nbd": "qemu-utils",
   nbdkit: "nbdkit",
+  "qemu-storage-daemon": "qemu-system-common",
 };
 
 /** TMPFS_MAGIC and RAMFS_MAGIC: no O_DIRECT, and no disk. */

@@ -23,6 +23,7 @@ const JOB = { blockSize: 4096, readPercent: 70, sequential: false };
 /** neighbour.js, with one disk. */
 export class NeighbourProcess {
   readonly domid: number;
+  readonly devid = DEVID;
   readonly #process: ChildProcess;
   readonly #lines: AsyncIterator<string>;
 
@@ -81,6 +82,7 @@ export class GoodGuest {
       return guest;
     } catch (error) {
       await guest.stop();
+      guest.removeImages();
       throw error;
     }
   }
@@ -120,6 +122,9 @@ export class GoodGuest {
   async stop(): Promise<void> {
     for (const process of this.#processes) await process.stop();
     await this.machine.stop();
+  }
+
+  removeImages(): void {
     for (const path of this.#images) rmSync(path, { force: true });
   }
 }

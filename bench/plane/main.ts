@@ -17,19 +17,20 @@ import { fileURLToPath } from "node:url";
 import { parseArgs } from "node:util";
 import { parseSize } from "../../host/storage/size.js";
 import { aimsOf } from "./aims.js";
-import { measureNeighbours } from "./beside.js";
 import { atExit, exitOnSignals } from "./cleanup.js";
 import { type Environment, examine, isInMemory } from "./environment.js";
+import { hungRows } from "./hung.js";
 import { writeImage } from "./image.js";
 import { type Failure, measureRows, type Plan } from "./measure.js";
-import { type NeighbourResult, neighbourResult, neighbourRows } from "./neighbours.js";
+import { measureSection } from "./neighbour-section.js";
+import { neighbourRows } from "./neighbours.js";
 import { plot } from "./plot.js";
 import type { Report } from "./report.js";
 import { type RowResult, rowResult, type ScaleResult, scaleResult } from "./results.js";
 import { rows, scaleRows } from "./rows.js";
 import { measureScale } from "./scale.js";
 import { findTool } from "./syscalls.js";
-import { aimLines, EXPLANATION, head, leftLines, neighbourLines, rowLines, scaleLines } from "./table.js";
+import { aimLines, EXPLANATION, head, rowLines, scaleLines } from "./table.js";
 
 const USAGE = `npm run bench -- [options] [parts]     measures the rows whose name has all parts
   --quick            fewer rows, repeats and a smaller file: under two minutes
@@ -98,6 +99,7 @@ function parse(args: string[]) {
       rows: chosen(rows()),
       scales: chosen(scaleRows()),
       neighbours: chosen(neighbourRows()),
+      hung: chosen(hungRows()),
     };
   } catch (error) {
     throw new UsageError((error as Error).message);
@@ -111,29 +113,6 @@ function describe({ cpu, cores, memory, kernel, node, fileSystem, programs }: En
     `${cores} × ${cpu}, ${(memory / 2 ** 30).toFixed(0)} GiB, Linux ${kernel}, ${fileSystem}, Node ${node}`,
     ...Object.values(programs),
   ].join("\n");
-}
-
-/** The good guest beside others. */
-async function measureBeside(
-  options: Options,
-  plan: Plan,
-): Promise<Pick<Report, "neighbours" | "left" | "failures">> {
-  const { missing, say } = plan;
-  const left: Record<string, string> = {};
-  const rows = options.neighbours.filter((row) => {
-    const reason = row.disk === "qcow2" ? missing.get("qemu-nbd") : undefined;
-    if (reason === undefined) return true;
-    left[row.name] = reason;
-    say(leftLines(row.name, reason));
-    return false;
-  });
-  const neighbours: NeighbourResult[] = [];
-  const failures = await measureNeighbours(rows, plan, (samples) => {
-    const result = neighbourResult(samples);
-    neighbours.push(result);
-    say(neighbourLines(result));
-  });
-  return { neighbours, left, failures };
 }
 
 async function measure(options: Options, scratch: string, say: (line: string) => void): Promise<Report> {
@@ -171,9 +150,9 @@ async function measure(options: Options, scratch: string, say: (line: string) =>
       failures.push({ rows: [name], reason: (error as Error).message });
     }
   }
-  const beside = await measureBeside(options, plan);
+  const beside = await measureSection(options.neighbours, options.hung, plan);
   failures.push(...beside.failures);
-  const aims = aimsOf(measured, scale, beside.neighbours);
+  const aims = aimsOf(measured, scale, beside.neighbours, beside.hung);
   say(`\n${aimLines(aims)}`);
   return {
     ...{
@@ -203,7 +182,7 @@ async function main(): Promise<void> {
   const options = parse(process.argv.slice(2));
   if (options.help) return console.log(USAGE);
   if (options.plot !== undefined) return redraw(options.output, options.plot);
-  const chosen = [...options.rows, ...options.scales, ...options.neighbours];
+  const chosen = [...options.rows, ...options.scales, ...options.neighbours, ...options.hung];
   if (chosen.length === 0) throw new UsageError("no row has all of these parts: --list prints the names");
   if (options.list) return console.log(chosen.map(({ name }) => name).join("\n"));
   const say = (line: string): void => {

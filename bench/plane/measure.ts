@@ -101,7 +101,7 @@ async function measureSetup(
       ringPageOrder: RING_PAGE_ORDER,
       inFlightBytes: Math.floor(IN_FLIGHT / setup.queues),
     });
-    const xbdback = new Xbdback(machine, backing.pid ?? (await machine.helperPid()));
+    const xbdback = new Xbdback(machine, backing.pid ?? (await machine.helperPid(DOMID)));
     if (setup.apart) xbdback.keepApart();
     await xbdback.run({ ...setup, depth: WARM_UP_DEPTH, pinned: false }, WARM_UP_SECONDS);
     const servers = new Map<string, NbdServer>();

@@ -6,7 +6,6 @@ import type { Cache } from "./rows.js";
 export const SAME = "same";
 /** 128 KiB reads in 256 segments that stay mapped; the same with chosen references; 1 MiB reads and writes by grant copy. */
 export const KINDS = ["honestp", "hash", "copyread", "copy"] as const;
-export type NeighbourKind = (typeof KINDS)[number] | typeof SAME;
 
 /** How both guests' disks are served; rows of one set-up are measured on the same processes. */
 export interface NeighbourSetup {

@@ -1,7 +1,8 @@
-/** The report as an SVG: for each row, bars of IOPS to fio's, with the range of the repeats. */
+/** The report as an SVG: for each row, bars of IOPS to fio's or of a fair share, with the range of the repeats. */
 import type { Measured } from "../statistics.js";
+import type { GoodResult, NeighbourResult } from "./neighbours.js";
 import type { Report } from "./report.js";
-import { bestLoad, type ContestantResult, type RowResult, type ScaleResult } from "./results.js";
+import { bestLoad, type RowResult, type ScaleResult } from "./results.js";
 
 const WIDTH = 1000;
 const MARGIN = 28;
@@ -123,13 +124,21 @@ class Chart {
     const height = shown.length * (BAR + GAP) - GAP;
     this.add(text(LEFT - 12, this.#y + height / 2 + 4, "label ink", describe(row), ' text-anchor="end"'));
     for (const { name, result, ratio } of shown) {
-      this.#bar(name, result, ratio);
+      this.#bar(name, ratio, `${short(result.iops.median)} IOPS`);
       this.skip(BAR + GAP);
     }
     this.skip(ROW_GAP - GAP);
   }
 
-  #bar(name: string, { iops }: ContestantResult, ratio: Measured): void {
+  /** A good guest beside what `label` says. */
+  share(label: string, { share, besideP99 }: GoodResult): void {
+    this.add(text(LEFT - 12, this.#y + BAR / 2 + 4, "label ink", label, ' text-anchor="end"'));
+    this.#bar("xbdback", share, `p99 ${besideP99.median.toFixed(2)} ms`);
+    this.skip(BAR + GAP + GAP);
+  }
+
+  /** `more` is what is written behind the ratio. */
+  #bar(name: string, ratio: Measured, more: string): void {
     const end = this.x(ratio.median);
     const middle = this.#y + BAR / 2;
     this.add(
@@ -140,19 +149,19 @@ class Chart {
     this.add(
       `<path d="M${low} ${middle}H${high}M${low} ${top}V${bottom}M${high} ${top}V${bottom}" class="whisker" fill="none"/>`,
     );
-    const label = `${ratio.median.toFixed(2)} · ${short(iops.median)} IOPS`;
+    const label = `${ratio.median.toFixed(2)} · ${more}`;
     const classes = name === "xbdback" ? "value ink strong" : "value soft";
     this.add(text(Math.max(end, high) + 7, middle + 3.8, classes, label));
   }
 
-  /** Vertical lines at each quarter behind the bars, and one at fio's own. */
-  grid(from: number, to: number): string {
+  /** Vertical lines at each quarter behind the bars, and one at 1, which is `whole`. */
+  grid(from: number, to: number, whole: string): string {
     const lines: string[] = [];
     for (let ratio = 0; this.x(ratio) < RIGHT || ratio === 0; ratio += 0.25) {
       const x = round(this.x(ratio));
       const kind = ratio === 1 ? "limit" : "grid";
       lines.push(`<path d="M${x} ${from}V${to}" class="${kind}"/>`);
-      const words = ratio === 1 ? "fio = 1" : String(ratio);
+      const words = ratio === 1 ? `${whole} = 1` : String(ratio);
       const weight = ratio === 1 ? "value ink strong" : "value soft";
       lines.push(text(x, from - 6, weight, words, ' text-anchor="middle"'));
     }
@@ -184,6 +193,23 @@ function subtitle({ environment, repeats, seconds }: Report): string {
   return `${cores} × ${cpu}, Linux ${kernel}, ${fileSystem}, Node ${node}; ${repeats} runs of ${seconds} s in turn, median and range`;
 }
 
+function besideWords({ cache, engine, disk, depth, kind }: NeighbourResult): string {
+  const words = [kind, disk === "file" ? engine : disk, cache === "none" ? "direct" : "warm", `QD ${depth}`];
+  return words.join(", ");
+}
+
+/** The good guest beside others, with its grid. */
+function shares(chart: Chart, { neighbours, hung }: Report): string[] {
+  if (neighbours.length + hung.length === 0) return [];
+  chart.skip(SECTION);
+  chart.text(MARGIN, "section ink", "A guest at 4K beside a neighbour: its IOPS as a part of its fair share");
+  chart.skip(SECTION);
+  const top = chart.height - 12;
+  for (const result of neighbours) chart.share(besideWords(result), result);
+  for (const result of hung) chart.share(`hung storage: ${result.kind}`, result);
+  return [chart.grid(top, chart.height, "fair share")];
+}
+
 /** The whole drawing; light or dark as the reader's system is. */
 export function plot(report: Report): string {
   const drawn = report.rows.filter(({ contestants }) => contestants["xbdback"]?.ratioToFio);
@@ -210,7 +236,8 @@ export function plot(report: Report): string {
     chart.skip(SECTION / 2 - 6);
     for (const row of section) chart.row(row);
   }
-  const bottom = chart.height;
+  const grids = drawn.length > 0 ? [chart.grid(top, chart.height, "fio")] : [];
+  grids.push(...shares(chart, report));
   for (const scale of report.scale) {
     chart.skip(22);
     chart.text(MARGIN, "label ink", scaleWords(scale));
@@ -220,7 +247,7 @@ export function plot(report: Report): string {
 <style>${STYLE}
 </style>
 <rect width="100%" height="100%" rx="8" class="ground"/>
-${chart.grid(top, bottom)}
+${grids.join("\n")}
 ${chart}
 </svg>
 `;

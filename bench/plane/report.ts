@@ -1,6 +1,7 @@
 /** What `npm run bench` finds out. docs/bench.md tells the meaning of each key. */
 import type { Aim } from "./aims.js";
 import type { Environment } from "./environment.js";
+import type { HungResult } from "./hung.js";
 import type { Failure } from "./measure.js";
 import type { NeighbourResult } from "./neighbours.js";
 import type { RowResult, ScaleResult } from "./results.js";
@@ -22,6 +23,7 @@ export interface Report {
   readonly rows: readonly RowResult[];
   readonly scale: readonly ScaleResult[];
   readonly neighbours: readonly NeighbourResult[];
+  readonly hung: readonly HungResult[];
   /** Why rows of neighbours were left out, by name. */
   readonly left: Readonly<Record<string, string>>;
   readonly aims: readonly Aim[];

@@ -1,6 +1,7 @@
 /** The table on the terminal. */
 import type { Measured } from "../statistics.js";
 import type { Aim } from "./aims.js";
+import { COMMANDS, type HungResult } from "./hung.js";
 import type { GoodResult, NeighbourResult } from "./neighbours.js";
 import type { ContestantResult, RowResult, ScaleResult } from "./results.js";
 
@@ -87,8 +88,8 @@ export function scaleLines(scale: ScaleResult): string {
 
 export const leftLines = (name: string, reason: string): string => `${name}\n  left out: ${reason}`;
 
-/** The good guest's. */
-function goodLines(result: GoodResult): string[] {
+/** The good guest's; `what` is beside it. */
+function goodLines(result: GoodResult, what: string): string[] {
   const { aloneIops, fairIops, besideIops, share, aloneP99, fairP99, besideP99 } = result;
   const one = (what: string, iops: Measured, p99: number, more = ""): string =>
     `  ${what.padEnd(20)}${whole(iops.median).padStart(8)} IOPS (${range(iops, whole)}), p99 ${two(p99)} ms${more}`;
@@ -96,14 +97,20 @@ function goodLines(result: GoodResult): string[] {
   return [
     one("alone", aloneIops, aloneP99),
     one("beside its like", fairIops, fairP99),
-    one("beside the neighbour", besideIops, besideP99.median, kept),
+    one(`beside ${what}`, besideIops, besideP99.median, kept),
   ];
 }
 
 export function neighbourLines(result: NeighbourResult): string {
   const { name, neighbourRate } = result;
   const rate = `  the neighbour: ${whole(neighbourRate.median)} requests a second`;
-  return [name, ...goodLines(result), rate].join("\n");
+  return [name, ...goodLines(result, "the neighbour"), rate].join("\n");
+}
+
+export function hungLines(result: HungResult): string {
+  const times = COMMANDS.map((command) => `${command} ${whole(result.commands[command].max)}`);
+  const commands = `  meanwhile, the slowest of the repeats in ms: ${times.join(", ")}`;
+  return [result.name, ...goodLines(result, "hung storage"), commands].join("\n");
 }
 
 function aimLine({ row, what, unit, atLeast, atMost, value, min, max, reached }: Aim): string {
@@ -128,5 +135,6 @@ qemu-nbd, nbdkit  on the same file, over a Unix socket, with fio's NBD client (C
 traced, recorded  xbdback, while \`xbdback trace\` or \`xbdback record\` looks at the ring
 xbdback  a guest process and a backend process; qd1: everything on one CPU
 neighbours  a good guest, at depth 1 or qd32, beside one that takes all it can get; fair share: beside one that does the same
+hung     beside a guest whose storage does not answer; list, show, attach and detach while it does not
 of fio   median and range of the repeats' ratios; client, server: CPU seconds for 100,000 I/Os
 `;

@@ -154,9 +154,16 @@ export class Machine {
     return (await control<{ vbds: VbdStatus[] }>(socket, { command: "list" })).vbds;
   }
 
-  /** Of the process that the daemon has started for the first vbd; null where there is none. */
-  async helperPid(): Promise<number | null> {
-    const [{ through }] = await this.status();
+  /** Of the guest's first disk. */
+  async statusOf(domid: number): Promise<VbdStatus> {
+    const status = (await this.status()).find((vbd) => vbd.domid === domid);
+    if (!status) throw new Error(`the daemon has no disk of domain ${domid}`);
+    return status;
+  }
+
+  /** Of the process that the daemon has started for a guest's disk; null where there is none. */
+  async helperPid(domid: number): Promise<number | null> {
+    const { through } = await this.statusOf(domid);
     const pid = /, process ([0-9]+)/.exec(through ?? "")?.[1];
     return pid === undefined ? null : Number(pid);
   }
