@@ -1,7 +1,7 @@
 /**
- * Every number and layout of Linux's interfaces that the host has as a literal, against the C headers of both architectures:
- * those of host/platform/numbers.ts, the launcher's, io_uring's, Landlock's and the Xen devices'. NBD's and vhost-user's are
- * protocols', of no architecture.
+ * The numbers and layouts of Linux's interfaces that the host has as literals, against the C headers of both architectures:
+ * those of host/platform/numbers.ts, the launcher's, io_uring's and the Xen devices'. Not here: Landlock's access rights
+ * (landlock.ts), of which Debian 12's headers do not know all; NBD's and vhost-user's are protocols', of no architecture.
  */
 import assert from "node:assert/strict";
 import { mkdtempSync, rmSync, writeFileSync } from "node:fs";
