@@ -6,12 +6,11 @@
 import { constants } from "node:os";
 import type { Outage } from "../device.js";
 import type { Patience } from "../patience.js";
+import { RetryPause } from "../retry-pause.js";
 import type { Export, Line } from "./negotiate.js";
 import type { Request } from "./request.js";
 import { Session } from "./session.js";
 
-const FIRST_RETRY_MS = 10;
-const LONGEST_RETRY_MS = 1000;
 const GOODBYE_MS = 2000;
 
 export interface LinkOptions extends Patience {
@@ -32,11 +31,11 @@ export class Link {
   #session: Session | null = null;
   /** When the connection was lost, by performance.now(), and why; null while there is one. */
   #lost: { at: number; why: string } | null = null;
-  #retryMs = FIRST_RETRY_MS;
+  readonly #pause = new RetryPause();
   #closed = false;
   #timer: NodeJS.Timeout | null = null;
-  /** Cuts short what {@link #reconnect} waits for. */
-  #wake: () => void = () => {};
+  /** Ends what {@link #reconnect} does on a connection. */
+  #abandon: () => void = () => {};
   #maintenance: Promise<void> = Promise.resolve();
 
   /** Takes the first connection over. */
@@ -69,7 +68,7 @@ export class Link {
   /** To be called by each request's `done`. */
   settled(request: Request): void {
     this.#requests.delete(request);
-    if (this.#session) this.#retryMs = FIRST_RETRY_MS;
+    if (this.#session) this.#pause.reset();
   }
 
   /** The server was seen to be gone: there is no need to wait for more. */
@@ -84,7 +83,8 @@ export class Link {
   async close(): Promise<void> {
     this.#closed = true;
     if (this.#timer) clearInterval(this.#timer);
-    this.#wake();
+    this.#pause.cut();
+    this.#abandon();
     await this.#maintenance;
     this.#session?.end();
     await this.#session?.closed(GOODBYE_MS);
@@ -110,7 +110,7 @@ export class Link {
     while (!this.#closed) {
       let session: Session | null = null;
       try {
-        await this.#pause();
+        await this.#pause.wait();
         if (this.#closed) return;
         const line = await dial();
         let lose: (error: Error) => void = () => {};
@@ -124,7 +124,7 @@ export class Link {
         });
         const why = objection(line.exported);
         if (why !== null) throw new Error(why);
-        this.#wake = () => lose(new Error("the disk is closed"));
+        this.#abandon = () => lose(new Error("the disk is closed"));
         await this.#restore(session, broken, lose);
         if (this.#closed) throw new Error("the disk is closed");
         this.#lost = null;
@@ -151,18 +151,6 @@ export class Link {
     const timer = setInterval(look, Math.min(1000, Math.max(reconnectMs / 4, 10)));
     await restore(session, broken).finally(() => clearInterval(timer));
     await Promise.race([broken, null]);
-  }
-
-  async #pause(): Promise<void> {
-    const milliseconds = this.#retryMs;
-    this.#retryMs = Math.min(2 * milliseconds, LONGEST_RETRY_MS);
-    await new Promise<void>((resolve) => {
-      const timer = setTimeout(resolve, milliseconds);
-      this.#wake = () => {
-        clearTimeout(timer);
-        resolve();
-      };
-    });
   }
 
   /** What is due by the clock. */

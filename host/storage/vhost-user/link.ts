@@ -6,14 +6,13 @@ import { closeSync } from "node:fs";
 import type { Outage } from "../device.js";
 import type { KeptWrites } from "../kept-writes.js";
 import type { Patience } from "../patience.js";
+import { RetryPause } from "../retry-pause.js";
 import { negotiate, type Offer, share } from "./handshake.js";
 import { Queues } from "./queues.js";
 import { restore } from "./restore.js";
 import type { Session } from "./session.js";
 import { Order, type VhostStore } from "./store.js";
 
-const FIRST_RETRY_MS = 10;
-const LONGEST_RETRY_MS = 1000;
 /** A timer of Node's has no more; it stands for "never". */
 const LONGEST_TIMER_MS = 2 ** 31 - 1;
 
@@ -57,9 +56,7 @@ export class Link {
   #failing = false;
   #lost: string | null = null;
   #closed = false;
-  #retryMs = FIRST_RETRY_MS;
-  /** Cuts a pause short. */
-  #wake: () => void = () => {};
+  readonly #pause = new RetryPause();
   #maintenance: Promise<void> = Promise.resolve();
 
   /** Takes the first connection over. */
@@ -71,6 +68,7 @@ export class Link {
     this.queues = new Queues(first.offer.queues, common, first.memoryFd, (why) => this.lose(why));
     this.#session = first.session;
     this.#watch(first.session);
+    first.session.milliseconds = this.#silenceMs;
     const interval = Math.min(1000, Math.max(Math.min(reconnectMs, silenceMs) / 4, 10));
     this.#timer = setInterval(() => this.#look(), interval).unref();
   }
@@ -106,7 +104,7 @@ export class Link {
     session?.lose(why);
     this.#options.onLoss();
     this.queues.order(Order.lose);
-    this.#wake();
+    this.#pause.cut();
     this.#options.log(`${why}; all I/O fails until the disk is attached again`);
   }
 
@@ -115,14 +113,18 @@ export class Link {
     this.#closed = true;
     clearInterval(this.#timer);
     this.queues.stopWaiting();
-    this.#wake();
+    this.#pause.cut();
     await this.#maintenance;
     await this.#session?.close();
     this.queues.close();
   }
 
+  /** For the answer to a message of a session that runs; until then it has the dialler's time. */
+  get #silenceMs(): number {
+    return Math.min(this.#options.patience.silenceMs, LONGEST_TIMER_MS);
+  }
+
   #watch(session: Session): void {
-    session.milliseconds = Math.min(this.#options.patience.silenceMs, LONGEST_TIMER_MS);
     session.onLost = (why, violated) => {
       if (violated) this.lose(why);
       else if (this.#session === session) this.#break(why);
@@ -135,7 +137,7 @@ export class Link {
     if (this.#closed) return;
     const { queues } = this;
     const answered = queues.answers !== this.#answers;
-    if (answered) this.#retryMs = FIRST_RETRY_MS;
+    if (answered) this.#pause.reset();
     const at = answered || queues.out === 0 || this.#lostAt === null ? performance.now() : this.#lostAt;
     this.#lostAt = at;
     this.#outage = { at, why };
@@ -151,7 +153,7 @@ export class Link {
       let session: Session | null = null;
       let memoryFd = -1;
       try {
-        await this.#pause();
+        await this.#pause.wait();
         // Until then writes that were acknowledged may still be added to those that are kept.
         await this.queues.obeyed();
         if (this.#closed || this.#lost !== null) return;
@@ -173,9 +175,7 @@ export class Link {
   async #prepare(session: Session): Promise<number> {
     const { kept, objection, store, patience } = this.#options;
     let memoryFd = -1;
-    const watched = session.milliseconds;
     this.#watch(session);
-    session.milliseconds = watched;
     try {
       const offer = await negotiate(session);
       const why = objection(offer);
@@ -205,25 +205,13 @@ export class Link {
 
   #run(session: Session, memoryFd: number): void {
     const { queues } = this;
-    session.milliseconds = Math.min(this.#options.patience.silenceMs, LONGEST_TIMER_MS);
+    session.milliseconds = this.#silenceMs;
     this.#session = session;
     this.#outage = null;
     this.#failing = false;
     this.#answers = queues.answers;
     this.#options.log(`connected again; ${queues.out} requests are sent again`);
     queues.order(Order.run, memoryFd);
-  }
-
-  async #pause(): Promise<void> {
-    const milliseconds = this.#retryMs;
-    this.#retryMs = Math.min(2 * milliseconds, LONGEST_RETRY_MS);
-    await new Promise<void>((resolve) => {
-      const timer = setTimeout(resolve, milliseconds);
-      this.#wake = () => {
-        clearTimeout(timer);
-        resolve();
-      };
-    });
   }
 
   /** What is due by the clock. */
