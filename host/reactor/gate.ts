@@ -13,8 +13,8 @@ import type { Activity } from "./activity.js";
 export const SHARED_BYTES = 256 << 10;
 const LATENCY_MS = 0.1;
 /**
- * What others' disks are given at once while there are others: a longer I/O is done in such parts, one after the other.
- * A virtqueue, for one, has 256 entries for all that is in flight at a disk.
+ * What a disk is given at once of an I/O while other guests have I/O: a longer one is done in such parts, one after the
+ * other. A virtqueue, for one, has 256 entries for all that is in flight at a disk.
  */
 export const PART: Most = { bytes: 64 << 10, entries: 16 };
 /** A guest alone: more than any disk needs, and less than whoever comes would notice for long. */
@@ -39,10 +39,10 @@ export class Gate {
   #inFlight = 0;
   /** When the only I/O in flight was started; 0 when there is none, or another has been started since. */
   #startedAt = 0;
-  /** The shortest time that an I/O took which was alone here, in milliseconds; 0: none was yet. */
-  #quickest = 0;
-  /** What the disk may have in flight at its quickest, while others have I/O. */
-  #bound = SHARED_BYTES;
+  /** The shortest time that an I/O took which was alone here, in milliseconds. */
+  #quickest = Number.POSITIVE_INFINITY;
+  /** What the disk may have in flight at its quickest, while others have I/O: until that is known, one I/O, which tells. */
+  #bound = 0;
   /** The activity knows that there is something in flight. */
   #busy = false;
   /** I/Os that wait, oldest first, from `#head` on. */
@@ -88,8 +88,8 @@ export class Gate {
   #measure(bytes: number): void {
     const took = (this.#clock() - this.#startedAt) / Math.max(1, bytes / PART.bytes);
     this.#startedAt = 0;
-    if (this.#quickest !== 0 && took >= this.#quickest) return;
-    this.#quickest = Math.max(took, Number.MIN_VALUE);
+    if (took >= this.#quickest) return;
+    this.#quickest = took;
     this.#bound = Math.min(ALONE_BYTES, SHARED_BYTES * Math.max(1, took / LATENCY_MS));
   }
 
@@ -110,8 +110,7 @@ export class Gate {
     const inFlight = this.#inFlight;
     if (inFlight === 0) return true;
     const after = inFlight + cost(bytes);
-    // Until the disk's latency is known, one at a time beside others: the first of them tells.
-    if (this.#quickest > 0 && after <= this.#bound / this.#activity.sharers(this.#domid)) return true;
+    if (after <= this.#bound / this.#activity.sharers(this.#domid)) return true;
     return after <= ALONE_BYTES && !this.#activity.shared;
   }
 
