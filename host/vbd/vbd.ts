@@ -253,11 +253,7 @@ export class Vbd {
     if (objection) return this.#refuse(objection);
     this.#takeDefaultLimits();
     if (keys.state === State.Initialising) return this.#offer();
-    if (this.#dead) {
-      await this.#close();
-      void this.#connector.release();
-      return;
-    }
+    if (this.#dead) return this.#close();
     this.#keepDisk(keys);
     if (this.#refusal) return this.#refuse(this.#refusal);
     if (await this.#connector.adoption.pends(keys.state, this.#frontendState)) return this.#takeOver(keys);
@@ -364,10 +360,9 @@ export class Vbd {
   /** Lets go of the guest and the store, and says so. */
   async #close(): Promise<void> {
     await this.#disconnect();
-    if (this.#state === State.Closed) return;
     // A disk that is removed is for others to use as soon as this is said, unless its storage hangs.
-    if (this.#keys?.online === false) await within(this.#connector.release());
-    await this.#switch(State.Closed);
+    if (this.#dead || this.#keys?.online === false) await within(this.#connector.release());
+    if (this.#state !== State.Closed) await this.#switch(State.Closed);
   }
 
   /** A frontend that another process left connected. Whatever is not damage is tried again, and the guest waits. */
