@@ -41,17 +41,18 @@ export class Departure {
     const within = (ms: number): Promise<boolean> =>
       Promise.race([stopped, sleep(ms, false, { ref: false })]);
     if (await within(RELEASE_MS)) return this.#tell([]);
-    const start = performance.now() - RELEASE_MS;
+    const end = performance.now() - RELEASE_MS + seconds * 1000;
+    const left = (): number => Math.max(0, end - performance.now());
     let unreleased = daemon.unreleased();
     // Those that are only slow are worth waiting for.
-    while (unreleased.some(({ hangs }) => !hangs) && performance.now() - start < seconds * 1000) {
+    while (unreleased.some(({ hangs }) => !hangs) && left() > 0) {
       if (await within(LOOK_MS)) return this.#tell([]);
       unreleased = daemon.unreleased();
     }
     if (unreleased.length === 0) {
       // Threads of ours are still to end, for which a slow machine takes its time.
       this.#tell([]);
-      if (!(await within(Math.max(0, seconds * 1000 - (performance.now() - start))))) exitAtOnce(Exit.ok);
+      if (!(await within(left()))) exitAtOnce(Exit.ok);
       return;
     }
     const level = "warning";
@@ -60,7 +61,7 @@ export class Departure {
     this.#tell(unreleased);
     const inflight = unreleased.some((one) => one.inflight > 0);
     if (inflight) {
-      if (await within(Math.max(0, seconds * 1000 - (performance.now() - start)))) return;
+      if (await within(left())) return;
       log(
         `xbdback: requests are still in flight after ${seconds} s, and are left to the journals: the next daemon does them ` +
           "again when the disk has released them",
