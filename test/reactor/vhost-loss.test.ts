@@ -56,15 +56,9 @@ for (const queues of [1, 4]) {
 
 test("while there is no server its guest waits, and the status says for what", LIMIT, async (t) => {
   const server = new VolatileServer(MIB);
-  let away = false;
-  // It hangs up on who comes.
-  const hears: Script["hears"] = (one) => {
-    if (away) one.close();
-    return away;
-  };
-  const { machine, guest, servers } = await start(t, { ...server.script, hears });
+  const { machine, guest, servers } = await start(t, server.script);
   const front = await machine.connect(guest, { queues: 2 });
-  away = true;
+  server.away = true;
   server.kill(servers[0]);
   let written = false;
   const write = front.write(0, Buffer.alloc(4096, 5)).then(() => (written = true));
@@ -77,7 +71,7 @@ test("while there is no server its guest waits, and the status says for what", L
     /^a vhost-user server is away, connecting again since [0-9:]{8} \(/,
   );
   assert.equal(written, false);
-  away = false;
+  server.away = false;
   await write;
   assert.equal(machine.status()?.storage.state, "ok");
   await front.flush();

@@ -95,15 +95,10 @@ test(
   LIMIT,
   async (t) => {
     const server = new VolatileServer(MIB);
-    let away = false;
-    const hears: Script["hears"] = (one) => {
-      if (away) one.close();
-      return away;
-    };
-    const { device, lines, servers } = await open(t, { ...server.script, hears }, { reconnectMs: 200 });
+    const { device, lines, servers } = await open(t, server.script, { reconnectMs: 200 });
     const data = fill(scatter(4096), pattern(4096, 7));
     assert.equal((await write(device, 0, data)).result, Result.Success);
-    away = true;
+    server.away = true;
     server.kill(servers[0]);
     const began = performance.now();
     const outcomes = await Promise.all([read(device, 0, scatter(512)), write(device, 8192, scatter(512))]);
@@ -121,7 +116,7 @@ test(
       /^no connection within 0.2 s \(the server has closed its connection\); I\/O fails until the server is there/,
     );
     assert.equal((await read(device, 0, scatter(512))).result, Result.Failure);
-    away = false;
+    server.away = false;
     const back = scatter(4096);
     await until("it reads again", async () => (await read(device, 0, back)).result === Result.Success);
     assert.deepEqual(gather(back), pattern(4096, 7));
@@ -134,20 +129,15 @@ test(
   LIMIT,
   async (t) => {
     const server = new VolatileServer(MIB);
-    let away = false;
-    const hears: Script["hears"] = (one) => {
-      if (away) one.close();
-      return away;
-    };
-    const { device, servers } = await open(t, { ...server.script, hears });
+    const { device, servers } = await open(t, server.script);
     const before = await device.takeQueue!(2);
-    away = true;
+    server.away = true;
     server.kill(servers[0]);
     await until("it is seen", () => device.outage !== null);
     const meanwhile = await device.takeQueue!(2);
     assert.ok(before && meanwhile && before.store.index !== meanwhile.store.index);
     await before.release();
-    away = false;
+    server.away = false;
     await meanwhile.release();
     assert.equal((await read(device, 0, scatter(512))).result, Result.Success);
   },

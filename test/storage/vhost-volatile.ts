@@ -6,6 +6,8 @@ export class VolatileServer {
   /** What outlives the server. */
   readonly stable: Buffer;
   kills = 0;
+  /** It hangs up on whoever connects. */
+  away = false;
   /** Says when it is killed: called before each request is served. */
   dies: (asked: Asked) => "before" | "served" | "answered" | null = () => null;
   readonly script: Script;
@@ -14,7 +16,15 @@ export class VolatileServer {
   constructor(bytes: number, script: Script = {}) {
     this.stable = Buffer.alloc(bytes);
     this.#cache = Buffer.alloc(bytes);
-    this.script = { ...script, disk: this.#cache, serves: (asked, server) => this.#serve(asked, server) };
+    this.script = {
+      hears: (server) => {
+        if (this.away) server.close();
+        return this.away;
+      },
+      ...script,
+      disk: this.#cache,
+      serves: (asked, server) => this.#serve(asked, server),
+    };
   }
 
   kill(server: FakeServer): void {
