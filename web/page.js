@@ -87,22 +87,21 @@ function drawRing(ring, number) {
   return element;
 }
 
+/** In one word, what a vbd does, and how good that is. */
+function summarized({ storage, error, paused, waitsFor, inflight }) {
+  if (storage.state === "waiting") return ["stuck", "bad"];
+  if (error !== null) return ["error", "bad"];
+  if (paused) return ["paused", "notice"];
+  if (storage.state === "opening") return ["opening", "notice"];
+  if (waitsFor !== null) return ["waiting", "notice"];
+  return [inflight > 0 ? "active" : "idle", "good"];
+}
+
 /** What of a vbd is shown in words. */
 function described(vbd) {
-  const { domid, domainName, vdev, storage, paused, waitsFor, error, device, name, description } = vbd;
+  const { domid, domainName, vdev, device, name, description } = vbd;
   const guest = domainName ?? `domain ${domid}`;
-  const [summary, level] =
-    storage.state === "waiting"
-      ? ["stuck", "bad"]
-      : error !== null
-        ? ["error", "bad"]
-        : paused
-          ? ["paused", "notice"]
-          : storage.state === "opening"
-            ? ["opening", "notice"]
-            : waitsFor === null
-              ? [vbd.inflight > 0 ? "active" : "idle", "good"]
-              : ["waiting", "notice"];
+  const [summary, level] = summarized(vbd);
   const title = `${guest} ${vdev}`;
   const searchable = [title, name, device, summary, description].join(" ").toLowerCase();
   return { ...vbd, title, summary, level, searchable };

@@ -203,7 +203,8 @@ export class Stores {
     if (held) {
       const { claim } = held;
       if (claim.path === path && claim.readOnly === readOnly && held.shared === shared) return held;
-      if (held.inUse) throw new DeviceError(constants.errno.EBUSY, path, `${name} still uses ${claim.path}`);
+      if (held.inUse !== null)
+        throw new DeviceError(constants.errno.EBUSY, path, `${name} still uses ${claim.path}`);
       await this.#end(held, vbd);
     }
     if (this.#closed) throw new DeviceError(constants.errno.EBUSY, path, "the daemon is stopping");

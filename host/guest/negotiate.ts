@@ -110,9 +110,9 @@ export function publish(
   persistent: boolean,
 ): Promise<void> {
   return xenstore.transaction(async (t) => {
-    for (const key of (await t.directory(frontend)) ?? []) {
-      if (RING_KEY.test(key) || (key === "protocol" && protocol === null))
-        await t.remove(`${frontend}/${key}`);
+    const outdated = (key: string) => RING_KEY.test(key) || (key === "protocol" && protocol === null);
+    for (const key of ((await t.directory(frontend)) ?? []).filter(outdated)) {
+      await t.remove(`${frontend}/${key}`);
     }
     if (order > 0) await t.write(`${frontend}/ring-page-order`, String(order));
     if (channels.length === 1) await writeChannel(t, frontend, channels[0], order);

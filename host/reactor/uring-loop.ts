@@ -89,23 +89,11 @@ export class UringLoop {
 
   /** Does what there is to do, and waits where there is nothing more. */
   #turn(): void {
-    const { reactor, engine, wakeFd, onWake, onTurn } = this.#options;
+    const { reactor, engine, onTurn } = this.#options;
     const { ring } = engine;
     engine.reap();
-    if (this.#woken) {
-      this.#woken = false;
-      onWake();
-      engine.poll(wakeFd, this.#onWoken);
-    }
-    if (this.#rung !== null) {
-      const result = this.#rung;
-      this.#rung = null;
-      if (result === -EAGAIN) engine.poll(reactor.events.fd, this.#hear);
-      else {
-        if (result !== -EINTR) reactor.received(result);
-        this.#hear();
-      }
-    }
+    if (this.#woken) this.#wake();
+    if (this.#rung !== null) this.#take(this.#rung);
     reactor.turn();
     const { due } = reactor;
     let timeout = Number.POSITIVE_INFINITY;
@@ -121,6 +109,25 @@ export class UringLoop {
       if (reactor.listen()) ring.enter(0, 0);
       else this.#sleep(timeout);
     }
+  }
+
+  #wake(): void {
+    const { engine, wakeFd, onWake } = this.#options;
+    this.#woken = false;
+    onWake();
+    engine.poll(wakeFd, this.#onWoken);
+  }
+
+  /** Takes what a read of the event channels has returned, and reads again. */
+  #take(result: number): void {
+    const { reactor, engine } = this.#options;
+    this.#rung = null;
+    if (result === -EAGAIN) {
+      engine.poll(reactor.events.fd, this.#hear);
+      return;
+    }
+    if (result !== -EINTR) reactor.received(result);
+    this.#hear();
   }
 
   #sleep(timeout: number): void {

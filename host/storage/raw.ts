@@ -187,7 +187,7 @@ export class RawDevice implements BlockDevice {
   }
 
   async refreshSize(): Promise<boolean> {
-    if (this.#closed) return false;
+    if (this.#closed !== null) return false;
     const before = this.#size;
     // Closing waits: the descriptor must not become another file's meanwhile.
     this.#underWay++;

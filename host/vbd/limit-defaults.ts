@@ -21,20 +21,25 @@ export interface LimitSettings {
 
 const MOST_SECONDS = 3600;
 
+/** The number that a limit's text stands for; null where it is none that the limit can have. */
+const PARSERS: Record<keyof Limits, (text: string) => number | null> = {
+  iops: (text) => (/^[1-9]\d{0,8}$/.test(text) ? Number(text) : null),
+  bps: (text) => parseSize(text) || null,
+  burst: (text) => (/^\d+(\.\d+)?$/.test(text) && Number(text) <= MOST_SECONDS ? Number(text) : null),
+};
+
 /** "iops=500+bps=50M+burst=2", or "none". Throws an Error that says how it is written. */
 export function parseLimits(text: string): Limits {
   if (text === "none") return NO_LIMITS;
   const limits = { ...NO_LIMITS };
   for (const word of text.split("+")) {
     const [, key, value = ""] = /^(iops|bps|burst)=(.+)$/.exec(word) ?? [];
-    if (key === "iops" && /^[1-9]\d{0,8}$/.test(value)) limits.iops = Number(value);
-    else if (key === "bps" && (parseSize(value) ?? 0) > 0) limits.bps = parseSize(value) as number;
-    else if (key === "burst" && /^\d+(\.\d+)?$/.test(value) && Number(value) <= MOST_SECONDS)
-      limits.burst = Number(value);
-    else
-      throw new Error(
-        `"${word}" is not a limit: write iops=N+bps=SIZE+burst=SECONDS, some of them, or none.`,
-      );
+    const limit = key === undefined ? null : PARSERS[key as keyof Limits](value);
+    if (limit === null) {
+      const form = "write iops=N+bps=SIZE+burst=SECONDS, some of them, or none";
+      throw new Error(`"${word}" is not a limit: ${form}.`);
+    }
+    limits[key as keyof Limits] = limit;
   }
   if (limits.iops === 0 && limits.bps === 0) throw new Error("It limits nothing: name iops=N or bps=SIZE.");
   return limits;

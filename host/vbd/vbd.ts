@@ -213,13 +213,13 @@ export class Vbd {
     this.#connection?.handOver();
     await this.#leave(true);
     const { givenUp } = this.#connector;
-    if (givenUp) await within(givenUp);
+    if (givenUp !== null) await within(givenUp);
   }
 
   /** A store that is still to be let go could be in the way of this vbd's next life. */
   #idle(): void {
     const gone = this.#keys?.state === State.Unknown && this.#looker.trouble === null;
-    if (!gone || this.#connector.givenUp) return;
+    if (!gone || this.#connector.givenUp !== null) return;
     this.#looker.stop();
     this.#gone();
   }

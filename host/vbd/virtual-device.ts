@@ -1,7 +1,8 @@
 /** Virtual-device numbers and the names that guests give them (xen-vbd-interface(7)). */
 
-/** Bus, letters or numbers of the disk, partition; "d0p1" is the form that knows no bus. */
-const NAME = /^(xvd|hd|sd)([a-z]{1,6})([0-9]{0,3})$/;
+/** Bus, letters of the disk, partition. */
+const NAME = /^(xvd|hd|sd)([a-z]{1,6})((?:[1-9][0-9]{0,2})?)$/;
+/** The form that knows no bus: "d0p1". */
 const PLAIN = /^d([0-9]{1,7})(?:p([0-9]{1,3}))?$/;
 /** As strtoul reads it: hexadecimal, octal, decimal. */
 const NUMBER = /^(?:0x([0-9a-f]+)|0([0-7]*)|([1-9][0-9]*))$/i;
@@ -14,6 +15,14 @@ const XVD = 202 << 8;
 const SD = 8 << 8;
 /** The majors of the first and the second IDE channel. */
 const IDE = [3 << 8, 22 << 8];
+
+/** What each bus makes of the numbers of a disk and its partition (0: the whole disk). */
+const BUSES: Record<string, (disk: number, partition: number) => number | null> = {
+  xvd: paravirtual,
+  sd: (disk, partition) => (disk < 16 && partition < 16 ? SD | (disk << 4) | partition : null),
+  hd: (disk, partition) =>
+    disk < 4 && partition < 64 ? IDE[disk >> 1] | ((disk & 1) << 6) | partition : null,
+};
 
 /** The number of "xvda1", "hda", "sdb2", "d5p1", "51712", "0xca00" or "0145000"; null when it is none of these. */
 export function parseVirtualDevice(text: string): number | null {
@@ -29,12 +38,8 @@ export function parseVirtualDevice(text: string): number | null {
   if (plain) return paravirtual(Number(plain[1]), Number(plain[2] ?? 0));
   const match = NAME.exec(text);
   if (!match) return null;
-  const disk = numberOfLetters(match[2]);
-  const partition = match[3] === "" ? 0 : Number(match[3]);
-  if (match[3] !== "" && (partition === 0 || match[3].startsWith("0"))) return null;
-  if (match[1] === "xvd") return paravirtual(disk, partition);
-  if (match[1] === "sd") return disk < 16 && partition < 16 ? SD | (disk << 4) | partition : null;
-  return disk < 4 && partition < 64 ? IDE[disk >> 1] | ((disk & 1) << 6) | partition : null;
+  const [, bus, letters, partition] = match;
+  return BUSES[bus](numberOfLetters(letters), Number(partition));
 }
 
 /** What a guest calls the device: "xvda1"; null for a number that no name stands for. */

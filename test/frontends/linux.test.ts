@@ -221,9 +221,10 @@ test(
   onMachine(async (machine) => {
     const peer = await connected(machine);
     let sectors = 0;
-    await peer.guest.xenstore.watch(`${peer.backend}/state`, async () => {
+    const look = async (): Promise<void> => {
       if ((await peer.back()) === 4) sectors = await peer.need("sectors");
-    });
+    };
+    await peer.guest.xenstore.watch(`${peer.backend}/state`, () => void look());
     await until("the old size was read", () => sectors === IMAGE_BYTES / 512);
     truncateSync(peer.path, 2 * IMAGE_BYTES);
     await until("the new size was read", () => sectors === (2 * IMAGE_BYTES) / 512);

@@ -17,14 +17,15 @@ async function resume(peer: Peer): Promise<void> {
 /** xbd_backend_changed, for each event of the backend's state. */
 async function watchBackend(peer: Peer): Promise<string[]> {
   const panics: string[] = [];
-  await peer.guest.xenstore.watch(`${peer.backend}/state`, async () => {
+  const look = async (): Promise<void> => {
     const state = await peer.back();
     if (state > 6) panics.push(`bad backend state ${state}`);
     if (state !== 4) return;
     for (const key of ["sectors", "info", "sector-size"]) {
       if ((await peer.read(key)) === null) panics.push(`${key} is missing`);
     }
-  });
+  };
+  await peer.guest.xenstore.watch(`${peer.backend}/state`, () => void look());
   return panics;
 }
 

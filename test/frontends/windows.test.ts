@@ -82,9 +82,8 @@ test(
     await prepare(peer);
     await connect(peer, 1);
     const sizes: number[] = [];
-    await peer.guest.xenstore.watch(`${peer.backend}/sectors`, async () => {
-      sizes.push(await peer.need("sectors"));
-    });
+    const look = async (): Promise<number> => sizes.push(await peer.need("sectors"));
+    await peer.guest.xenstore.watch(`${peer.backend}/sectors`, () => void look());
     truncateSync(peer.path, 2 * IMAGE_BYTES);
     await until("it is told", () => sizes.includes((2 * IMAGE_BYTES) / 512));
     assert.equal(await peer.back(), 4);

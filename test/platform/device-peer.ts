@@ -22,7 +22,7 @@ for (const bytes of [4080 - "/big\0".length, 4080 - "/big\0".length + 1]) {
   );
   say("size", outcome);
 }
-await xenstore.watch("/a", async (path) => {
+async function changed(path: string): Promise<void> {
   say("changed", path);
   if (path !== "/a/go") return;
   const keys = Array.from({ length: 8 }, (_, i) => `/at/once/${i}`);
@@ -31,5 +31,7 @@ await xenstore.watch("/a", async (path) => {
     say("at once", (await Promise.all(keys.map((key) => xenstore.read(key)))).join(""));
     await written;
   }
-});
+}
+
+await xenstore.watch("/a", (path) => void changed(path));
 say("ready", null);

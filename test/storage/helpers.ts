@@ -223,7 +223,7 @@ export class FaultyEngine implements IoEngine {
       if (errno === 0) libuvEngine.fdatasync(fd, done);
       else setImmediate(done, errno);
     };
-    if (this.gate) void this.gate.then(start);
+    if (this.gate !== null) void this.gate.then(start);
     else start();
   }
 

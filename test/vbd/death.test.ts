@@ -85,10 +85,11 @@ test(
   onMachine(async (machine) => {
     const guest = await machine.guest();
     const seen: unknown[] = [];
-    await machine.xenstore.watch("@releaseDomain", async () => {
+    const look = async (): Promise<void> => {
       const introduced = await machine.xenstore.isDomainIntroduced(DOMID);
       seen.push([introduced, await machine.xenstore.read("/local/domain/1/domid")]);
-    });
+    };
+    await machine.xenstore.watch("@releaseDomain", () => void look());
     await until("the first event has come", () => seen.length === 1);
     assert.deepEqual(seen.splice(0), [[true, "1"]]);
     // A guest may not ask.

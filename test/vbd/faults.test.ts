@@ -133,7 +133,7 @@ test(
     let stopped: Promise<void> | null = null;
     let said = 0;
     await eachInTrouble(machine, guest, (devid) => {
-      if (devid >> 8 !== 20 || stopped) return;
+      if (devid >> 8 !== 20 || stopped !== null) return;
       said = machine.spy.states.length;
       stopped = machine.backend.stop();
     });

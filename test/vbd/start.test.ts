@@ -170,12 +170,13 @@ test(
     const guest = await machine.guest();
     const backend = await machine.plug({ path: machine.image() });
     const seen: (string | null)[] = [];
-    await guest.xenstore.watch(`${backend}/state`, async () => {
+    const look = async (): Promise<void> => {
       if ((await guest.xenstore.read(`${backend}/state`)) !== "4") return;
       for (const key of ["sectors", "info", "sector-size", "feature-discard"]) {
         seen.push(await guest.xenstore.read(`${backend}/${key}`));
       }
-    });
+    };
+    await guest.xenstore.watch(`${backend}/state`, () => void look());
     await machine.connect(guest);
     await until("the guest has looked", () => seen.length >= 4);
     assert.deepEqual(seen.slice(0, 4), ["2048", "0", "512", "1"]);

@@ -42,6 +42,37 @@ async function record(id: VbdId, file: string, options: RecordOptions): Promise<
   const name = vbdName(id);
   const lines = askOnAndOn<RecordLine>(options, { command: "record", vbd: name, ring: options.ring });
   const stopped = untilOver(options.seconds).then(() => "stopped" as const);
+  let written: Written;
+  try {
+    written = await write(lines, stopped, file);
+  } catch (error) {
+    // Else the daemon's answers, which nobody takes, would keep the process.
+    await lines.return(undefined);
+    throw fileError(file, error);
+  }
+  const { bytes, ended } = written;
+  if (bytes === 0) throw new CliError(`${name}: ${ended ?? "stopped before"} the recording began`);
+  if (options.json) printJson({ name, ...id, ring: options.ring, file, bytes, ended });
+  else {
+    const why = ended === null ? "" : `; it ended because ${ended}`;
+    process.stdout.write(`${name}: ${formatSize(bytes)} of ring ${options.ring} recorded in ${file}${why}\n`);
+  }
+  // The daemon is still talking, and a generator that waits does not listen.
+  process.exit();
+}
+
+interface Written {
+  readonly bytes: number;
+  /** Why the recording ended; null when it was stopped. */
+  readonly ended: string | null;
+}
+
+/** Writes what the daemon sends to the file, until the recording ends or `stopped`. */
+async function write(
+  lines: AsyncGenerator<RecordLine>,
+  stopped: Promise<"stopped">,
+  file: string,
+): Promise<Written> {
   let fd: number | null = null;
   let bytes = 0;
   let ended: string | null = null;
@@ -58,21 +89,10 @@ async function record(id: VbdId, file: string, options: RecordOptions): Promise<
       for (let at = 0; at < chunk.length; ) at += writeSync(fd, chunk, at);
       bytes += chunk.length;
     }
-  } catch (error) {
-    // Else the daemon's answers, which nobody takes, would keep the process.
-    await lines.return(undefined);
-    throw fileError(file, error);
   } finally {
     if (fd !== null) closeSync(fd);
   }
-  if (bytes === 0) throw new CliError(`${name}: ${ended ?? "stopped before"} the recording began`);
-  if (options.json) printJson({ name, ...id, ring: options.ring, file, bytes, ended });
-  else {
-    const why = ended === null ? "" : `; it ended because ${ended}`;
-    process.stdout.write(`${name}: ${formatSize(bytes)} of ring ${options.ring} recorded in ${file}${why}\n`);
-  }
-  // The daemon is still talking, and a generator that waits does not listen.
-  process.exit();
+  return { bytes, ended };
 }
 
 async function untilOver(seconds: number | undefined): Promise<void> {

@@ -177,37 +177,18 @@ export class LoopbackGrantTable implements GrantTable {
     const sourceHigh = u32[word + 1];
     const destinationLow = u32[word + DESTINATION];
     const destinationHigh = u32[word + DESTINATION + 1];
-    if (fromGrant && (sourceHigh & 0xffff) + length > PAGE_SIZE) return Gntst.badCopyArg;
-    if (toGrant && (destinationHigh & 0xffff) + length > PAGE_SIZE) return Gntst.badCopyArg;
-
-    let from = sourceLow + sourceHigh * TWO_TO_32;
-    let to = destinationLow + destinationHigh * TWO_TO_32;
-    if (!fromGrant && !inside(memory, from, length)) return Gntst.badVirtAddr;
-    if (!toGrant && !inside(memory, to, length)) return Gntst.badVirtAddr;
-    if (!toGrant && windows?.readOnly(to - memory.base, length)) return Gntst.badVirtAddr;
+    if (overruns(fromGrant, sourceHigh, length)) return Gntst.badCopyArg;
+    if (overruns(toGrant, destinationHigh, length)) return Gntst.badCopyArg;
+    if (!fromGrant && !inside(memory, addressOfWords(sourceLow, sourceHigh), length))
+      return Gntst.badVirtAddr;
+    if (!toGrant && !takes(memory, windows, addressOfWords(destinationLow, destinationHigh), length)) {
+      return Gntst.badVirtAddr;
+    }
 
     const source = fromGrant ? this.#domain(sourceHigh >>> 16) : null;
     const destination = toGrant ? this.#domain(destinationHigh >>> 16) : null;
     if ((fromGrant && source === null) || (toGrant && destination === null)) return Gntst.badDomain;
-    if (source !== null) {
-      const status = source.pin(sourceLow, false, false);
-      if (status !== Gntst.okay) return status;
-      from = source.memory.base + source.frame(sourceLow) * PAGE_SIZE + (sourceHigh & 0xffff);
-    }
-    let status: number = Gntst.okay;
-    if (destination !== null) {
-      status = destination.pin(destinationLow, true, false);
-      if (status === Gntst.okay) {
-        to = destination.memory.base + destination.frame(destinationLow) * PAGE_SIZE;
-        to += destinationHigh & 0xffff;
-      }
-    }
-    if (status === Gntst.okay) {
-      copyBytes(to, from, length);
-      destination?.unpin(destinationLow, true);
-    }
-    source?.unpin(sourceLow, false);
-    return status;
+    return copyPinned(source, sourceLow, sourceHigh, destination, destinationLow, destinationHigh, length);
   }
 
   #domain(domid: number): ForeignDomain | null {
@@ -249,6 +230,49 @@ function runLength(domain: ForeignDomain, refs: Uint32Array, status: Int16Array,
   while (end < refs.length && status[end] === Gntst.okay && domain.frame(refs[end]) === frame + end - i)
     end++;
   return end - i;
+}
+
+/** Whether a copy of this length leaves a granted page: the offset is in the lower half of the second word. */
+function overruns(granted: boolean, word: number, length: number): boolean {
+  return granted && (word & 0xffff) + length > PAGE_SIZE;
+}
+
+function addressOfWords(low: number, high: number): number {
+  return low + high * TWO_TO_32;
+}
+
+/** Where one end of a copy lies here: at an address of ours, or in a pinned page of another domain. */
+function addressIn(domain: ForeignDomain | null, low: number, high: number): number {
+  if (domain === null) return addressOfWords(low, high);
+  return domain.memory.base + domain.frame(low) * PAGE_SIZE + (high & 0xffff);
+}
+
+/** Copies between two ends, of which those in other domains' pages are pinned meanwhile. Returns the GNTST_*. */
+function copyPinned(
+  source: ForeignDomain | null,
+  sourceLow: number,
+  sourceHigh: number,
+  destination: ForeignDomain | null,
+  destinationLow: number,
+  destinationHigh: number,
+  length: number,
+): number {
+  const readable = source?.pin(sourceLow, false, false) ?? Gntst.okay;
+  if (readable !== Gntst.okay) return readable;
+  const writable = destination?.pin(destinationLow, true, false) ?? Gntst.okay;
+  if (writable === Gntst.okay) {
+    const from = addressIn(source, sourceLow, sourceHigh);
+    const to = addressIn(destination, destinationLow, destinationHigh);
+    copyBytes(to, from, length);
+    destination?.unpin(destinationLow, true);
+  }
+  source?.unpin(sourceLow, false);
+  return writable;
+}
+
+/** Whether a copy may end at this address of ours. */
+function takes(memory: LinearMemory, windows: Windows | undefined, address: number, length: number): boolean {
+  return inside(memory, address, length) && !windows?.readOnly(address - memory.base, length);
 }
 
 function inside(memory: LinearMemory, address: number, length: number): boolean {

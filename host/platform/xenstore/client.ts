@@ -109,20 +109,25 @@ class Requests implements XenstoreTransaction {
   /** In parts, from the start again whenever the directory has changed in between. */
   async #longDirectory(path: string): Promise<string[] | null> {
     for (let attempt = 0; attempt < ATTEMPTS; attempt++) {
-      const names: string[] = [];
-      let generation: string | null = null;
-      for (let offset = 0; ; ) {
-        const part = await orNull(this.ask(MessageType.directoryPart, "directory", [path, `${offset}`]));
-        if (!part) return null;
-        const [now, ...more] = decodeStrings(part);
-        if (now !== (generation ??= now) || more.length === 0) break;
-        const last = more.at(-1) === "";
-        names.push(...(last ? more.slice(0, -1) : more));
-        if (last) return names;
-        offset += part.length - now.length - 1;
-      }
+      const names = await this.#allParts(path);
+      if (names !== "changed") return names;
     }
     throw new XenstoreError("EAGAIN", `directory ${path}: it keeps changing`);
+  }
+
+  async #allParts(path: string): Promise<string[] | "changed" | null> {
+    const names: string[] = [];
+    let generation: string | null = null;
+    for (let offset = 0; ; ) {
+      const part = await orNull(this.ask(MessageType.directoryPart, "directory", [path, `${offset}`]));
+      if (!part) return null;
+      const [now, ...more] = decodeStrings(part);
+      if (now !== (generation ??= now) || more.length === 0) return "changed";
+      const last = more.at(-1) === "";
+      names.push(...(last ? more.slice(0, -1) : more));
+      if (last) return names;
+      offset += part.length - now.length - 1;
+    }
   }
 }
 

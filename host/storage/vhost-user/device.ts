@@ -207,7 +207,7 @@ export class VhostDevice implements BlockDevice {
 
   /** Does it on this thread's own queue. */
   #do(operation: (disk: QueueDisk) => void, done: Done): void {
-    if (this.#closed) {
+    if (this.#closed !== null) {
       later(done, { result: Result.Failure, error: new Error(`${this.name}: the disk is closed`) });
       return;
     }
