@@ -12,12 +12,15 @@ const BUSY = 2;
 /** Disks and threads in which a guest has I/O in flight, by its domid modulo GUESTS: two that share a place count as one. */
 const FIRST = 3;
 const GUESTS = 256;
+/** Disks and threads in which a guest has small I/O in flight, and when there last ceased to be any in one of them. */
+const SMALL = FIRST + GUESTS;
+const SMALL_UNTIL = SMALL + 1;
 
 /** Milliseconds of a clock that all threads share; it wraps around. */
 const milliseconds = (): number => (performance.timeOrigin + performance.now()) | 0;
 
 export class Activity {
-  static readonly BYTES = 4 * (FIRST + GUESTS);
+  static readonly BYTES = 4 * (SMALL_UNTIL + 1);
   readonly buffer: SharedArrayBuffer;
   readonly #words: Int32Array;
   readonly #clock: () => number;
@@ -29,7 +32,7 @@ export class Activity {
     this.#words = new Int32Array(this.buffer);
     if (buffer !== undefined) return;
     this.#words[DOMID] = -1;
-    this.#words[CHANGED_AT] = this.#clock() - 2 * MEMORY_MS;
+    this.#words[CHANGED_AT] = this.#words[SMALL_UNTIL] = this.#clock() - 2 * MEMORY_MS;
   }
 
   /** A ring of this domain makes a pass. */
@@ -49,6 +52,16 @@ export class Activity {
     if (Atomics.sub(this.#words, FIRST + (domid % GUESTS), 1) === 1) Atomics.sub(this.#words, BUSY, 1);
   }
 
+  /** A guest has small I/O in flight at a disk in a thread, and had none there before. */
+  beginSmall(): void {
+    Atomics.add(this.#words, SMALL, 1);
+  }
+
+  endSmall(): void {
+    this.#words[SMALL_UNTIL] = this.#clock();
+    Atomics.sub(this.#words, SMALL, 1);
+  }
+
   /**
    * Among how many what all guests but one may have in flight is to be divided: the guests that have I/O now, but for
    * one, and a guest's disks and threads.
@@ -59,6 +72,15 @@ export class Activity {
 
   /** Whether more than one guest has I/O in flight, or has made a pass lately. */
   get shared(): boolean {
-    return this.#words[BUSY] > 1 || (this.#clock() - this.#words[CHANGED_AT]) >>> 0 < MEMORY_MS;
+    return this.#words[BUSY] > 1 || this.#lately(CHANGED_AT);
+  }
+
+  /** Whether a guest has small I/O in flight, or had some lately: it waits for every other I/O at its disk. */
+  get small(): boolean {
+    return this.#words[SMALL] > 0 || this.#lately(SMALL_UNTIL);
+  }
+
+  #lately(word: number): boolean {
+    return (this.#clock() - this.#words[word]) >>> 0 < MEMORY_MS;
   }
 }

@@ -3,10 +3,10 @@ import { constants } from "node:fs";
 import { SystemError } from "../platform/libc.js";
 import type { IoEngine } from "../storage/engine.js";
 import { RawDevice, type Store } from "../storage/raw.js";
-import { type Most, WHOLE } from "../storage/transfer.js";
+import type { Most } from "../storage/transfer.js";
 import { UringEngine } from "../storage/uring/engine.js";
 import type { Activity } from "./activity.js";
-import { PART } from "./gate.js";
+import { partAmong } from "./gate.js";
 
 interface Disk {
   readonly device: Promise<RawDevice>;
@@ -21,7 +21,7 @@ export class Disks {
 
   constructor(engine: IoEngine, activity: Activity) {
     this.#engine = engine;
-    this.#most = () => (activity.shared ? PART : WHOLE);
+    this.#most = () => partAmong(activity);
   }
 
   /**

@@ -3,7 +3,7 @@
  * is bounded in bytes: whoever comes then finds no more of it before him in the disk's queue, in libuv's thread
  * pool, or in what the kernel carries out at once, from the page cache, in this thread.
  */
-import type { Most } from "../storage/transfer.js";
+import { type Most, WHOLE } from "../storage/transfer.js";
 import type { Activity } from "./activity.js";
 
 /**
@@ -14,9 +14,20 @@ export const SHARED_BYTES = 256 << 10;
 const LATENCY_MS = 0.1;
 /**
  * What a disk is given at once of an I/O while other guests have I/O: a longer one is done in such parts, one after the
- * other. A virtqueue, for one, has 256 entries for all that is in flight at a disk.
+ * other. A virtqueue, for one, has 256 entries for all that is in flight at a disk. Who has small I/O waits for a part
+ * each time; guests that all stream would only lose by parts as small as those.
  */
 export const PART: Most = { bytes: 64 << 10, entries: 16 };
+export const PART_BESIDE_SMALL: Most = { bytes: 32 << 10, entries: 8 };
+/** Bytes of an I/O that is small. */
+export const SMALL_BYTES = 16 << 10;
+
+/** What a disk is given at once of an I/O, at present. */
+export function partAmong(activity: Activity): Most {
+  if (!activity.shared) return WHOLE;
+  return activity.small ? PART_BESIDE_SMALL : PART;
+}
+
 /** A guest alone: more than any disk needs, and less than whoever comes would notice for long. */
 const ALONE_BYTES = 16 << 20;
 /** What an I/O counts at least: a flush or a discard moves no data. */
@@ -45,6 +56,8 @@ export class Gate {
   #bound = 0;
   /** The activity knows that there is something in flight. */
   #busy = false;
+  /** Small I/Os in flight. */
+  #small = 0;
   /** I/Os that wait, oldest first, from `#head` on. */
   readonly #rings: GateRing[] = [];
   readonly #slots: number[] = [];
@@ -71,6 +84,7 @@ export class Gate {
   /** An I/O has ended, of the same number of bytes. */
   ended(bytes: number): void {
     this.#inFlight -= cost(bytes);
+    if (bytes <= SMALL_BYTES && --this.#small === 0) this.#activity.endSmall();
     if (this.#startedAt !== 0 && bytes > 0) this.#measure(bytes);
     if (this.#inFlight > 0 && this.#rings.length === 0) return;
     while (this.#waiting > 0 && this.#admits(this.#bytes[this.#head])) {
@@ -121,6 +135,7 @@ export class Gate {
     }
     this.#startedAt = this.#inFlight === 0 ? this.#clock() : 0;
     this.#inFlight += cost(bytes);
+    if (bytes <= SMALL_BYTES && ++this.#small === 1) this.#activity.beginSmall();
     ring.startIo(slot);
   }
 }

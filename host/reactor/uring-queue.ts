@@ -7,7 +7,7 @@ import type { BlkifCore } from "../core/blkif.js";
 import { isDirect } from "../platform/libc.js";
 import { Result } from "../storage/device.js";
 import type { RawDevice } from "../storage/raw.js";
-import { isTransient, type Most } from "../storage/transfer.js";
+import { isTransient } from "../storage/transfer.js";
 import { ASYNC, Op } from "../storage/uring/abi.js";
 import {
   type CompletionQueue,
@@ -19,7 +19,7 @@ import type { Uring } from "../storage/uring/ring.js";
 import type { Activity } from "./activity.js";
 import { DeviceQueue } from "./device-queue.js";
 import { FixedPages } from "./fixed-pages.js";
-import { PART } from "./gate.js";
+import { PART_BESIDE_SMALL, partAmong } from "./gate.js";
 import type { IoOwner, IoQueue } from "./io-queue.js";
 
 const TWO_TO_32 = 4294967296;
@@ -28,7 +28,7 @@ const SECTOR_SHIFT = 9;
  * What is in the page cache the kernel copies at once, in the thread that asks for it. Where others wait for this thread,
  * larger I/Os than this one are left to another thread of the kernel's.
  */
-const CACHED: Most = { bytes: 128 << 10, entries: Number.POSITIVE_INFINITY };
+const CACHED_BYTES = 128 << 10;
 
 export class UringQueue implements IoQueue, CompletionQueue {
   readonly #engine: UringEngine;
@@ -46,7 +46,6 @@ export class UringQueue implements IoQueue, CompletionQueue {
   readonly #fixed: FixedPages | null;
   readonly #activity: Activity;
   readonly #direct: boolean;
-  readonly #most: Most;
 
   /** The device must have been made with this engine; both stay the caller's. */
   constructor(engine: UringEngine, device: RawDevice, core: BlkifCore, owner: IoOwner, activity: Activity) {
@@ -65,7 +64,6 @@ export class UringQueue implements IoQueue, CompletionQueue {
     this.#fd = fd;
     this.#number = engine.addQueue(this);
     this.#direct = isDirect(device.store.fd);
-    this.#most = this.#direct ? PART : CACHED;
     this.#fixed = this.#direct ? FixedPages.take(engine, core.memory) : null;
   }
 
@@ -80,7 +78,7 @@ export class UringQueue implements IoQueue, CompletionQueue {
     const plain = (write || operation === abi.IO_READ) && this.#u8[at + abi.IO_FLAGS] === 0;
     const end = (sectorLow + sectorHigh * TWO_TO_32) * 512 + length;
     const count = this.#u16[(at + abi.IO_IOVECS) >> 1];
-    const long = (length > this.#most.bytes || count > this.#most.entries) && this.#activity.shared;
+    const long = this.#isLong(length, count);
     if (!plain || !this.#device.admits(write, end) || (long && this.#direct)) {
       this.#others.start(slot);
       return;
@@ -105,6 +103,14 @@ export class UringQueue implements IoQueue, CompletionQueue {
       QUEUE_KIND,
       Math.max(buffer, 0),
     );
+  }
+
+  /** Whether an I/O is to be done in parts, or by another thread. */
+  #isLong(length: number, count: number): boolean {
+    if (!this.#direct) return length > CACHED_BYTES && this.#activity.shared;
+    if (length <= PART_BESIDE_SMALL.bytes && count <= PART_BESIDE_SMALL.entries) return false;
+    const { bytes, entries } = partAmong(this.#activity);
+    return length > bytes || count > entries;
   }
 
   completed(slot: number, result: number): void {

@@ -2,7 +2,16 @@
 import assert from "node:assert/strict";
 import { test } from "node:test";
 import { Activity } from "../../host/reactor/activity.js";
-import { Gate, type GateRing, SHARED_BYTES } from "../../host/reactor/gate.js";
+import {
+  Gate,
+  type GateRing,
+  PART,
+  PART_BESIDE_SMALL,
+  partAmong,
+  SHARED_BYTES,
+  SMALL_BYTES,
+} from "../../host/reactor/gate.js";
+import { WHOLE } from "../../host/storage/transfer.js";
 
 /** A gate, the time, and the slots that it has started, by the names of their rings. */
 function scene() {
@@ -201,4 +210,27 @@ test("a guest's disks and threads share what it may have in flight, and so do al
   assert.equal(inFlight(), 4);
   for (const domid of [2, 3]) new Gate(it.activity, domid, () => 1).start(it.ring("other"), 0, 512);
   assert.equal(inFlight(), 2);
+});
+
+test("long I/Os go whole alone, in parts beside others, and in small ones where anybody has small I/O", () => {
+  const { gate, activity, ring, sharedAt, pause } = scene();
+  const a = ring("a");
+  gate.start(a, 0, SMALL_BYTES);
+  assert.equal(partAmong(activity), WHOLE, "its own, and alone");
+  gate.start(a, 1, SMALL_BYTES + 1);
+  gate.ended(SMALL_BYTES);
+  sharedAt(2000);
+  assert.equal(partAmong(activity), PART);
+  const elsewhere = new Gate(activity, 2, () => 1);
+  for (const slot of [0, 1]) elsewhere.start(ring("b"), slot, 512);
+  assert.equal(partAmong(activity), PART_BESIDE_SMALL);
+  pause(5000);
+  elsewhere.ended(512);
+  assert.equal(partAmong(activity), PART_BESIDE_SMALL, "one is still in flight");
+  elsewhere.ended(512);
+  assert.equal(partAmong(activity), WHOLE, "the other guest has gone");
+  sharedAt(7999);
+  assert.equal(partAmong(activity), PART_BESIDE_SMALL, "a second has not passed");
+  sharedAt(8000);
+  assert.equal(partAmong(activity), PART);
 });

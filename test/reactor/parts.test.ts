@@ -8,7 +8,7 @@ import { allocateMemory } from "../../host/core/memory.js";
 import { addressOf, isDirect } from "../../host/platform/libc.js";
 import { Activity } from "../../host/reactor/activity.js";
 import { Disks } from "../../host/reactor/disks.js";
-import { PART } from "../../host/reactor/gate.js";
+import { PART, PART_BESIDE_SMALL } from "../../host/reactor/gate.js";
 import { UringQueue } from "../../host/reactor/uring-queue.js";
 import type { IoVector } from "../../host/storage/device.js";
 import { Result } from "../../host/storage/device.js";
@@ -46,7 +46,7 @@ async function diskOn(t: TestContext, cache: "none" | "writeback") {
 }
 
 test("a disk's long reads are done in parts, and only beside others", LIMIT, async (t) => {
-  const { engine, device, beSeen } = await diskOn(t, "writeback");
+  const { activity, engine, device, beSeen } = await diskOn(t, "writeback");
   const lengths = [...new Array<number>(64).fill(512), 96 << 10, 128 << 10];
   const read256 = async (): Promise<void> => {
     engine.parts.length = 0;
@@ -61,6 +61,11 @@ test("a disk's long reads are done in parts, and only beside others", LIMIT, asy
   await read256();
   assert.equal(engine.parts.length, 4 + 2 + 2);
   assert.ok(engine.parts.every(({ bytes, count }) => bytes <= PART.bytes && count <= PART.entries));
+  activity.beginSmall();
+  await read256();
+  assert.equal(engine.parts.length, 8 + 3 + 4);
+  const { bytes: most, entries } = PART_BESIDE_SMALL;
+  assert.ok(engine.parts.every(({ bytes, count }) => bytes <= most && count <= entries));
 });
 
 for (const cache of ["none", "writeback"] as const) {
@@ -107,6 +112,10 @@ for (const cache of ["none", "writeback"] as const) {
       assert.deepEqual([await parts(1, PART.bytes), await parts(16, 512)], [0, 0]);
       const expected = direct ? [4, 2] : [0, 0];
       assert.deepEqual([await parts(1, BYTES), await parts(32, 512)], expected);
+      activity.beginSmall();
+      const { bytes: most, entries } = PART_BESIDE_SMALL;
+      assert.deepEqual([await parts(1, most), await parts(entries, 512)], [0, 0]);
+      assert.deepEqual([await parts(1, PART.bytes), await parts(16, 512)], direct ? [2, 2] : [0, 0]);
       queue.close();
     },
   );
