@@ -42,6 +42,13 @@ test("bash completes commands, options, their values and files", { skip: absent(
   assert.deepEqual(bash("completion", ""), ["bash", "zsh"]);
 });
 
+test("bash offers every option of every command", { skip: absent("bash") }, () => {
+  for (const command of program().commands) {
+    const options = command.options.flatMap(({ hidden, long }) => (hidden ? [] : [long as string]));
+    assert.deepEqual(bash(command.name(), "--").sort(), [...options, "--help"].sort(), command.name());
+  }
+});
+
 const ready = "TYPE_NOW";
 writeFileSync(
   join(directory, ".zshrc"),

@@ -41,6 +41,28 @@ test("a link to a missing file or heading is found, and code is not taken for on
   assert.deepEqual(found, ["other.md", "#two", "reference.md", "picture.svg", "../outside.md"]);
 });
 
+const FOLDERS = readdirSync(ROOT, { withFileTypes: true }).flatMap((entry) =>
+  entry.isDirectory() && !["node_modules", "build", ".git"].includes(entry.name) ? [entry.name] : [],
+);
+
+/** The paths of the repository that a document names as code. */
+function namedPaths(document: string): string[] {
+  const paths = [...document.matchAll(/`([\w.-]+\/[\w./-]*)`/g)].map(([, path]) => path as string);
+  return paths.filter((path) => FOLDERS.includes(path.split("/")[0] as string));
+}
+
+test("every file of the repository that a document names is there", () => {
+  // A disk of the guest "web".
+  const known = new Set(["web/xvda"]);
+  const lost = files
+    .filter((name) => name.endsWith(".md"))
+    .flatMap((name) => namedPaths(readFileSync(join(ROOT, name), "utf8")).map((path) => `${name}: ${path}`))
+    .filter((line) => !known.has(line.split(": ")[1] as string))
+    .filter((line) => !existsSync(join(ROOT, line.split(": ")[1] as string)));
+  assert.deepEqual(lost, []);
+  assert.deepEqual(namedPaths("`host/vbd/vbd.ts` `disks/web.img` `test/`"), ["host/vbd/vbd.ts", "test/"]);
+});
+
 /** What a text names below docs/, examples/ or packaging/. */
 function named(text: string): string[] {
   return text.match(/\b(?:docs|examples|packaging|build)\/[\w./-]*\w/g) ?? [];
