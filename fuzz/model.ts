@@ -18,7 +18,7 @@ import type {
 import { judge, type Segment, statusOfResult, type Verdict } from "./oracle.js";
 
 /** A difference from the oracle. */
-export class Difference extends Error {}
+class Difference extends Error {}
 
 /** Largest disk whose bytes are compared. */
 const MAX_DATA_SECTORS = 512;

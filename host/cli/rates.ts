@@ -45,7 +45,7 @@ export function ratesOfAll(now: readonly Sample[], before: readonly Sample[], se
 }
 
 /** Rates over `seconds`. A vbd whose counters went back, or that was not there before, began anew. */
-export function ratesOf(now: Sample, before: Sample | undefined, seconds: number): Rates {
+function ratesOf(now: Sample, before: Sample | undefined, seconds: number): Rates {
   const restarted = before === undefined || before.counters.responses > now.counters.responses;
   const per = (...names: (keyof Counters)[]): number =>
     names.reduce((sum, name) => sum + now.counters[name] - (restarted ? 0 : before.counters[name]), 0) /

@@ -27,7 +27,7 @@ export type { BlkfrontOptions, CloseReport, GuestPlatform, Negotiated } from "./
 export type { Abi } from "./layout.js";
 export type { DiskDescription } from "./negotiate.js";
 export type { Counters } from "./queue.js";
-export { DiskError, type RawRequest, type RawSegment } from "./transfer.js";
+export { DiskError, type RawRequest } from "./transfer.js";
 
 const MAX_RAW_SEGMENTS = MAX_INDIRECT_PAGES * SEGMENTS_PER_INDIRECT_PAGE;
 const { Unknown, Connected, Closing, Closed } = XenbusState;

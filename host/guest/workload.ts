@@ -28,7 +28,7 @@ export interface WorkloadResult {
 }
 
 /** A sector does not hold what was written to it. */
-export class MismatchError extends Error {}
+class MismatchError extends Error {}
 
 const WORDS = 128;
 /** Sectors of 512 bytes that one operation touches at most: 1 MiB. */

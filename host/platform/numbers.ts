@@ -35,7 +35,6 @@ export const F_WRLCK = 1;
 export const F_UNLCK = 2;
 export const FALLOC_FL_KEEP_SIZE = 1;
 export const FALLOC_FL_PUNCH_HOLE = 2;
-export const FALLOC_FL_ZERO_RANGE = 0x10;
 export const RWF_NOWAIT = 8;
 export const SEEK_DATA = 3;
 export const SEEK_HOLE = 4;

@@ -48,7 +48,7 @@ export function defaultMemory(machine: number): number {
   return Math.min(MOST_RINGS * ringMemory(abi.MAX_RING_PAGES), Math.floor(machine / SHARE_OF_ONE));
 }
 
-export function machineTotals(): Totals {
+function machineTotals(): Totals {
   return { mappable: mappablePages(), memory: Math.floor(machineMemory() / SHARE_OF_ALL) };
 }
 

@@ -77,7 +77,7 @@ export type Said =
     };
 
 /** Totals that a reactor thread keeps where the main thread sees them. */
-export const STATISTICS = [
+const STATISTICS = [
   "mappedPages",
   /** Passes of rings. */
   "passes",

@@ -14,7 +14,10 @@ export interface IdleThread {
 
 let spare: IdleThread | null = null;
 
-/** Starts the thread that {@link takeThread} is to give away. */
+/**
+ * Starts the thread that {@link takeThread} is to give away.
+ * @public For bin/xbdback.mjs.
+ */
 export function prepareThread(): void {
   spare ??= startThread();
 }

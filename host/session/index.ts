@@ -7,8 +7,8 @@ export {
   type SessionHeader,
   type SessionRecord,
 } from "./file.js";
-export type { GrantCopy, GrantMap, SessionGrants } from "./grants.js";
+export type { GrantCopy, SessionGrants } from "./grants.js";
 export type { MemoryRun, SessionIo } from "./ios.js";
 export { playSession, type SessionObserver, SessionPlayer, sessionMemory } from "./player.js";
 export type { RingResponse } from "./ring.js";
-export { meaningOf, Violation } from "./violation.js";
+export { Violation } from "./violation.js";

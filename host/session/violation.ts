@@ -22,7 +22,7 @@ const MEANINGS: Record<number, string> = {
   [format.BAD_BUDGET]: "a pass that does more than its budget allows",
 };
 
-export function meaningOf(code: number): string {
+function meaningOf(code: number): string {
   return MEANINGS[code] ?? `an unknown violation (${code})`;
 }
 

@@ -4,7 +4,7 @@ import { quote } from "../vbd/diagnostics.js";
 
 const DOMID = /^[0-9]{1,5}$/;
 
-export class AmbiguousNameError extends Error {
+class AmbiguousNameError extends Error {
   readonly code = "ENOTUNIQ";
   constructor(name: string, domids: readonly number[]) {
     super(`domains ${domids.join(" and ")} are both called ${quote(name)}: say which by its number`);

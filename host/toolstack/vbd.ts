@@ -232,7 +232,7 @@ async function removeFrontend(t: XenstoreTransaction, spec: VbdPlace): Promise<v
 }
 
 /** True once the state fits, false after the time-out. Rejects when xenstore cannot be read. */
-export function waitForState(
+function waitForState(
   xenstore: Xenstore,
   directory: string,
   fits: (state: XenbusState) => boolean,

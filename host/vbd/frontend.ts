@@ -44,7 +44,7 @@ export interface Expectation {
 }
 
 /** A frontend wrote something that cannot be: the message names the key and the value. */
-export class FrontendError extends Error {}
+class FrontendError extends Error {}
 
 const MAX_U32 = 0xffffffff;
 

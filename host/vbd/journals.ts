@@ -15,7 +15,7 @@ export interface Beginning {
 }
 
 /** A journal that only another release can go on with. */
-export class JournalFormatError extends Error {}
+class JournalFormatError extends Error {}
 
 export class Journals {
   readonly #directory: string;

@@ -12,7 +12,7 @@ export interface StorageStatus {
 }
 
 /** A request that takes longer than this is said to be stuck, and not just slow. */
-export const STUCK_SECONDS = 5;
+const STUCK_SECONDS = 5;
 
 const noted = (state: "none" | "opening" | "ok"): StorageStatus => ({ state, since: null, reason: null });
 

@@ -5,7 +5,7 @@
  */
 import { Gntst } from "../ports.js";
 
-export const GNTTAB_FRAMES = 64;
+const GNTTAB_FRAMES = 64;
 export const GNTTAB_ENTRIES = (GNTTAB_FRAMES * 4096) / 8;
 export const GNTTAB_BYTES = GNTTAB_FRAMES * 4096;
 /** The toolstack's (console, xenstore, …): a guest's own grants begin after them. */

@@ -4,4 +4,3 @@ export { startMachine } from "./directory.js";
 export { type LoopbackDomain, openDomain } from "./domain.js";
 export { Hypervisor } from "./hypervisor.js";
 export { runtimeParent } from "./layout.js";
-export { HypervisorError } from "./wire.js";

@@ -79,12 +79,7 @@ async function checkOwner(name: string, path: string): Promise<void> {
 }
 
 /** What is wrong with what a device says of itself; null when nothing is. */
-export function faultOf({
-  size,
-  sectorSize = SECTOR,
-  survives,
-  timeoutSeconds = 1,
-}: Description): string | null {
+function faultOf({ size, sectorSize = SECTOR, survives, timeoutSeconds = 1 }: Description): string | null {
   if (!isPowerOfTwo(sectorSize) || sectorSize < SECTOR || sectorSize > LARGEST_SECTOR)
     return `its sectorSize is ${sectorSize}, not 512, 1024, 2048 or 4096`;
   if (!Number.isSafeInteger(size) || size < sectorSize)

@@ -17,7 +17,7 @@ const ALIGNMENT = 2 << 20;
 export const SHARED_BASE = 2 ** 32;
 
 /** A ring's private data window, as assembly/abi.ts has it. */
-export const WINDOW_BYTES = Math.ceil((SRING - DATA) / ALIGNMENT) * ALIGNMENT;
+const WINDOW_BYTES = Math.ceil((SRING - DATA) / ALIGNMENT) * ALIGNMENT;
 
 /** In the control part of a slice; the largest ring has room. */
 const MAX_DESCRIPTORS = 1024;
