@@ -27,8 +27,8 @@ export async function startBacking(
   const { disk } = setup;
   const raw: Image = { path: file, format: "raw" };
   const backing = { target: file, peer: raw, files: [file], pid: null, stop: async () => {} };
-  const noQemu = missing.get("qemu-nbd");
-  if (noQemu && (disk === "nbd" || disk === "qcow2")) throw new Error(noQemu);
+  const needed = disk === "nbd" ? ["qemu-nbd"] : disk === "qcow2" ? ["qemu-nbd", "qemu-storage-daemon"] : [];
+  for (const program of needed) if (missing.has(program)) throw new Error(missing.get(program));
   switch (disk) {
     case "file":
       return backing;

@@ -19,7 +19,7 @@ export interface HungStorage {
 const PROGRAMS = {
   fuse: "qemu-storage-daemon",
   nbd: "qemu-nbd",
-  qcow2: "qemu-nbd",
+  qcow2: "qemu-storage-daemon",
   "vhost-user": "qemu-storage-daemon",
 } as const satisfies Record<HungKind, string>;
 

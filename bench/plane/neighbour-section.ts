@@ -30,7 +30,7 @@ export async function measureSection(
       return false;
     });
   const neighbours: NeighbourResult[] = [];
-  const noQcow2 = missing.get("qemu-nbd") ?? null;
+  const noQcow2 = missing.get("qemu-storage-daemon") ?? null;
   const here = possible(rows, ({ disk }) => (disk === "qcow2" ? noQcow2 : null));
   const failures: Failure[] = await measureNeighbours(here, plan, (samples) => {
     const result = neighbourResult(samples);

@@ -6,7 +6,7 @@ export type NbdPeer = "qemu-nbd" | "nbdkit";
 export type FioPeer = "fio-single" | "fio-fixed" | "fio-shm";
 export type Peer = NbdPeer | FioPeer | "traced" | "recorded";
 
-/** file: the file itself. nbd: through a qemu-nbd. qcow2: an image that xbdback starts qemu-nbd for. cow: an overlay on the file. */
+/** file: the file itself. nbd: through a qemu-nbd. qcow2: an image that xbdback starts qemu-storage-daemon for. cow: an overlay on the file. */
 export type Disk = "file" | "nbd" | "qcow2" | "cow";
 
 export interface Image {

@@ -127,7 +127,7 @@ export function aimLines(aims: readonly Aim[]): string {
 
 export const EXPLANATION = `
 direct   O_DIRECT; warm: through the page cache, which holds the file; 4queues: rings; copy: no persistent grants; apart, poll30: see docs/bench.md
-nbd, qcow2, cow: behind the vbd there is a qemu-nbd, an image in qemu-nbd, an overlay on the file; qemu-nbd then is without us
+nbd, qcow2, cow: behind the vbd there is a qemu-nbd, an image in qemu-storage-daemon, an overlay on the file; qemu-nbd then serves the same without us
 fio      io_uring on the file itself, one job, up to the whole depth in a system call: the limit
 fio-single  the same, one I/O in a system call: fio without options
 fio-fixed, fio-shm  fio with registered buffers, and with buffers in pages like a loopback guest's

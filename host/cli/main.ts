@@ -7,7 +7,6 @@ import { pageSizeRefusal } from "../platform/page-size.js";
 import { DEFAULT_CAPS } from "../reactor/capped.js";
 import { dismissThread } from "../reactor/spare.js";
 import { CACHES } from "../storage/direct.js";
-import { IMAGE_HELPERS } from "../storage/helper/open.js";
 import { DEFAULT_PATIENCE } from "../storage/patience.js";
 import { operatorCommands } from "./commands/index.js";
 import { DEFAULT_FILE, live } from "./configuration.js";
@@ -170,13 +169,6 @@ function serve(): Command {
         1,
         86_400,
         DEFAULT_PATIENCE.reconnectMs / 1000,
-      ),
-    )
-    .addOption(
-      live(
-        new Option("--image-helper <program>", "what serves qcow2, VHD and other images")
-          .choices(IMAGE_HELPERS)
-          .default("qemu-nbd"),
       ),
     )
     .addOption(

@@ -16,7 +16,6 @@ import type { Platform } from "../platform/platform.js";
 import { kernelBackendOf } from "../platform/xen/find.js";
 import { type Cache, cacheFor } from "../storage/direct.js";
 import { openDisk } from "../storage/disk.js";
-import type { ImageHelper } from "../storage/helper/open.js";
 import { defaultLimits } from "../vbd/limit-defaults.js";
 import type { Log } from "../vbd/vbd-log.js";
 import { configurable, configure, dump, isLive, written } from "./configuration.js";
@@ -45,7 +44,6 @@ export interface ServeCommandOptions extends PlaneOptions {
   maxGrants: number;
   maxMemory: number;
   nbdReconnect: number;
-  imageHelper: ImageHelper;
   limit?: string;
   guestLimit: readonly string[];
   device: readonly string[];
@@ -182,7 +180,6 @@ type LiveOptions = Pick<
   | "persistent"
   | "cache"
   | "nbdReconnect"
-  | "imageHelper"
   | "limit"
   | "guestLimit"
   | "logLevel"
@@ -209,7 +206,6 @@ function daemonOptions(
         ...how,
         cache: cacheFor(live.cache, how.directIoSafe ?? false),
         patience,
-        imageHelper: live.imageHelper,
         modules,
       });
     },

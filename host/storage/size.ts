@@ -22,3 +22,8 @@ export function formatSize(bytes: number): string {
   const shown = Math.floor(value * 10) / 10;
   return `${shown.toFixed(digits)} ${unit === 0 ? "bytes" : `${UNITS[unit]}iB`}`;
 }
+
+/** Why a server's disk of so many bytes cannot be served. */
+export function tooLarge(bytes: bigint): string {
+  return `its disk has ${bytes} bytes, and less than 8 PiB (${2n ** 53n}) are supported`;
+}

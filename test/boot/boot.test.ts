@@ -1,6 +1,6 @@
 /**
  * A Linux system boots from a qcow2 image: SeaBIOS, GRUB, a kernel and ext4 in an emulated machine, whose virtio disk is the
- * NBD server in front of a guest's blkfront. Behind that are the ring, the daemon and its qemu-nbd.
+ * NBD server in front of a guest's blkfront. Behind that are the ring, the daemon and its qemu-storage-daemon.
  */
 import assert from "node:assert/strict";
 import { createHash, randomBytes } from "node:crypto";

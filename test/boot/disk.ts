@@ -27,7 +27,7 @@ const LINUX_PARTITION = 0x83;
 
 /** What the disk is made with, booted and looked at. */
 export const PROGRAMS = [
-  ...(["qemu-system-x86_64", "qemu-img", "qemu-nbd", "mke2fs", "e2fsck", "debugfs"] as const),
+  ...(["qemu-system-x86_64", "qemu-img", "qemu-storage-daemon", "mke2fs", "e2fsck", "debugfs"] as const),
   ...(["grub-mkimage", `${GRUB}/boot.img`, "cpio", "busybox"] as const),
 ];
 

@@ -10,7 +10,7 @@ const RBD_DRIVER = "/usr/lib/x86_64-linux-gnu/qemu/block-rbd.so";
 
 /** Why there can be no cluster here, for node:test's `skip`; false if there can. */
 export function noCeph(): string | false {
-  return absent("ceph", "ceph-mon", "ceph-osd", "monmaptool", "rbd", "qemu-nbd", RBD_DRIVER);
+  return absent("ceph", "ceph-mon", "ceph-osd", "monmaptool", "rbd", "qemu-storage-daemon", RBD_DRIVER);
 }
 
 export class Cluster {

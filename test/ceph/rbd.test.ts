@@ -1,4 +1,4 @@
-/** Disks in Ceph (rbd:POOL/IMAGE), on a cluster of one OSD that runs here: through qemu-nbd, the ring, and a guest. */
+/** Disks in Ceph (rbd:POOL/IMAGE), on a cluster of one OSD that runs here: through qemu-storage-daemon, the ring, and a guest. */
 import assert from "node:assert/strict";
 import { type TestContext, test } from "node:test";
 import type { VbdStatus } from "../../host/vbd/status.js";
@@ -25,7 +25,7 @@ async function verifiedThrough(
   const cluster = await Cluster.start(t);
   await cluster.create("disk", SIZE);
   const world = await World.start(t, ...RECONNECT);
-  (await world.run("check", DISK)).expect(0).expectMatch(/qemu-nbd, process /);
+  (await world.run("check", DISK)).expect(0).expectMatch(/qemu-storage-daemon, process /);
   (await world.run("attach", "1", DISK)).expect(0);
   const guest = work(world, operations);
   await progress(guest, 1000);
@@ -47,7 +47,7 @@ test("a guest's disk in Ceph, whose OSD is killed and comes back", OPTIONS, (t) 
   }),
 );
 
-test("qemu-nbd is killed; the next one goes on when the cluster has given up the first", OPTIONS, (t) =>
+test("its helper is killed; the next one goes on when the cluster has given up the first", OPTIONS, (t) =>
   verifiedThrough(t, 5000, async (_, world) => {
     const helper = await helperOf(world);
     process.kill(helper, "SIGKILL");
@@ -55,6 +55,6 @@ test("qemu-nbd is killed; the next one goes on when the cluster has given up the
       const now = await helperOf(world);
       return now > 0 && now !== helper;
     };
-    await eventually(another, "another qemu-nbd has the disk", 120_000);
+    await eventually(another, "another one has the disk", 120_000);
   }),
 );

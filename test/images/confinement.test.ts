@@ -186,7 +186,7 @@ test("a helper that is started by a process that has ended does not run", { time
   assert.equal(stdout, "");
 });
 
-const QEMU = ["qemu-nbd", "qemu-img"] as const;
+const QEMU = ["qemu-storage-daemon", "qemu-img"] as const;
 
 function create(path: string, ...args: string[]): void {
   execFileSync("qemu-img", ["create", "-q", "-f", "qcow2", ...args, path, "1M"]);
@@ -250,7 +250,9 @@ test("without Landlock a disk is served, and is said not to be confined", needin
       `${image},qcow2,xvda,rw`,
     ])
     .outcome();
-  outcome.expect(0).expectMatch(/qemu-nbd, process [0-9]+, not confined to its files: qcow2 \S+disk\.qcow2/);
+  outcome
+    .expect(0)
+    .expectMatch(/qemu-storage-daemon, process [0-9]+, not confined to its files: qcow2 \S+disk\.qcow2/);
   const said = `${outcome.stdout}${outcome.stderr}`.match(
     /helpers are not confined to their files: this kernel has/g,
   );

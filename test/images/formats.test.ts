@@ -2,8 +2,6 @@
 import assert from "node:assert/strict";
 import { randomBytes } from "node:crypto";
 import { copyFileSync, existsSync, readdirSync, readFileSync, readlinkSync } from "node:fs";
-import type { TestContext } from "node:test";
-import { IMAGE_HELPERS, type ImageHelper } from "../../host/storage/helper/open.js";
 import { World } from "../cli/world.js";
 import { eventually, type Running, sha256 } from "../e2e/harness.js";
 import { helperOf, MIB, progress, SIZE, verified, withPrograms, work } from "./support.js";
@@ -46,11 +44,7 @@ async function checkImage(world: World, format: string, image: string, killed = 
   assert.ok(fine && !/ERROR/.test(outcome.stdout + outcome.stderr), outcome.story);
 }
 
-/** A test for each program that serves images. */
-function bothHelpers(title: string, body: (t: TestContext, helper: ImageHelper) => Promise<void>): void {
-  for (const helper of IMAGE_HELPERS)
-    withPrograms([helper, "qemu-nbd", "qemu-img"], `${helper}: ${title}`, (t) => body(t, helper));
-}
+const QEMU = ["qemu-storage-daemon", "qemu-img"] as const;
 
 /** xl's name of a format, QEMU's, options of its image, and whether qemu-img can check it. */
 const FORMATS: [string, string, string[], boolean][] = [
@@ -62,42 +56,36 @@ const FORMATS: [string, string, string[], boolean][] = [
   ["qed", "qed", [], true],
 ];
 
-for (const [helper, [format, driver, options, checkable]] of IMAGE_HELPERS.flatMap((helper) =>
-  FORMATS.map((format) => [helper, format] as const),
-)) {
-  withPrograms(
-    [helper, "qemu-nbd", "qemu-img"],
-    `${format} by ${helper}: what is in the image is what the guest reads and writes`,
-    async (t) => {
-      const world = await World.start(t, "--image-helper", helper);
-      const raw = world.scene.image("content.raw", content());
-      const image = world.scene.path(`disk.${format}`);
-      await world.scene.run("qemu-img", "convert", "-f", "raw", "-O", driver, ...options, raw, image);
-      (await world.run("check", `${image},${format},xvda,rw`)).expect(0).expectMatch(/\(qemu-nbd, process /);
-      (await world.run("attach", "1", `${image},${format},xvda,rw`)).expect(0);
+for (const [format, driver, options, checkable] of FORMATS) {
+  withPrograms(QEMU, `${format}: what is in the image is what the guest reads and writes`, async (t) => {
+    const world = await World.start(t);
+    const raw = world.scene.image("content.raw", content());
+    const image = world.scene.path(`disk.${format}`);
+    await world.scene.run("qemu-img", "convert", "-f", "raw", "-O", driver, ...options, raw, image);
+    (await world.run("check", `${image},${format},xvda,rw`))
+      .expect(0)
+      .expectMatch(/\(qemu-storage-daemon, process /);
+    (await world.run("attach", "1", `${image},${format},xvda,rw`)).expect(0);
 
-      const second = world.scene.image("second.raw", content());
-      const { guest, uri } = await exporting(world);
-      await world.scene.run("qemu-img", "compare", "-f", "raw", "-F", "raw", raw, uri);
-      await world.scene.run("qemu-img", "convert", "-n", "-f", "raw", "-O", "raw", second, uri);
-      await world.scene.run("qemu-img", "compare", "-f", "raw", "-F", "raw", second, uri);
-      (await world.run("show", "1/xvda"))
-        .expect(0)
-        .expectMatch(new RegExp(`^through +${helper}, process `, "m"));
-      const pid = await helperOf(world);
-      assert.ok(lives(pid));
-      guest.process.kill("SIGTERM");
-      (await guest.outcome()).expect(0);
-      (await world.run("detach", "1/xvda")).expect(0);
-      await eventually(() => !lives(pid), "the helper ends with the disk");
-      assert.equal(await hashOf(world, driver, image), await sha256(second));
-      if (checkable) await checkImage(world, driver, image);
-    },
-  );
+    const second = world.scene.image("second.raw", content());
+    const { guest, uri } = await exporting(world);
+    await world.scene.run("qemu-img", "compare", "-f", "raw", "-F", "raw", raw, uri);
+    await world.scene.run("qemu-img", "convert", "-n", "-f", "raw", "-O", "raw", second, uri);
+    await world.scene.run("qemu-img", "compare", "-f", "raw", "-F", "raw", second, uri);
+    (await world.run("show", "1/xvda")).expect(0).expectMatch(/^through +qemu-storage-daemon, process /m);
+    const pid = await helperOf(world);
+    assert.ok(lives(pid));
+    guest.process.kill("SIGTERM");
+    (await guest.outcome()).expect(0);
+    (await world.run("detach", "1/xvda")).expect(0);
+    await eventually(() => !lives(pid), "the helper ends with the disk");
+    assert.equal(await hashOf(world, driver, image), await sha256(second));
+    if (checkable) await checkImage(world, driver, image);
+  });
 }
 
-bothHelpers("qcow2 over a base, with a snapshot: neither changes", async (t, helper) => {
-  const world = await World.start(t, "--image-helper", helper);
+withPrograms(QEMU, "qcow2 over a base, with a snapshot: neither changes", async (t) => {
+  const world = await World.start(t);
   const bytes = content();
   const base = world.scene.image("base.raw", bytes);
   const before = await sha256(base);
@@ -108,7 +96,9 @@ bothHelpers("qcow2 over a base, with a snapshot: neither changes", async (t, hel
   const second = world.scene.image("second.raw", content());
   const { guest, uri } = await exporting(world);
   const shown = (await world.run("show", "1/xvda")).expect(0);
-  shown.expectMatch(/^through +qemu-\S+, process [0-9]+: qcow2 \S+disk\.qcow2, over raw \S+base\.raw$/m);
+  shown.expectMatch(
+    /^through +qemu-storage-daemon, process [0-9]+: qcow2 \S+disk\.qcow2, over raw \S+base\.raw$/m,
+  );
   (await world.run("attach", "2", `${base},raw,xvda,rw`)).expect(5).expectMatch(/in use by/, "stderr");
   await world.scene.run("qemu-img", "convert", "-n", "-f", "raw", "-O", "raw", second, uri);
   guest.process.kill("SIGTERM");
@@ -121,33 +111,29 @@ bothHelpers("qcow2 over a base, with a snapshot: neither changes", async (t, hel
   assert.equal(await hashOf(world, "qcow2", image), before);
 });
 
-withPrograms(
-  ["qemu-nbd", "qemu-img"],
-  "a helper that is killed is started again, and the guest sees a pause",
-  async (t) => {
-    const world = await World.start(t);
-    const image = world.scene.path("disk.qcow2");
-    await world.scene.run("qemu-img", "create", "-f", "qcow2", image, String(SIZE));
-    (await world.run("attach", "1", `${image},qcow2,xvda,rw`)).expect(0);
-    const guest = work(world, 30_000);
-    const helpers = new Set<number>();
-    for (let kills = 1; kills <= 5; kills++) {
-      await progress(guest, kills * 5000);
-      const helper = await helperOf(world);
-      helpers.add(helper);
-      process.kill(helper, "SIGKILL");
-    }
-    const hash = await verified(guest);
-    assert.equal(helpers.size, 5);
-    assert.match(world.daemon.stderr, /qemu-nbd ended with SIGKILL/);
-    (await world.run("detach", "1/xvda")).expect(0);
-    assert.equal(await hashOf(world, "qcow2", image), hash);
-    await checkImage(world, "qcow2", image, true);
-  },
-);
+withPrograms(QEMU, "a helper that is killed is started again, and the guest sees a pause", async (t) => {
+  const world = await World.start(t);
+  const image = world.scene.path("disk.qcow2");
+  await world.scene.run("qemu-img", "create", "-f", "qcow2", image, String(SIZE));
+  (await world.run("attach", "1", `${image},qcow2,xvda,rw`)).expect(0);
+  const guest = work(world, 30_000);
+  const helpers = new Set<number>();
+  for (let kills = 1; kills <= 5; kills++) {
+    await progress(guest, kills * 5000);
+    const helper = await helperOf(world);
+    helpers.add(helper);
+    process.kill(helper, "SIGKILL");
+  }
+  const hash = await verified(guest);
+  assert.equal(helpers.size, 5);
+  assert.match(world.daemon.stderr, /qemu-storage-daemon ended with SIGKILL/);
+  (await world.run("detach", "1/xvda")).expect(0);
+  assert.equal(await hashOf(world, "qcow2", image), hash);
+  await checkImage(world, "qcow2", image, true);
+});
 
-bothHelpers("a daemon that is killed is followed by one that goes on with the image", async (t, program) => {
-  const world = await World.start(t, "--image-helper", program);
+withPrograms(QEMU, "a daemon that is killed is followed by one that goes on with the image", async (t) => {
+  const world = await World.start(t);
   const image = world.scene.path("disk.qcow2");
   await world.scene.run("qemu-img", "create", "-f", "qcow2", image, String(SIZE));
   (await world.run("attach", "1", `${image},qcow2,xvda,rw`)).expect(0);
@@ -159,7 +145,7 @@ bothHelpers("a daemon that is killed is followed by one that goes on with the im
     daemon.process.kill("SIGKILL");
     await daemon.ended;
     await eventually(() => !lives(helper), "the helper ends with its daemon");
-    daemon = world.start("serve", "--image-helper", program);
+    daemon = world.start("serve");
     const next = daemon;
     await eventually(() => /taken over/.test(next.stderr), `the next daemon goes on: ${next.stderr}`);
   }
@@ -169,8 +155,8 @@ bothHelpers("a daemon that is killed is followed by one that goes on with the im
   await checkImage(world, "qcow2", image);
 });
 
-bothHelpers("a helper has few rights and nothing of the daemon's", async (t, program) => {
-  const world = await World.start(t, "--image-helper", program);
+withPrograms(QEMU, "a helper has few rights and nothing of the daemon's", async (t) => {
+  const world = await World.start(t);
   const image = world.scene.path("disk.qcow2");
   await world.scene.run("qemu-img", "create", "-f", "qcow2", image, String(SIZE));
   (await world.run("attach", "1", `${image},qcow2,xvda,rw`)).expect(0);
@@ -189,8 +175,8 @@ bothHelpers("a helper has few rights and nothing of the daemon's", async (t, pro
   assert.ok(sockets === undefined || !existsSync(sockets), "nobody else can connect");
 });
 
-bothHelpers("what cannot be served says why", async (t, program) => {
-  const world = await World.start(t, "--image-helper", program);
+withPrograms([...QEMU, "qemu-nbd"], "what cannot be served says why", async (t) => {
+  const world = await World.start(t);
   const raw = world.image("disk.raw", SIZE);
   const image = world.scene.path("disk.qcow2");
   await world.scene.run("qemu-img", "create", "-f", "qcow2", image, String(SIZE));

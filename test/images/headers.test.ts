@@ -11,7 +11,7 @@ import { eventually } from "../e2e/harness.js";
 import { directory } from "../storage/helpers.js";
 import { withPrograms } from "./support.js";
 
-const QEMU = ["qemu-nbd", "qemu-img"] as const;
+const QEMU = ["qemu-storage-daemon", "qemu-img"] as const;
 
 function create(format: string, path: string, ...args: string[]): void {
   execFileSync("qemu-img", ["create", "-q", "-f", format, ...args, path, "1M"]);
@@ -44,7 +44,7 @@ for (const [what, text, why] of [
   ["says too much", "head -c 17000000 /dev/zero", /it describes more than 16 MiB$/],
   ["does not speak JSON", "echo yes", /its answer is not JSON$/],
 ] as const) {
-  withPrograms(["qemu-nbd"], `nothing is served where qemu-img ${what}`, async (t) => {
+  withPrograms(["qemu-storage-daemon"], `nothing is served where qemu-img ${what}`, async (t) => {
     const path = join(directory(t), "disk");
     writeFileSync(path, new Uint8Array(1 << 20));
     standIn(t, text);

@@ -21,17 +21,18 @@ import { tmpdir } from "node:os";
 import { dirname, join } from "node:path";
 import { type TestContext, test } from "node:test";
 import { openDisk } from "../../host/storage/disk.js";
-import { commandFor } from "../../host/storage/helper/command.js";
 import { overNbd } from "../../host/storage/helper/dial.js";
 import { openHelped } from "../../host/storage/helper/open.js";
 import { Helper } from "../../host/storage/helper/process.js";
 import type { Reach } from "../../host/storage/helper/reach.js";
+import { nbdkit } from "../../host/storage/helper/web-server.js";
 import { parseSource } from "../../host/storage/source.js";
 import { World } from "../cli/world.js";
 import { directory } from "../storage/helpers.js";
 import { until } from "../vbd/harness.js";
 import { SIZE, withPrograms } from "./support.js";
 
+const QEMU = ["qemu-storage-daemon", "qemu-img"] as const;
 const LIMIT = { timeout: 60_000 };
 
 test("targets and what they mean", () => {
@@ -54,77 +55,49 @@ test("targets and what they mean", () => {
   for (const [text, source] of cases) assert.deepEqual(parseSource(text), source, text);
 });
 
-test("the command line of a helper", () => {
-  const how = { readOnly: false, shared: false, cache: "auto", socket: "/s" } as const;
-  const lineOf = (target: string, other: object = {}): string => {
-    const source = parseSource(target);
-    assert.ok(source?.kind === "image" || source?.kind === "rbd" || source?.kind === "http");
-    const { program, args } = commandFor(source, { ...how, ...other });
-    return [program, ...args].join(" ");
-  };
-  assert.equal(
-    lineOf("vhd:/a,b"),
-    "qemu-nbd --socket /s --shared 1 --cache writeback --discard unmap " +
-      'json:{"driver":"vpc","file":{"driver":"file","filename":"/a,b","locking":"on"}}',
-  );
-  assert.match(lineOf("qcow2:/dev/shm/a", { readOnly: true }), / --read-only .*"driver":"file"/);
-  assert.match(lineOf("qcow2:/link", { block: true }), /"driver":"host_device","filename":"\/link"/);
-  assert.match(lineOf("qcow2:/a", { shared: true, cache: "none" }), /--cache none .*"locking":"off"/);
-  const bases = [{ driver: "raw", path: "/b", block: true }];
+test("the command line of nbdkit", () => {
   assert.match(
-    lineOf("qcow2:/a", { bases }),
-    /"backing":\{"driver":"raw","file":\{"driver":"host_device","filename":"\/b","locking":"auto"\}\}\}$/,
+    nbdkit("https://h/i?a=b c", "/s").args.join(" "),
+    /^--foreground --exit-with-parent --unix \/s --readonly .* curl url=https:\/\/h\/i\?a=b c$/,
   );
-  assert.match(
-    lineOf("rbd:p/n/i"),
-    /driver=raw,file\.driver=rbd,file\.pool=p,file\.image=i,file\.namespace=n$/,
-  );
-  assert.match(
-    lineOf("https://h/i?a=b c"),
-    /^nbdkit .*--exit-with-parent .*--readonly .* curl url=https:\/\/h\/i\?a=b c$/,
+});
+
+withPrograms(QEMU, "a guest cannot make its fixed VHD an image with a base of its choice", async (t) => {
+  const root = directory(t);
+  const at = (name: string): string => join(root, name);
+  execFileSync("qemu-img", ["create", "-q", "-f", "raw", at("secret.img"), "1M"]);
+  execFileSync("qemu-img", [
+    "create",
+    "-q",
+    "-f",
+    "qcow2",
+    "-b",
+    at("secret.img"),
+    "-F",
+    "raw",
+    at("header"),
+    "8M",
+  ]);
+  const fixed = ["-o", "subformat=fixed,force_size=on"];
+  execFileSync("qemu-img", ["create", "-q", "-f", "vpc", ...fixed, at("disk.vhd"), "8M"]);
+  const written = readFileSync(at("header"));
+  const fd = openSync(at("disk.vhd"), "r+");
+  writeSync(fd, written, 0, written.length, 0);
+  closeSync(fd);
+  const source = { kind: "image", format: "vhd", path: at("disk.vhd") } as const;
+  const device = await openHelped(at("disk.vhd"), source, { readOnly: false, warn: () => {} });
+  t.after(() => device.close());
+  assert.match(device.through ?? "", /: vpc \S+disk\.vhd$/);
+  assert.deepEqual(
+    readdirSync("/proc/self/fd")
+      .map(targetOf)
+      .filter((path) => path === at("secret.img")),
+    [],
   );
 });
 
 withPrograms(
-  ["qemu-nbd", "qemu-img"],
-  "a guest cannot make its fixed VHD an image with a base of its choice",
-  async (t) => {
-    const root = directory(t);
-    const at = (name: string): string => join(root, name);
-    execFileSync("qemu-img", ["create", "-q", "-f", "raw", at("secret.img"), "1M"]);
-    execFileSync("qemu-img", [
-      "create",
-      "-q",
-      "-f",
-      "qcow2",
-      "-b",
-      at("secret.img"),
-      "-F",
-      "raw",
-      at("header"),
-      "8M",
-    ]);
-    const fixed = ["-o", "subformat=fixed,force_size=on"];
-    execFileSync("qemu-img", ["create", "-q", "-f", "vpc", ...fixed, at("disk.vhd"), "8M"]);
-    const written = readFileSync(at("header"));
-    const fd = openSync(at("disk.vhd"), "r+");
-    writeSync(fd, written, 0, written.length, 0);
-    closeSync(fd);
-    const source = { kind: "image", format: "vhd", path: at("disk.vhd") } as const;
-    const device = await openHelped(at("disk.vhd"), source, { readOnly: false, warn: () => {} });
-    t.after(() => device.close());
-    assert.match(device.through ?? "", /: vpc \S+disk\.vhd$/);
-    assert.deepEqual(
-      readdirSync("/proc/self/fd")
-        .map(targetOf)
-        .filter((path) => path === at("secret.img")),
-      [],
-    );
-  },
-);
-
-withPrograms(
-  ["qemu-nbd", "qemu-img"],
+  QEMU,
   "an image that does not say its base's format is refused, unless that is raw",
   async (t) => {
     const root = directory(t);
@@ -245,18 +218,14 @@ test("a helper that closes its connection says why when it has ended", LIMIT, as
   await helper.stop();
 });
 
-withPrograms(
-  ["qemu-nbd", "qemu-img"],
-  "an image that is larger than is supported is refused with its size",
-  async (t) => {
-    const path = `${directory(t)}/disk.qcow2`;
-    execFileSync("qemu-img", ["create", "-q", "-f", "qcow2", "-o", "cluster_size=2M", path, "64P"]);
-    await assert.rejects(
-      openDisk(`qcow2:${path}`, { readOnly: true, warn: () => {} }),
-      /disk\.qcow2: qemu-nbd: its disk has 72057594037927936 bytes, and less than 8 PiB \(9007199254740992\) are supported$/,
-    );
-  },
-);
+withPrograms(QEMU, "an image that is larger than is supported is refused with its size", async (t) => {
+  const path = `${directory(t)}/disk.qcow2`;
+  execFileSync("qemu-img", ["create", "-q", "-f", "qcow2", "-o", "cluster_size=2M", path, "64P"]);
+  await assert.rejects(
+    openDisk(`qcow2:${path}`, { readOnly: true, warn: () => {} }),
+    /disk\.qcow2: its disk has 72057594037927936 bytes, and less than 8 PiB \(9007199254740992\) are supported$/,
+  );
+});
 
 test("a helper that neither serves nor ends when it is asked is killed", { timeout: 120_000 }, async (t) => {
   const { start, lines } = script(t, "trap '' TERM; echo ready >&2; while :; do sleep 0.1; done");
@@ -293,30 +262,25 @@ withPrograms(["nbdkit", "qemu-img"], "a file on a web server is served read-only
   await world.scene.run("qemu-img", "compare", "-f", "raw", "-F", "raw", image, uri);
 });
 
-withPrograms(
-  ["qemu-img", "qemu-nbd"],
-  "an image is a file or in a device, wherever its path is",
-  async (t) => {
-    const create = (path: string): void =>
-      void execFileSync("qemu-img", ["create", "-q", "-f", "qcow2", path, "16M"]);
-    const serves = async (path: string): Promise<void> => {
-      const device = await openDisk(`qcow2:${path}`, { readOnly: false });
-      assert.equal(device.size, 16 << 20);
-      await device.close();
-    };
-    const memory = mkdtempSync("/dev/shm/xbdback-");
-    t.after(() => rmSync(memory, { recursive: true }));
-    create(join(memory, "disk.qcow2"));
-    await serves(join(memory, "disk.qcow2"));
-    if (process.geteuid?.() !== 0) return t.diagnostic("not in a device: loop devices need root");
-    const file = join(memory, "device");
-    create(file);
-    truncateSync(file, 32 << 20);
-    const made = spawnSync("losetup", ["--find", "--show", file], { encoding: "utf8" });
-    if (made.status !== 0)
-      return t.diagnostic(`not in a device: ${made.error?.message ?? made.stderr.trim()}`);
-    t.after(() => spawnSync("losetup", ["--detach", made.stdout.trim()]));
-    symlinkSync(made.stdout.trim(), join(memory, "link"));
-    await serves(join(memory, "link"));
-  },
-);
+withPrograms(QEMU, "an image is a file or in a device, wherever its path is", async (t) => {
+  const create = (path: string): void =>
+    void execFileSync("qemu-img", ["create", "-q", "-f", "qcow2", path, "16M"]);
+  const serves = async (path: string): Promise<void> => {
+    const device = await openDisk(`qcow2:${path}`, { readOnly: false });
+    assert.equal(device.size, 16 << 20);
+    await device.close();
+  };
+  const memory = mkdtempSync("/dev/shm/xbdback-");
+  t.after(() => rmSync(memory, { recursive: true }));
+  create(join(memory, "disk.qcow2"));
+  await serves(join(memory, "disk.qcow2"));
+  if (process.geteuid?.() !== 0) return t.diagnostic("not in a device: loop devices need root");
+  const file = join(memory, "device");
+  create(file);
+  truncateSync(file, 32 << 20);
+  const made = spawnSync("losetup", ["--find", "--show", file], { encoding: "utf8" });
+  if (made.status !== 0) return t.diagnostic(`not in a device: ${made.error?.message ?? made.stderr.trim()}`);
+  t.after(() => spawnSync("losetup", ["--detach", made.stdout.trim()]));
+  symlinkSync(made.stdout.trim(), join(memory, "link"));
+  await serves(join(memory, "link"));
+});

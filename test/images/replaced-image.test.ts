@@ -6,7 +6,7 @@ import { World } from "../cli/world.js";
 import { eventually } from "../e2e/harness.js";
 import { helperOf, withPrograms } from "./support.js";
 
-const QEMU = ["qemu-nbd", "qemu-img"] as const;
+const QEMU = ["qemu-storage-daemon", "qemu-img"] as const;
 
 function create(path: string, ...args: string[]): string {
   execFileSync("qemu-img", ["create", "-q", "-f", "qcow2", ...args, path, "16M"]);

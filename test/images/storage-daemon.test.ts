@@ -6,7 +6,8 @@ import { join } from "node:path";
 import { type TestContext, test } from "node:test";
 import { findProgram } from "../../host/storage/helper/command.js";
 import { openHelped } from "../../host/storage/helper/open.js";
-import { noStorageDaemon, storageDaemon } from "../../host/storage/helper/storage-daemon.js";
+import { Helper } from "../../host/storage/helper/process.js";
+import { storageDaemon } from "../../host/storage/helper/storage-daemon.js";
 import { directory, fill, gather, read, scatter, write } from "../storage/helpers.js";
 import { withPrograms } from "./support.js";
 
@@ -81,12 +82,42 @@ test("what is read-only, shared or past the page cache is so to qemu-storage-dae
   assert.deepEqual(reach.files, [{ path: "/a", writable: false }]);
 });
 
-test("without perl, which ends it with the daemon, it does not run", () => {
-  if (findProgram("qemu-storage-daemon") === null) {
-    assert.match(noStorageDaemon() ?? "", /is not installed: `apt install qemu-system-common`$/);
-    return;
-  }
-  assert.equal(noStorageDaemon(null), "qemu-storage-daemon needs perl: `apt install perl-base`");
+test("an image in Ceph is told in parts, and its configuration may be read", (t) => {
+  const conf = join(directory(t), "ceph.conf");
+  writeFileSync(conf, "");
+  const before = process.env["CEPH_CONF"];
+  process.env["CEPH_CONF"] = conf;
+  t.after(() => {
+    if (before === undefined) delete process.env["CEPH_CONF"];
+    else process.env["CEPH_CONF"] = before;
+  });
+  const rbd = { kind: "rbd", pool: "p", namespace: "n,x", image: "i" } as const;
+  const { args, reach } = storageDaemon(rbd, how, "io_uring");
+  assert.deepEqual(told(args, "--blockdev"), {
+    "node-name": "disk",
+    "read-only": false,
+    discard: "unmap",
+    cache: { direct: false, "no-flush": false },
+    driver: "raw",
+    file: { driver: "rbd", pool: "p", image: "i", namespace: "n,x" },
+  });
+  assert.equal(reach.remote, true);
+  assert.ok(reach.configuration.includes(conf));
+  const plain = storageDaemon({ ...rbd, namespace: "" }, how, "io_uring");
+  assert.match(plain.args.join(" "), /"file":\{"driver":"rbd","pool":"p","image":"i"\}/);
+});
+
+test("without the program, or perl, which ends it with the daemon, it is not started", () => {
+  const command = (socket: string) => storageDaemon(image("qcow2", "/a"), { ...how, socket }, "io_uring");
+  const start = (absent: string) => () =>
+    Helper.start(
+      "disk",
+      command,
+      () => {},
+      (name) => (name === absent ? null : "/bin/false"),
+    );
+  assert.throws(start("perl"), /^Error: disk: needs perl, which is not installed: `apt install perl-base`$/);
+  assert.throws(start("qemu-storage-daemon"), /not installed: `apt install qemu-system-common`$/);
 });
 
 /** Opens a new image with qemu-storage-daemon, writes and reads it; what was logged, and what served it. */
@@ -96,7 +127,6 @@ async function tryOut(t: TestContext): Promise<{ lines: string[]; through: strin
   const lines: string[] = [];
   const device = await openHelped("disk", image("qcow2", path), {
     readOnly: false,
-    imageHelper: "qemu-storage-daemon",
     warn: (line) => void lines.push(line),
   });
   t.after(() => device.close());
@@ -163,7 +193,6 @@ withPrograms(
     writeFileSync(path, Buffer.alloc(65_536, "no image"), { flag: "r+" });
     const opened = openHelped(path, image("vmdk", path), {
       readOnly: false,
-      imageHelper: "qemu-storage-daemon",
       warn: () => {},
     });
     await assert.rejects(opened, ({ message }: Error) => {

@@ -111,7 +111,7 @@ test("a guest sees the errors that are made, and the operator a line that names 
 });
 
 withPrograms(
-  ["qemu-nbd", "qemu-img"],
+  ["qemu-storage-daemon", "qemu-img"],
   "an overlay over an image that another program serves survives kill -9",
   async (t) => {
     const world = await World.start(t);
@@ -124,7 +124,9 @@ withPrograms(
     await progress(guest, 200);
     (await world.run("show", "1/xvda"))
       .expect(0)
-      .expectMatch(/^through +copy-on-write in \S+, over qemu-nbd, process \d+: qcow2 \S+base\.qcow2$/m);
+      .expectMatch(
+        /^through +copy-on-write in \S+, over qemu-storage-daemon, process \d+: qcow2 \S+base\.qcow2$/m,
+      );
     world.daemon.process.kill("SIGKILL");
     await world.daemon.ended;
     await world.serveAgain();

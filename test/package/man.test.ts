@@ -70,7 +70,6 @@ test("xbdback.toml(5) lists what a reload takes for disks that connect later, an
     "max-indirect-segments": 7,
     persistent: false,
     "nbd-reconnect": 9,
-    "image-helper": "qemu-storage-daemon",
     limit: "iops=5",
     "guest-limit": ["web:none"],
     cache: "none",

@@ -98,7 +98,7 @@ export const LIES: Readonly<Record<string, Lie>> = {
   },
   "a disk without end": {
     costs: "disk",
-    says: /more than can be served/,
+    says: /less than 8 PiB/,
     tell(asked, server) {
       server.resize(2 ** 62);
       server.answer(asked);

@@ -1,7 +1,7 @@
 /**
- * Opening what another program has to serve. The program is started for each connection, and ends with it: when one that is
- * reached over NBD dies, a new one takes its place, and the requests are sent again; when the daemon is killed, it writes
- * back what it keeps and ends. QEMU's lock of an image lasts until then, and the next one waits for it: that is the fence.
+ * Opening what another program has to serve. The program is started for each connection, and ends with it: when it dies, a
+ * new one takes its place, and the requests are sent again; when the daemon is killed, it writes back what it keeps and
+ * ends. QEMU's lock of an image lasts until then, and the next one waits for it: that is the fence.
  */
 import { constants } from "node:os";
 import { Place } from "../calls/place.js";
@@ -12,24 +12,19 @@ import { DeviceError, openStore } from "../open.js";
 import { IMAGE_FORMATS } from "../source.js";
 import { openDialed } from "../vhost-user/open.js";
 import { type Chain, openChain } from "./chain.js";
-import { commandFor, type HelpedSource } from "./command.js";
+import type { HelpedSource } from "./command.js";
 import { unconfined } from "./confined.js";
 import { overNbd, overVhostUser } from "./dial.js";
 import { DiskHelper } from "./disk-helper.js";
 import { SameFiles } from "./same-files.js";
-import { type Aio, noStorageDaemon, storageDaemon } from "./storage-daemon.js";
+import { type Aio, storageDaemon } from "./storage-daemon.js";
+import { nbdkit } from "./web-server.js";
 
 /** The program's life is the connection's, and its storage may be slow. */
 const NEVER = Number.POSITIVE_INFINITY;
 
-/** What serves images: qemu-nbd over NBD, or qemu-storage-daemon through shared memory. */
-export const IMAGE_HELPERS = ["qemu-nbd", "qemu-storage-daemon"] as const;
-export type ImageHelper = (typeof IMAGE_HELPERS)[number];
-
 export interface HelpedOptions extends NbdOptions {
   readonly cache?: Cache;
-  /** Default: qemu-nbd, which also serves where the other one cannot. */
-  readonly imageHelper?: ImageHelper;
 }
 
 /** Starts the helper for a source and opens its disk. Rejects with a {@link DeviceError}; nothing runs then. */
@@ -77,7 +72,7 @@ export async function openHelped(
 
 type Behind = Parameters<typeof openDialed>[3];
 
-/** Over vhost-user where that is wanted and can be, else over NBD. */
+/** A web server's file over NBD, all else over vhost-user. */
 async function connect(
   name: string,
   source: HelpedSource,
@@ -86,20 +81,20 @@ async function connect(
   behind: Behind,
   options: HelpedOptions,
 ): Promise<BlockDevice> {
-  const { readOnly, shared = false, cache = "writeback", warn = console.warn } = options;
-  const how = { readOnly, shared, cache, bases: chain?.bases ?? [], block: chain?.block ?? false };
   const patience = { ...options.patience, silenceMs: NEVER };
-  if (source.kind === "image" && options.imageHelper === "qemu-storage-daemon") {
-    const objection = noStorageDaemon();
-    if (objection === null) {
-      const command = (socket: string, aio: Aio) => storageDaemon(source, { ...how, socket }, aio);
-      const dial = () => helper.startWithAio(command, overVhostUser);
-      return openDialed(name, dial, { ...options, patience }, behind);
-    }
-    warn(`${name}: ${objection}; qemu-nbd serves it, which is slower`);
+  if (source.kind === "http") {
+    const dial = () => helper.start((socket) => nbdkit(source.url, socket), overNbd);
+    return openExport(name, dial, { ...options, patience }, behind);
   }
-  const dial = () => helper.start((socket) => commandFor(source, { ...how, socket }), overNbd);
-  return openExport(name, dial, { ...options, patience }, behind);
+  const { readOnly, shared = false, cache = "writeback" } = options;
+  const how = { readOnly, shared, cache, bases: chain?.bases ?? [], block: chain?.block ?? false };
+  const command = (socket: string, aio: Aio) => storageDaemon(source, { ...how, socket }, aio);
+  return openDialed(
+    name,
+    () => helper.startWithAio(command, overVhostUser),
+    { ...options, patience },
+    behind,
+  );
 }
 
 let said = false;

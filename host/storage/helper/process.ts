@@ -73,20 +73,22 @@ export class Helper {
     name: string,
     makeCommand: (socket: string) => HelperCommand,
     log: (line: string) => void,
+    find = findProgram,
   ): Helper {
+    const required = (program: string, from: string): string => {
+      const path = find(program);
+      if (path !== null) return path;
+      const why = `needs ${program}, which is not installed: \`apt install ${from}\``;
+      throw new DeviceError(ENOENT, name, why);
+    };
     // Nobody else gets at the socket: the directory has mode 0700.
     const directory = mkdtempSync(join(DIRECTORY, "xbdback-"));
     try {
       const made = makeCommand(join(directory, SOCKET));
-      const { program, package: from, args, reach, hasMonitor = false } = made;
-      const path = findProgram(program);
-      if (path === null) {
-        throw new DeviceError(
-          ENOENT,
-          name,
-          `needs ${program}, which is not installed: \`apt install ${from}\``,
-        );
-      }
+      const { args, reach, hasMonitor = false } = made;
+      const path = required(made.program, made.package);
+      // The launcher makes the kernel end it with the daemon. Nothing else would: nbdkit sees to that itself.
+      if (hasMonitor) required("perl", "perl-base");
       const command = confined(path, args, reach, { byHangup: hasMonitor });
       const child = spawn(command.program, command.args, {
         cwd: "/",

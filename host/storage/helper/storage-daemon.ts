@@ -1,18 +1,10 @@
 /** The command line of qemu-storage-daemon, which serves an image as a vhost-user-blk disk on a private socket. */
+import { existsSync, readdirSync } from "node:fs";
+import { dirname, join } from "node:path";
 import { IMAGE_FORMATS } from "../source.js";
 import { MOST_QUEUES } from "../vhost-user/handshake.js";
-import {
-  findProgram,
-  type HelpedSource,
-  type HelperCommand,
-  type HowToServe,
-  nodeOf,
-  reachOfImage,
-} from "./command.js";
-
-const PROGRAM = "qemu-storage-daemon";
-/** Debian's. */
-const PACKAGE = "qemu-system-common";
+import type { HelpedSource, HelperCommand, HowToServe, Layer } from "./command.js";
+import type { Reach } from "./reach.js";
 
 /** QEMU's ways to do I/O on files. With threads it does a third of what it does with io_uring, which a kernel may forbid. */
 export type Aio = "io_uring" | "threads";
@@ -22,17 +14,17 @@ export type Aio = "io_uring" | "threads";
  * QEMU 7.2 never ends when it is asked to while a client is connected, and so would outlive a daemon that is killed.
  */
 export function storageDaemon(
-  { format, path }: Extract<HelpedSource, { kind: "image" }>,
+  source: Exclude<HelpedSource, { kind: "http" }>,
   how: HowToServe,
   aio: Aio,
 ): HelperCommand {
-  const { readOnly, shared, cache, socket, block = false, bases = [] } = how;
-  const image = { driver: IMAGE_FORMATS[format], path, block };
+  const { readOnly, cache, socket } = how;
+  const disk = source.kind === "image" ? imageFile(source, how, aio) : cephImage(source, how);
   const node = {
     ...{ "node-name": "disk", "read-only": readOnly, discard: "unmap" },
     // With false the page cache is used. A guest's flush is a flush in both cases. The nodes below inherit it.
     cache: { direct: cache === "none", "no-flush": false },
-    ...nodeOf(image, shared ? "off" : "on", bases, { aio }),
+    ...disk.node,
   };
   const server = {
     ...{ type: "vhost-user-blk", id: "disk", "node-name": "disk", writable: !readOnly },
@@ -40,9 +32,9 @@ export function storageDaemon(
     "num-queues": MOST_QUEUES,
   };
   return {
-    program: PROGRAM,
-    package: PACKAGE,
-    reach: reachOfImage(image, how),
+    program: "qemu-storage-daemon",
+    package: "qemu-system-common",
+    reach: disk.reach,
     hasMonitor: true,
     args: [
       ...["--chardev", "stdio,id=monitor,signal=off", "--monitor", "chardev=monitor"],
@@ -51,9 +43,63 @@ export function storageDaemon(
   };
 }
 
-/** Why images cannot be served by it here; null where they can. */
-export function noStorageDaemon(perl = findProgram("perl")): string | null {
-  if (findProgram(PROGRAM) === null) return `${PROGRAM} is not installed: \`apt install ${PACKAGE}\``;
-  // The launcher, which is in Perl, makes the kernel end it with the daemon. Nothing else would.
-  return perl === null ? `${PROGRAM} needs perl: \`apt install perl-base\`` : null;
+interface Disk {
+  /** QEMU's description of it. */
+  readonly node: object;
+  readonly reach: Reach;
+}
+
+/** An image and its bases, and nothing else. */
+function imageFile(
+  { format, path }: Extract<HelpedSource, { kind: "image" }>,
+  { readOnly, shared, socket, block = false, bases = [] }: HowToServe,
+  aio: Aio,
+): Disk {
+  const image = { driver: IMAGE_FORMATS[format], path, block };
+  return {
+    node: nodeOf(image, shared ? "off" : "on", bases, aio),
+    reach: {
+      files: [image, ...bases].map(({ path }, i) => ({ path, writable: i === 0 && !readOnly })),
+      configuration: [],
+      directory: dirname(socket),
+      remote: false,
+    },
+  };
+}
+
+/** Formats whose images may have a base. Where nothing is said of it, QEMU opens the one that the header names. */
+const WITH_BASES: readonly string[] = ["qcow", "qcow2", "qed", "vmdk"];
+
+/** An image and its bases, which leaves QEMU nothing to guess and no file to choose. */
+function nodeOf(
+  { driver, path, block }: Layer,
+  locking: string,
+  [base, ...bases]: readonly Layer[],
+  aio: Aio,
+): object {
+  const file = { driver: block ? "host_device" : "file", filename: path, locking, aio };
+  if (!WITH_BASES.includes(driver)) return { driver, file };
+  return { driver, file, backing: base ? nodeOf(base, "auto", bases, aio) : null };
+}
+
+/** A raw image, with the cluster's configuration, and the keys that lie beside it. */
+function cephImage(
+  { pool, namespace, image }: Extract<HelpedSource, { kind: "rbd" }>,
+  { socket }: HowToServe,
+): Disk {
+  const conf = process.env["CEPH_CONF"];
+  const directories = ["/etc/ceph", ...(conf?.startsWith("/") ? [dirname(conf)] : [])];
+  const files = directories.flatMap((directory) => {
+    try {
+      return readdirSync(directory).map((name) => join(directory, name));
+    } catch {
+      return [];
+    }
+  });
+  const configuration = [...directories, ...files].filter((path) => existsSync(path));
+  const file = { driver: "rbd", pool, image, ...(namespace !== "" && { namespace }) };
+  return {
+    node: { driver: "raw", file },
+    reach: { files: [], configuration, directory: dirname(socket), remote: true },
+  };
 }

@@ -2,6 +2,7 @@
 import { connect, type Socket } from "node:net";
 import { Bytes, Handshake, Info, Magic, Option, OptionReply, Transmission } from "../../nbd/protocol.js";
 import { answersWithin } from "../calls/answers.js";
+import { tooLarge } from "../size.js";
 import { Receiver } from "./receiver.js";
 import type { NbdAddress } from "./uri.js";
 
@@ -201,10 +202,6 @@ function readInfos(infos: readonly Buffer[], structured: boolean): Export {
     throw new Error("the server did not send the size of the export");
   checkBlocks(blocks);
   return { ...exported, ...blocks, structured };
-}
-
-function tooLarge(bytes: bigint): string {
-  return `its disk has ${bytes} bytes, and less than 8 PiB (${2n ** 53n}) are supported`;
 }
 
 function checkBlocks({

@@ -1,4 +1,5 @@
 /** What a server offers, and what is agreed with it: everything before the first queue. */
+import { tooLarge } from "../size.js";
 import { bit, CONFIG_BYTES, Config, Feature, Message, Protocol, Request, UNMAP } from "./abi.js";
 import { makeArea, SHARED_BASE, SLICE_BYTES } from "./area.js";
 import { holdsSector } from "./cut.js";
@@ -82,8 +83,7 @@ export async function readConfig(session: Session): Promise<Buffer> {
 /** Bytes. */
 export function sizeIn(config: Buffer, sectorSize: number): number {
   const sectors = config.readBigUInt64LE(Config.capacity);
-  if (sectors > BigInt(Number.MAX_SAFE_INTEGER) / 512n)
-    throw new Error(`the server's disk is said to have ${sectors} sectors, more than can be served`);
+  if (sectors > BigInt(Number.MAX_SAFE_INTEGER) / 512n) throw new Error(tooLarge(sectors * 512n));
   const bytes = Number(sectors) * 512;
   return bytes - (bytes % sectorSize);
 }
