@@ -1,9 +1,11 @@
 /** What the daemon does for those who ask at its control socket. */
+import { constants } from "node:os";
 import type { RingHost } from "../reactor/ring-host.js";
 import { type Limits, NO_LIMITS } from "../reactor/throttle.js";
+import { DeviceError } from "../storage/open.js";
 import { quote } from "../vbd/diagnostics.js";
 import type { Backend } from "./backend.js";
-import type { ControlHandler, ControlRequest } from "./control.js";
+import { ControlError, type ControlHandler, type ControlRequest } from "./control.js";
 import { record, trace } from "./streams.js";
 import { VERSION } from "./version.js";
 
@@ -15,6 +17,8 @@ type Command = ControlHandler;
  * - `list`: `vbds`, each a VbdStatus, `mappedPages`, and `reactors`, each a ReactorStatus.
  * - `show`, `vbd` a name as in the list: `vbd`, its VbdStatus, and `rings`, each a RingState.
  * - `resize`, `vbd`: `size` in bytes, once the guest was told of it.
+ * - `change`, `vbd`, `target`, of a medium for a CD-ROM drive, or "" for none: `device`, its name, its `size` in bytes, and
+ *   `waitsFor`, once a guest that is connected has it.
  * - `pause`, `vbd`, `paused`: `inflight`, what is still in flight.
  * - `limit`, `vbd`, `limits`, some or none of the fields of Limits, or null for the configuration's: the `limits` from now
  *   on, and `limitsFrom`, where they are from.
@@ -54,6 +58,15 @@ export function commands(
     trace: (request, signal) => trace(vbd(request), readRing(request["ring"]), signal),
     record: (request, signal) => record(vbd(request), readRing(request["ring"]) ?? 0, signal),
     ...(handOver && { handover: handOver }),
+    change: async (request) => {
+      const disk = vbd(request);
+      await disk.change(String(request["target"] ?? "")).catch((error: unknown) => {
+        const busy = error instanceof DeviceError && error.errno === constants.errno.EBUSY;
+        throw busy ? new ControlError(error.message, "busy") : error;
+      });
+      const { device, size, waitsFor } = disk.status();
+      return { device, size, waitsFor };
+    },
     resize: async ({ vbd }) => ({ size: await backend.resize(String(vbd ?? "")) }),
   };
   return (request, signal) => {

@@ -7,12 +7,10 @@
 import { constants } from "node:os";
 import type { Xenstore } from "../platform/ports.js";
 import { parseState, scanNumber, XenbusState } from "../platform/xenbus-state.js";
-import { isType } from "../storage/calls/file-stats.js";
-import { Place } from "../storage/calls/place.js";
-import { major, minor } from "../storage/geometry.js";
 import { DeviceError, type OpenOptions } from "../storage/open.js";
-import { modeFor, parseMode } from "../vbd/backend-keys.js";
+import { howToOpen, modeFor } from "../vbd/backend-keys.js";
 import { printable, quote } from "../vbd/diagnostics.js";
+import { publishedKeys } from "../vbd/hotplug.js";
 import { imageOf, kindOf, NO_MEDIUM } from "../vbd/kind.js";
 import { Looker } from "../vbd/looker.js";
 import { type VbdId, vbdName } from "../vbd/name.js";
@@ -92,7 +90,7 @@ export class Hotplug {
     ]);
     const cdrom = type === "cdrom";
     const directIoSafe = scanNumber(direct) === 1;
-    const how = { ...parseMode(modeFor(mode, cdrom)), cdrom, directIoSafe };
+    const how = { cdrom, ...howToOpen({ mode: modeFor(mode, cdrom), cdrom, directIoSafe }) };
     const answer = await this.#verdict(id, params, how);
     if (!(await this.#answer(directory, answer))) await stores.release(id);
   }
@@ -113,7 +111,7 @@ export class Hotplug {
         throw new Error(`target is ${quote(params ?? "")}: name an image or device by its absolute path`);
       await stores.hold(path, { ...how, warn }, id);
       if (path === NO_MEDIUM) return { "hotplug-status": "connected" };
-      return { ...(await physicalDevice(path)), "physical-device-path": path, "hotplug-status": "connected" };
+      return { ...(await publishedKeys(path)), "hotplug-status": "connected" };
     } catch (error) {
       const { message } = error as Error;
       this.#refused.set(vbdName(id), printable(message));
@@ -131,12 +129,4 @@ export class Hotplug {
       return true;
     });
   }
-}
-
-/** What Xen's own block script looks for when it checks who else has a block device. */
-async function physicalDevice(path: string): Promise<Record<string, string>> {
-  if (!path.startsWith("/")) return {};
-  const stats = await Place.of(path).stat();
-  if (!isType(stats, "block")) return {};
-  return { "physical-device": `${major(stats.rdev).toString(16)}:${minor(stats.rdev).toString(16)}` };
 }

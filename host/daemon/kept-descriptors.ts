@@ -23,6 +23,8 @@ type Manager = Pick<ServiceManager, "storeDescriptor" | "removeDescriptors" | "i
 export class KeptDescriptors {
   readonly #manager: Manager;
   readonly #vbds = new Map<string, VbdClaims>();
+  /** By name; while a vbd's disk is exchanged there are two. */
+  readonly #all = new Map<string, Set<VbdClaims>>();
   #leaving = false;
 
   /** Takes what an earlier process has left; names are those of vbds. */
@@ -36,12 +38,24 @@ export class KeptDescriptors {
     return this.#of(vbdName(vbd));
   }
 
-  /** The vbd is without its disk, which is closed. Resolves when nobody has its locks any more. */
-  async release(vbd: VbdId): Promise<void> {
+  /** For a disk that is opened while the vbd still has another one. */
+  beside(vbd: VbdId): VbdClaims {
+    return this.#make(vbdName(vbd));
+  }
+
+  /** The vbd has that disk from now on; the other one's are to be released. */
+  replace(vbd: VbdId, claims: VbdClaims): void {
+    this.#vbds.set(vbdName(vbd), claims);
+  }
+
+  /** The vbd is without its disk, or without the one whose claims they are. Resolves when nobody has its locks any more. */
+  async release(vbd: VbdId, claims = this.#vbds.get(vbdName(vbd))): Promise<void> {
     const name = vbdName(vbd);
-    const claims = this.#vbds.get(name);
-    this.#vbds.delete(name);
+    if (this.#vbds.get(name) === claims) this.#vbds.delete(name);
     await claims?.release();
+    const all = this.#all.get(name);
+    if (claims) all?.delete(claims);
+    if (all?.size === 0) this.#all.delete(name);
   }
 
   /** Gives back what an earlier process has left of vbds that do not exist any more. */
@@ -57,27 +71,38 @@ export class KeptDescriptors {
   #of(name: string): VbdClaims {
     let claims = this.#vbds.get(name);
     if (!claims) {
-      claims = new VbdClaims(name, this.#manager, () => this.#leaving);
+      claims = this.#make(name);
       this.#vbds.set(name, claims);
     }
     return claims;
   }
+
+  #make(name: string): VbdClaims {
+    const all = this.#all.get(name) ?? new Set();
+    this.#all.set(name, all);
+    const claims = new VbdClaims(name, this.#manager, () => this.#leaving, all);
+    all.add(claims);
+    return claims;
+  }
 }
 
-/** Those of one vbd. */
+/** Those of one disk of a vbd. */
 export class VbdClaims implements Claims {
   /** Left by an earlier process, and not looked at yet. */
   readonly inherited: number[] = [];
   readonly #name: string;
   readonly #manager: Manager;
   readonly #leaving: () => boolean;
+  /** Those of the vbd's disks, which have one name in the store: these, and others while it is exchanged. */
+  readonly #all: ReadonlySet<VbdClaims>;
   /** By the path that led to it. */
   readonly #open = new Map<string, number>();
   /** Those of {@link #open} that an earlier process has opened. */
   readonly #older = new Set<number>();
 
-  constructor(name: string, manager: Manager, leaving: () => boolean) {
+  constructor(name: string, manager: Manager, leaving: () => boolean, all: ReadonlySet<VbdClaims>) {
     this.#name = name;
+    this.#all = all;
     this.#manager = manager;
     this.#leaving = leaving;
   }
@@ -160,7 +185,8 @@ export class VbdClaims implements Claims {
     // The service manager has them for some time yet. What cannot be unlocked is closed all the same.
     for (const { fd, place } of files) await new FileLocks(fd, place).unlock().catch(() => {});
     this.#manager.removeDescriptors(this.#name);
-    for (const fd of this.#open.values()) this.#manager.storeDescriptor(this.#name, fd);
+    for (const claims of this.#all)
+      for (const fd of claims.#open.values()) this.#manager.storeDescriptor(this.#name, fd);
     for (const { fd, place } of files) await place.close(fd).catch(() => {});
     for (const { place } of files) await untilFree(place);
   }

@@ -134,6 +134,8 @@ export async function serve(options: ServeOptions, lost: (error: Error) => void)
     const hotplug = new Hotplug({ xenstore, stores, domid, kind, log: host.log });
     const changed = (id: VbdId): void => hotplug.look(id);
     const hold: NonNullable<VbdHost["hold"]> = (path, options, vbd) => stores.hold(path, options, vbd);
+    const prepare: NonNullable<VbdHost["prepare"]> = (path, options, vbd) =>
+      stores.prepare(path, options, vbd);
     const release = (vbd: VbdId): Promise<void> => stores.forget(vbd);
     const held = (vbd: VbdId): BlockDevice | null => stores.deviceOf(vbd);
     const outage: NonNullable<VbdHost["outage"]> = (vbd) => stores.outageOf(vbd);
@@ -149,6 +151,7 @@ export async function serve(options: ServeOptions, lost: (error: Error) => void)
       held,
       image,
       outage,
+      prepare,
       release,
       records: {
         sweep(exists: (name: string) => boolean): void {

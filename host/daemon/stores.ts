@@ -10,6 +10,7 @@ import { Place } from "../storage/calls/place.js";
 import type { BlockDevice, Outage } from "../storage/device.js";
 import { placesOf, type Use, usesOf } from "../storage/disk.js";
 import { DeviceError, errnoOf, type OpenOptions, refusal } from "../storage/open.js";
+import type { Prepared } from "../vbd/exchange.js";
 import { type VbdId, vbdName } from "../vbd/name.js";
 import type { Open } from "../vbd/store-opener.js";
 import {
@@ -20,7 +21,7 @@ import {
   identitiesOf,
 } from "./image-records.js";
 import type { OpenImage } from "./image-watch.js";
-import type { KeptDescriptors } from "./kept-descriptors.js";
+import type { KeptDescriptors, VbdClaims } from "./kept-descriptors.js";
 import type { OtherBackends } from "./other-backends.js";
 
 /** A vbd has the store, or is about to open it. */
@@ -97,21 +98,55 @@ export class Stores {
       const held = await this.#hold(path, options, vbd);
       // Whoever follows no resize must hear the right size at first.
       if (held.inUse === null) await held.device.refreshSize();
-      let returned = (): void => {};
-      held.inUse = new Promise((resolve) => {
-        returned = resolve;
-      });
-      held.device.close = async () => {
-        try {
-          // After a flush that failed, the next connection begins with a disk that is opened anew.
-          if (!held.kept || !this.#keeping || (held.device.flushErrno ?? 0) !== 0) await this.#end(held, vbd);
-        } finally {
-          held.inUse = null;
-          returned();
-        }
-      };
-      return held.device;
+      return this.#lend(held, vbd);
     });
+  }
+
+  /**
+   * Opens another disk beside the one that a connection of the vbd uses. Until it is taken it is nobody else's, and the
+   * vbd has the other one; from then on, that is closed as soon as the connection gives it back. Rejects as `open` does.
+   */
+  prepare(path: string, options: OpenOptions, vbd: VbdId): Promise<Prepared> {
+    return this.#inTurn(vbd, async () => {
+      const before = this.#held.get(vbdName(vbd));
+      if (!before) throw new DeviceError(constants.errno.ENODEV, path, `${vbdName(vbd)} has no disk by now`);
+      const claims = this.#descriptors?.beside(vbd);
+      const using = this.#noting(vbd, path, () => this.#use(path, options, vbd, claims));
+      const fresh = await using.catch(async (error: unknown) => {
+        if (claims) await this.#descriptors?.release(vbd, claims);
+        throw error;
+      });
+      return {
+        device: fresh.device,
+        take: () => {
+          if (this.#held.get(vbdName(vbd)) !== before || !before.kept || this.#closed) return null;
+          this.#record(fresh);
+          if (claims) this.#descriptors?.replace(vbd, claims);
+          before.kept = false;
+          this.#held.set(vbdName(vbd), fresh);
+          return this.#lend(fresh, vbd);
+        },
+        drop: fresh.end,
+      };
+    });
+  }
+
+  /** For a connection, until it closes the device. */
+  #lend(held: Held, vbd: VbdId): BlockDevice {
+    let returned = (): void => {};
+    held.inUse = new Promise((resolve) => {
+      returned = resolve;
+    });
+    held.device.close = async () => {
+      try {
+        // After a flush that failed, the next connection begins with a disk that is opened anew.
+        if (!held.kept || !this.#keeping || (held.device.flushErrno ?? 0) !== 0) await this.#end(held, vbd);
+      } finally {
+        held.inUse = null;
+        returned();
+      }
+    };
+    return held.device;
   }
 
   /** Opens a vbd's disk, unless it is open, and keeps it until `release`. Rejects as `open` does. */
@@ -208,9 +243,21 @@ export class Stores {
       await this.#end(held, vbd);
     }
     if (this.#closed) throw new DeviceError(constants.errno.EBUSY, path, "the daemon is stopping");
-    const fresh = await this.#noting(vbd, path, () => this.#use(path, options, vbd));
+    const claims = this.#descriptors?.of(vbd);
+    const fresh = await this.#noting(vbd, path, () => this.#use(path, options, vbd, claims));
+    try {
+      this.#record(fresh);
+    } catch (error) {
+      await fresh.end();
+      throw await refusal(path, errnoOf(error));
+    }
     this.#held.set(name, fresh);
     return fresh;
+  }
+
+  #record({ claim, image: { bases } }: Held): void {
+    const { vbd, path, readOnly, uses } = claim;
+    this.#records?.write(vbd, path, readOnly, uses, bases);
   }
 
   async #end(held: Held, vbd: VbdId): Promise<void> {
@@ -231,10 +278,9 @@ export class Stores {
     }
   }
 
-  async #use(path: string, options: OpenOptions, vbd: VbdId): Promise<Held> {
+  async #use(path: string, options: OpenOptions, vbd: VbdId, claims: VbdClaims | undefined): Promise<Held> {
     const { readOnly } = options;
     const record = this.#records?.read(vbd, path) ?? null;
-    const claims = this.#descriptors?.of(vbd);
     await claims?.inherit(record?.readOnly === readOnly ? filesOf(record, await usesOf(path, readOnly)) : []);
     const look = async (bases: readonly string[] = []): Promise<Use[]> => {
       const uses = await usesOf(path, readOnly, bases);
@@ -260,7 +306,6 @@ export class Stores {
         // Opening may have made a file, and has shown an image's bases.
         claim.uses = await look(bases);
         if (record?.bases) checkSame(record, claim.uses);
-        this.#records?.write(vbd, path, readOnly, claim.uses, bases);
       } catch (error) {
         await device.close();
         throw error instanceof DeviceError ? error : await refusal(path, errnoOf(error));
@@ -270,9 +315,8 @@ export class Stores {
         try {
           await close();
         } finally {
-          claim.releasing = (this.#descriptors?.release(vbd) ?? Promise.resolve()).finally(() =>
-            this.#claims.delete(claim),
-          );
+          const released = claims ? this.#descriptors?.release(vbd, claims) : undefined;
+          claim.releasing = (released ?? Promise.resolve()).finally(() => this.#claims.delete(claim));
           await claim.releasing;
         }
       };
@@ -302,11 +346,15 @@ export class Stores {
   /** Throws when the domain has as many disks as it may, before it is promised one that it would never get. */
   #checkCount(claim: Claim): void {
     const { vbd, path } = claim;
-    const ofDomain = [...this.#claims].filter((other) => other.vbd.domid === vbd.domid);
-    // Those behind it came later.
-    const before = ofDomain.indexOf(claim);
-    if (before < this.#maxVbds) return;
-    const why = `domain ${vbd.domid} has ${before} disks, as many as it may`;
+    const others = new Set<number>();
+    for (const other of this.#claims) {
+      // Those behind it came later.
+      if (other === claim) break;
+      // A disk that is exchanged is one disk.
+      if (other.vbd.domid === vbd.domid && other.vbd.devid !== vbd.devid) others.add(other.vbd.devid);
+    }
+    if (others.size < this.#maxVbds) return;
+    const why = `domain ${vbd.domid} has ${others.size} disks, as many as it may`;
     throw new DeviceError(
       constants.errno.EDQUOT,
       path,

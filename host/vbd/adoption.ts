@@ -78,6 +78,11 @@ export class Adoption {
     return orphan;
   }
 
+  /** This process has released the frontend, and is to go on with it. */
+  again(): void {
+    this.#over = false;
+  }
+
   /** Nothing is to be adopted any more. */
   end(): void {
     this.#over = true;

@@ -3,6 +3,7 @@ import { MAX_SEGMENTS } from "../../assembly/abi.js";
 import type { Xenstore } from "../platform/ports.js";
 import { parseState, scanNumber, type XenbusState } from "../platform/xenbus-state.js";
 import type { BlockDevice } from "../storage/device.js";
+import type { OpenOptions } from "../storage/open.js";
 
 /** What we offer before the frontend chooses. */
 export interface Features {
@@ -103,6 +104,15 @@ export function modeFor(mode: string | null, cdrom: boolean): string {
  */
 export function parseMode(mode: string): { readOnly: boolean; shared: boolean } {
   return { readOnly: !/^r?w!?$/.test(mode), shared: /^(r|ro|w|rw)!$/.test(mode) };
+}
+
+/** What the toolstack's keys say of how a disk is opened. */
+export function howToOpen({
+  mode,
+  cdrom,
+  directIoSafe,
+}: Pick<BackendKeys, "mode" | "cdrom" | "directIoSafe">): Omit<OpenOptions, "warn"> {
+  return { ...parseMode(mode), cdrom, directIoSafe };
 }
 
 /** What the frontend must know before it makes its ring; published before state 2. */

@@ -20,6 +20,8 @@ export interface ConnectionOptions {
   readonly config: FrontendConfig;
   /** Taken over: it is closed with the connection, and when there is none to be had. */
   readonly device: BlockDevice;
+  /** The path that the toolstack has for it. */
+  readonly path: string;
   /** How each queue's ring is begun. The journals are taken over, and released with the connection. */
   readonly beginnings: readonly Beginning[];
   /** How fast its rings may take requests, from the first one on. */
@@ -72,6 +74,7 @@ export function diskStatus({
 
 export class Connection {
   readonly device: BlockDevice;
+  readonly path: string;
   readonly config: FrontendConfig;
   handoverMs: number | null = null;
   readonly #rings: AttachedRing[] = [];
@@ -79,8 +82,9 @@ export class Connection {
   readonly #beginnings: readonly Beginning[];
   #closing = false;
 
-  private constructor({ device, config, beginnings }: ConnectionOptions) {
+  private constructor({ device, path, config, beginnings }: ConnectionOptions) {
     this.device = device;
+    this.path = path;
     this.config = config;
     this.#beginnings = beginnings;
   }

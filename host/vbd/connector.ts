@@ -2,11 +2,10 @@
 
 import { XenbusState as State } from "../platform/xenbus-state.js";
 import type { Throttle } from "../reactor/throttle.js";
-import { Result } from "../storage/device.js";
+import { type BlockDevice, Result } from "../storage/device.js";
 import { openDisk } from "../storage/disk.js";
-import type { OpenOptions } from "../storage/open.js";
 import { Adoption, inheritFlushErrno, type Orphan, objectionTo, openWhenFree } from "./adoption.js";
-import { type BackendKeys, type Features, parseMode } from "./backend-keys.js";
+import { type BackendKeys, type Features, howToOpen } from "./backend-keys.js";
 import { Backoff } from "./backoff.js";
 import { Connection } from "./connection.js";
 import { type AssumedProtocol, readFrontend } from "./frontend.js";
@@ -26,11 +25,6 @@ export interface Listener {
   throttle(): Throttle | null;
   /** The store does not know how to discard after all. */
   lostDiscard(): void;
-}
-
-/** What the toolstack's keys say of how a disk is opened. */
-function howToOpen({ mode, cdrom, directIoSafe }: BackendKeys): Omit<OpenOptions, "warn"> {
-  return { ...parseMode(mode), cdrom, directIoSafe };
 }
 
 export class Connector {
@@ -116,6 +110,19 @@ export class Connector {
       );
   }
 
+  /** Keeps another disk open, while no frontend is connected. Rejects with why it cannot be opened. */
+  async holdOther(keys: BackendKeys, path: string): Promise<void> {
+    const warn = (line: string): void => this.#listener.say("warning", line);
+    // What was kept is closed first.
+    this.#holds = this.#holdFailure = null;
+    try {
+      await this.#host.hold?.(path, { ...howToOpen(keys), warn }, this.#id);
+      this.#holds = `${keys.mode} ${path}`;
+    } finally {
+      this.#listener.look();
+    }
+  }
+
   /** Whether {@link hold} is to be called again by now: the disk could not be opened. */
   get holdFailed(): boolean {
     return this.#holdFailure !== null && this.#holds === null && performance.now() >= this.#holdAgainAt;
@@ -152,13 +159,13 @@ export class Connector {
     const config = await readFrontend(xenstore, this.#frontend, offer);
     const without: Beginning[] = config.queues.map(() => ({ start: "attach", journal: null }));
     const beginnings = this.#journals?.create(await this.adoption.identities(config)) ?? without;
-    return this.#open(keys, { features, config, beginnings, device: this.#opener.take() });
+    return this.#open(keys, { features, config, beginnings, ...this.#opener.take() });
   }
 
   /** Goes on with a frontend that was left connected, once the store is {@link ready}. Rejects with why not. */
   async adopt(keys: BackendKeys, orphan: Orphan, features: Features): Promise<Connection> {
     const { config, beginnings, flushErrno, since } = orphan;
-    const device = this.#opener.take();
+    const { path, device } = this.#opener.take();
     const objection = objectionTo(device, orphan);
     if (objection) {
       await device.close();
@@ -166,10 +173,16 @@ export class Connector {
     }
     inheritFlushErrno(device, flushErrno);
     for (const { journal } of beginnings) journal?.unsettle();
-    const connection = await this.#open(keys, { features, config, beginnings, device });
+    const connection = await this.#open(keys, { features, config, beginnings, path, device });
     if (since > 0) connection.handoverMs = monotonicMs() - since;
     this.adoption.end();
     return connection;
+  }
+
+  /** The frontend's rings were released, and are to be gone on with, on this open disk. */
+  goOn(path: string, mode: string, device: BlockDevice): void {
+    this.#opener.put(path, mode, device);
+    this.adoption.again();
   }
 
   /** Nobody is to go on with rings of this vbd. */
@@ -179,7 +192,10 @@ export class Connector {
 
   #open(
     keys: BackendKeys,
-    what: Pick<Parameters<typeof Connection.open>[0], "features" | "config" | "beginnings" | "device">,
+    what: Pick<
+      Parameters<typeof Connection.open>[0],
+      "features" | "config" | "beginnings" | "path" | "device"
+    >,
   ): Promise<Connection> {
     const { reactor } = this.#host;
     const { look, say, lostDiscard } = this.#listener;

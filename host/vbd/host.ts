@@ -4,6 +4,7 @@ import type { RingHost } from "../reactor/ring-host.js";
 import type { BlockDevice, Outage } from "../storage/device.js";
 import type { OpenOptions } from "../storage/open.js";
 import type { Features } from "./backend-keys.js";
+import type { Prepared } from "./exchange.js";
 import type { AssumedProtocol } from "./frontend.js";
 import type { Journals } from "./journals.js";
 import type { DefaultLimits } from "./limit-defaults.js";
@@ -26,6 +27,8 @@ export interface VbdHost {
   /** Opens a disk and keeps it open for a vbd, whether a frontend is connected or not, until `release`. */
   readonly hold?: (path: string, options: OpenOptions, vbd: VbdId) => Promise<void>;
   readonly release?: (vbd: VbdId) => Promise<void>;
+  /** Opens another disk beside the one that a vbd has; where it is left out, disks are not exchanged. */
+  readonly prepare?: (path: string, options: OpenOptions, vbd: VbdId) => Promise<Prepared>;
   /** Whether the log tells already that our own check refused the vbd's disk. */
   readonly told?: (vbd: VbdId, why: string) => boolean;
   /** The disk that is held for a vbd; null where none is. */

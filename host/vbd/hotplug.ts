@@ -1,5 +1,8 @@
 /** What the toolstack's hotplug script has published: the store, or that it refuses it, or nothing yet. */
 import { readFileSync } from "node:fs";
+import { isType } from "../storage/calls/file-stats.js";
+import { Place } from "../storage/calls/place.js";
+import { major, minor } from "../storage/geometry.js";
 import type { BackendKeys } from "./backend-keys.js";
 import { printable, quote } from "./diagnostics.js";
 import { imageOf, type Kind } from "./kind.js";
@@ -29,11 +32,14 @@ export function storeOf(kind: Kind, keys: BackendKeys): Verdict {
 }
 
 function published(keys: BackendKeys, image: string | null): Verdict {
-  const { hotplugStatus, hotplugError, physicalDevicePath, physicalDevice } = keys;
+  const { cdrom, hotplugStatus, hotplugError, physicalDevicePath, physicalDevice } = keys;
   if (hotplugStatus === "error" || hotplugStatus === "busy") {
     const why = hotplugError ? `: ${printable(hotplugError)}` : "";
     return { waits: `the hotplug script, which reported ${hotplugStatus}${why}`, refused: true };
   }
+  // xl changes a drive's medium in params alone.
+  if (cdrom && image !== null && hotplugStatus === "connected" && !isLoop(physicalDevicePath))
+    return { path: image };
   if (physicalDevicePath) return { path: physicalDevicePath };
   if (physicalDevice) return { path: pathOfDevice(physicalDevice) };
   if (hotplugStatus !== "connected") {
@@ -42,6 +48,20 @@ function published(keys: BackendKeys, image: string | null): Verdict {
   }
   if (image !== null) return { path: image };
   return waits("the hotplug script, which reported connected but wrote no physical-device-path");
+}
+
+/** Xen's own script has bound the image to it. */
+function isLoop(path: string | null): boolean {
+  return path?.startsWith("/dev/loop") ?? false;
+}
+
+/** What a hotplug script publishes of a disk; the numbers are what Xen's own looks for when it checks who else has it. */
+export async function publishedKeys(path: string): Promise<Record<string, string>> {
+  const keys = { "physical-device-path": path };
+  const stats = path.startsWith("/") ? await Place.of(path).stat() : null;
+  if (stats === null || !isType(stats, "block")) return keys;
+  const number = `${major(stats.rdev).toString(16)}:${minor(stats.rdev).toString(16)}`;
+  return { ...keys, "physical-device": number };
 }
 
 function waits(what: string): Verdict {

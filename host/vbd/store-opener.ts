@@ -58,6 +58,12 @@ export class StoreOpener {
     this.#attempt = attempt;
   }
 
+  /** Gives up what there is; this one is open. */
+  put(path: string, mode: string, device: BlockDevice): void {
+    this.giveUp();
+    this.#attempt = { path, mode, given: false, outcome: device, ended: Promise.resolve() };
+  }
+
   /** True once the store is open. Throws why it cannot be. */
   ready(): boolean {
     const outcome = this.#attempt?.outcome ?? null;
@@ -66,10 +72,10 @@ export class StoreOpener {
   }
 
   /** Hands the open store over. Only once it is {@link ready}. */
-  take(): BlockDevice {
-    const { outcome } = this.#attempt as Attempt;
+  take(): { readonly path: string; readonly device: BlockDevice } {
+    const { path, outcome } = this.#attempt as Attempt;
     this.#attempt = null;
-    return outcome as BlockDevice;
+    return { path, device: outcome as BlockDevice };
   }
 
   /** The store, if any, is closed as soon as it is open. */

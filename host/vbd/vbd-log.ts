@@ -29,6 +29,7 @@ const LEVELS: Readonly<Record<string, "warning" | "error">> = {
   open: "error",
   hold: "error",
   hotplug: "error",
+  medium: "error",
   trouble: "warning",
   warning: "warning",
 };

@@ -12,16 +12,24 @@ import { parseState, XenbusState as State, type XenbusState } from "../platform/
 import type { ObserverKind } from "../reactor/observer.js";
 import { RingError } from "../reactor/start.js";
 import { DeviceError } from "../storage/open.js";
-import { adoptionMessage } from "./adoption.js";
+import { adoptionMessage, type Orphan } from "./adoption.js";
 import { Announcement } from "./announcement.js";
 import { type BackendKeys, type Features, offerKeys, readBackendKeys } from "./backend-keys.js";
 import { type Connection, diskStatus, NOT_CONNECTED } from "./connection.js";
 import { Connector } from "./connector.js";
-import { attachMessage, connectMessage, detachMessage, openMessage, resizeMessage } from "./diagnostics.js";
+import {
+  attachMessage,
+  connectMessage,
+  detachMessage,
+  openMessage,
+  quote,
+  resizeMessage,
+} from "./diagnostics.js";
+import { changeMessage, Exchange, type Medium, mediumKeys } from "./exchange.js";
 import { Failure } from "./failure.js";
 import type { VbdHost } from "./host.js";
 import { storeOf, type Verdict } from "./hotplug.js";
-import { type Kind, kindOf } from "./kind.js";
+import { imageOf, type Kind, kindOf } from "./kind.js";
 import { NO_DEFAULT } from "./limit-defaults.js";
 import { Looker } from "./looker.js";
 import { type VbdId, vbdName } from "./name.js";
@@ -57,6 +65,9 @@ export class Vbd {
   readonly #looker: Looker;
   readonly #connector: Connector;
   readonly #throttling: Throttling;
+  readonly #exchange: Exchange;
+  /** What was in the drive before that into which the present takeover puts another medium. */
+  #mediumBefore: string | null = null;
   #watch: XenstoreWatch | null = null;
   /** The guest has died; what is left of it in xenstore is not believed. */
   #dead = false;
@@ -102,6 +113,7 @@ export class Vbd {
       throttle: () => this.#throttling.throttle,
       lostDiscard: () => this.#announcement?.loseDiscard(),
     });
+    this.#exchange = new Exchange(host, id, (line) => this.#log.say("warning", line));
     this.#looker = new Looker(
       () => this.#reconcile(),
       // xenstore would not let us read or say something. What is connected stays so.
@@ -206,6 +218,32 @@ export class Vbd {
     return announcement.size;
   }
 
+  /**
+   * Puts a medium into a CD-ROM drive, or none, for `""`. Resolves when a connected guest has it; rejects with why it cannot
+   * be had, and the drive keeps what it has.
+   */
+  async change(target: string): Promise<void> {
+    const keys = this.#keys;
+    if (!keys?.cdrom)
+      throw new Error(`${this.name} is no CD-ROM drive; only the medium of such a drive can be changed`);
+    if (this.#store && "waits" in this.#store) throw new Error(`${this.name} waits for ${this.#store.waits}`);
+    const path = imageOf(this.#kind, target, true);
+    if (path === null)
+      throw new Error(`${quote(target)} is no target: name an image or device by its absolute path`);
+    const { xenstore } = this.#host;
+    const announce = async (): Promise<boolean> =>
+      writeInState(xenstore, this.directory, keys.state, await mediumKeys(this.#kind, path, keys));
+    if (this.#connection) {
+      await this.#exchange.prepare(path, keys, this.#connection.device.sectorSize, announce);
+      this.look();
+    } else {
+      await this.#connector.holdOther(keys, path);
+      await announce();
+    }
+    await this.#looker.settled();
+    if (this.#looker.trouble !== null) throw new Error(`${this.name}: ${this.#looker.trouble}`);
+  }
+
   /** Lets go of everything without a word to xenstore: the guest waits for another process to go on. */
   async stop(): Promise<void> {
     this.#looker.stop();
@@ -257,6 +295,7 @@ export class Vbd {
     this.#keepDisk(keys);
     if (this.#refusal) return this.#refuse(this.#refusal);
     if (await this.#connector.adoption.pends(keys.state, this.#frontendState)) return this.#takeOver(keys);
+    if (this.#connection && keys.state === State.Connected && (await this.#exchangeMedium(keys))) return;
     await this.#announce(keys);
     return this.#follow(keys);
   }
@@ -381,7 +420,7 @@ export class Vbd {
       await this.#throttling.begin(this.#connection);
       this.#announcement = new Announcement(this.#connection, keys, this.#features, orphan.told);
       this.#sayConnected(this.#connection);
-      this.#log.say("adoption", adoptionMessage(orphan, this.#connection.handoverMs));
+      this.#sayTakenOver(orphan, this.#connection);
     } catch (error) {
       this.#connector.giveUp();
       if (error instanceof RingError) return this.#refuse(error);
@@ -393,6 +432,37 @@ export class Vbd {
     this.#takeoverFailure = null;
     // What has changed meanwhile is to be told.
     this.look();
+  }
+
+  /** True when the rings of a connected frontend were released, to be taken over by the next look. */
+  async #exchangeMedium(keys: BackendKeys): Promise<boolean> {
+    const connection = this.#connection as Connection;
+    const medium = this.#exchange.take();
+    if (medium) return this.#putIn(keys, connection, medium);
+    const path = this.#store && "path" in this.#store ? this.#store.path : null;
+    if (keys.cdrom && path !== null && this.#exchange.wants(path, connection.path))
+      this.#exchange
+        .prepare(path, keys, connection.device.sectorSize, async () => true)
+        .then(
+          () => this.look(),
+          ({ message }: Error) =>
+            this.#log.say("medium", `${message}; the drive keeps ${connection.device.name}`),
+        );
+    return false;
+  }
+
+  async #putIn(keys: BackendKeys, connection: Connection, { path, prepared }: Medium): Promise<boolean> {
+    const device = prepared.take();
+    if (device === null) {
+      await prepared.drop();
+      return false;
+    }
+    connection.handOver();
+    await this.#release(connection);
+    this.#mediumBefore = connection.device.name;
+    this.#connector.goOn(path, keys.mode, device);
+    this.look();
+    return true;
   }
 
   async #connect(keys: BackendKeys, path: string): Promise<void> {
@@ -426,6 +496,13 @@ export class Vbd {
     await this.#failure.clear();
   }
 
+  #sayTakenOver(orphan: Orphan, { device, handoverMs }: Connection): void {
+    const before = this.#mediumBefore;
+    this.#mediumBefore = null;
+    if (before === null) this.#log.say("adoption", adoptionMessage(orphan, handoverMs));
+    else this.#log.say("change", changeMessage(before, device.name, handoverMs ?? 0));
+  }
+
   #sayConnected({ device, config, ports }: Connection): void {
     const { domid, devid } = this.id;
     if (config.assumed) {
@@ -453,17 +530,21 @@ export class Vbd {
    * another process is to go on.
    */
   async #disconnect(handOver = false): Promise<void> {
+    this.#mediumBefore = null;
     this.#connector.giveUp();
     this.#connector.adoption.end();
-    const connection = this.#connection;
+    await this.#exchange.drop();
+    if (this.#connection) await this.#release(this.#connection);
+    this.#takeoverFailure = null;
+    if (!handOver) this.#connector.discardJournals();
+  }
+
+  async #release(connection: Connection): Promise<void> {
     try {
-      await connection?.close();
+      await connection.close();
     } catch (error) {
       this.#log.say("trouble", (error as Error).message);
     }
-    this.#takeoverFailure = null;
-    if (!handOver) this.#connector.discardJournals();
-    if (!connection) return;
     connection.addTo(this.#past);
     this.#connection = null;
     this.#announcement = null;

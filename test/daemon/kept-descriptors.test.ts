@@ -91,3 +91,53 @@ test("a disk whose closing fails has no locks afterwards", async (t) => {
   assert.equal(isLocked(path), false);
   assert.throws(() => fstatSync(fd), { code: "EBADF" });
 });
+
+/** Opens whatever it is asked for as a disk whose file is kept. */
+const opensKept = async (path: string, options: OpenOptions): Promise<BlockDevice> => {
+  const fd = openSync(path, "r+");
+  assert.ok(tryLock(fd, true));
+  options.claims?.add(path, fd);
+  return { name: path, refreshSize: async () => false, close: async () => {} } as unknown as BlockDevice;
+};
+
+test("while a disk is exchanged the files of both are kept; then those of the one that is there", async (t) => {
+  const [path, other, third] = [image(t, 4096), image(t, 4096), image(t, 4096)];
+  const { stored, descriptors } = left(t);
+  const xenstore = { read: async () => null } as unknown as Xenstore;
+  const stores = new Stores(xenstore, opensKept, null, 1, descriptors);
+  const readWrite = { readOnly: false };
+  const device = await stores.open(path, readWrite, VBD);
+  const dropped = await stores.prepare(other, readWrite, VBD);
+  assert.deepEqual([stored, isLocked(path), isLocked(other)], [[NAME, NAME], true, true]);
+  await dropped.drop();
+  assert.deepEqual([stored, isLocked(path), isLocked(other)], [[NAME], true, false]);
+  await assert.rejects(stores.prepare(path, readWrite, VBD), /in use by xbdback1i51712/);
+  assert.deepEqual([stored, isLocked(path)], [[NAME], true]);
+
+  const taken = await stores.prepare(third, readWrite, VBD);
+  const now = taken.take();
+  assert.equal(now?.name, third);
+  assert.equal(stores.imageOf(VBD)?.path, third);
+  assert.ok(isLocked(path), "the connection has it until it gives it back");
+  await device.close();
+  assert.deepEqual([stored, isLocked(path), isLocked(third)], [[NAME], false, true]);
+  await now?.close();
+  assert.ok(isLocked(third), "it is the vbd's until that is removed");
+  await stores.release(VBD);
+  assert.deepEqual([stored, isLocked(third)], [[], false]);
+});
+
+test("a disk that was prepared is not taken where the vbd has lost its own", async (t) => {
+  const [path, other] = [image(t, 4096), image(t, 4096)];
+  const { stored, descriptors } = left(t);
+  const xenstore = { read: async () => null } as unknown as Xenstore;
+  const stores = new Stores(xenstore, opensKept, null, 1, descriptors);
+  await assert.rejects(stores.prepare(other, { readOnly: false }, VBD), /xbdback1i51712 has no disk by now/);
+  const device = await stores.open(path, { readOnly: false }, VBD);
+  const prepared = await stores.prepare(other, { readOnly: false }, VBD);
+  await stores.release(VBD);
+  assert.equal(prepared.take(), null);
+  await prepared.drop();
+  await device.close();
+  assert.deepEqual([stored, isLocked(path), isLocked(other)], [[], false, false]);
+});

@@ -1,6 +1,7 @@
 /** The operator's commands, in the order of the help. */
 import type { Command } from "commander";
 import { attachCommand } from "./attach.js";
+import { changeCommand } from "./change.js";
 import { checkCommand } from "./check.js";
 import { completionCommand } from "./completion.js";
 import { decodeCommand } from "./decode.js";
@@ -30,6 +31,7 @@ export function operatorCommands(): Command[] {
     topCommand(),
     traceCommand(),
     resizeCommand(),
+    changeCommand(),
     pauseCommand(),
     unpauseCommand(),
     limitCommand(),
