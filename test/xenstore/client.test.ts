@@ -11,6 +11,7 @@ import { type Xenstore, XenstoreError } from "../../host/platform/ports.js";
 import { connectXenstore } from "../../host/platform/xenstore/client.js";
 import { EventQueue, WAITING_PATHS_MAX } from "../../host/platform/xenstore/events.js";
 import {
+  ANSWER_MAX,
   encodeMessage,
   encodeStrings,
   MessageDecoder,
@@ -303,6 +304,25 @@ test("an answer that was not asked for ends the connection", { timeout: 120_000 
       await assert.rejects(store.read("/a"), /protocol error: an answer of type 2 to request 2/);
     },
   );
+});
+
+test("oxenstored's long directory, which comes in one message", { timeout: 120_000 }, async () => {
+  const names = Array.from({ length: 20_000 }, (_, i) => `${i + 1}`);
+  await withFake(
+    (socket, type, id) => socket.write(encodeMessage(type, id, 0, encodeStrings(...names))),
+    async (store) => assert.deepEqual(await store.directory("/local/domain"), names),
+  );
+});
+
+test("an answer that is too long for any directory ends the connection", { timeout: 120_000 }, async () => {
+  const answer = (socket: Socket, type: number, id: number) => {
+    const header = encodeMessage(type, id, 0, Buffer.alloc(0));
+    header.writeUInt32LE(ANSWER_MAX + 1, 12);
+    socket.write(header);
+  };
+  await withFake(answer, async (store) => {
+    await assert.rejects(store.directory("/"), /protocol error: a message of 1048577 bytes/);
+  });
 });
 
 test("where nobody listens, the error says so", async () => {

@@ -1,7 +1,14 @@
 /** Requests and their answers, many under way at once where the stream can bear it; events apart from them. */
 import { XenstoreError } from "../ports.js";
 import type { ByteStream } from "./stream.js";
-import { decodeStrings, encodeMessage, type Message, MessageDecoder, MessageType } from "./wire.js";
+import {
+  ANSWER_MAX,
+  decodeStrings,
+  encodeMessage,
+  type Message,
+  MessageDecoder,
+  MessageType,
+} from "./wire.js";
 
 interface Pending {
   readonly type: number;
@@ -18,7 +25,7 @@ export class Exchange {
   /** Called once when the stream has ended and {@link close} was not the reason. */
   onLost: (error: Error) => void = () => {};
   #stream: ByteStream;
-  #decoder = new MessageDecoder();
+  #decoder = new MessageDecoder(ANSWER_MAX);
   #pending = new Map<number, Pending>();
   /** Not sent yet. */
   #waiting: Pending[] = [];

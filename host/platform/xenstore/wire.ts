@@ -30,6 +30,11 @@ export const MessageType = {
 export const HEADER_BYTES = 16;
 /** XENSTORE_PAYLOAD_MAX: bytes after the header. */
 export const PAYLOAD_MAX = 4096;
+/**
+ * The same, of an answer. oxenstored heeds XENSTORE_PAYLOAD_MAX on a guest's ring only: a directory with many names comes
+ * over its socket in one message. This much is a directory of 100,000 domains.
+ */
+export const ANSWER_MAX = 1 << 20;
 /** XENSTORE_ABS_PATH_MAX: bytes, without the NUL. */
 export const ABSOLUTE_PATH_MAX = 3072;
 /** XENSTORE_REL_PATH_MAX: bytes below /local/domain/<domid>/, without the NUL. */
@@ -71,7 +76,7 @@ export function decodeStrings(payload: Buffer): string[] {
   return end < 0 ? [] : payload.toString("utf8", 0, end).split("\0");
 }
 
-/** The peer announced a payload of more than {@link PAYLOAD_MAX} bytes: the stream cannot be followed any more. */
+/** The peer announced a payload of more than the decoder's limit: the stream cannot be followed any more. */
 export class OversizedMessage extends Error {}
 
 /**
@@ -79,8 +84,13 @@ export class OversizedMessage extends Error {}
  * pulls all messages, or stops pushing, before the next chunk.
  */
 export class MessageDecoder {
+  readonly #payloadMax: number;
   #bytes: Buffer = Buffer.alloc(0);
   #at = 0;
+
+  constructor(payloadMax = PAYLOAD_MAX) {
+    this.#payloadMax = payloadMax;
+  }
 
   push(chunk: Buffer): void {
     const rest = this.#bytes.subarray(this.#at);
@@ -94,7 +104,7 @@ export class MessageDecoder {
     const at = this.#at;
     if (bytes.length - at < HEADER_BYTES) return null;
     const length = bytes.readUInt32LE(at + 12);
-    if (length > PAYLOAD_MAX) throw new OversizedMessage(`a message of ${length} bytes`);
+    if (length > this.#payloadMax) throw new OversizedMessage(`a message of ${length} bytes`);
     const end = at + HEADER_BYTES + length;
     if (bytes.length < end) return null;
     this.#at = end;
