@@ -5,7 +5,7 @@
 import { spawnSync } from "node:child_process";
 import { createHash } from "node:crypto";
 import { existsSync, mkdirSync, readdirSync, readFileSync, renameSync } from "node:fs";
-import { join } from "node:path";
+import { join, relative } from "node:path";
 import { unfinished, writeWhole } from "./write-whole.mjs";
 
 // V8 calls what is not inlined, and asc inlines little: a third of the time of a small request is calls.
@@ -17,6 +17,9 @@ export const MODULES = [
   { file: "build/blkif.wasm", target: "release", optimise: OPTIMISE },
   { file: "build/blkif-plain.wasm", target: "plain", optimise: null },
 ];
+
+/** For edited lines: with the names of functions and with assertions. */
+const DEVELOPMENT = { file: "build/blkif.wasm", target: "debug", optimise: null };
 
 function digest(...parts) {
   const hash = createHash("sha256");
@@ -73,8 +76,31 @@ export function buildCore(root) {
     const asc = ["--config", "asconfig.json", "--target", module.target, "--outFile", temporary];
     run(root, "assemblyscript/bin/asc.js", asc);
     if (module.optimise) run(root, "binaryen/bin/wasm-opt", [temporary, ...module.optimise, "-o", temporary]);
-    const stamp = stampOf(root, module, temporary);
-    renameSync(temporary, file);
-    writeWhole(`${file}.stamp`, stamp);
+    putInPlace(root, module, temporary);
   }
+}
+
+function putInPlace(root, module, temporary) {
+  const stamp = stampOf(root, module, temporary);
+  const file = join(root, module.file);
+  renameSync(temporary, file);
+  writeWhole(`${file}.stamp`, stamp);
+}
+
+/**
+ * Makes build/blkif.wasm for development, in this process: its compiler takes a second, and less each time that it is
+ * called again. Returns false if the core does not compile; the compiler has said why.
+ */
+export async function buildDevelopmentCore(root) {
+  mkdirSync(join(root, "build"), { recursive: true });
+  if (isCurrent(root, DEVELOPMENT)) return true;
+  const { default: asc } = await import("assemblyscript/asc");
+  const temporary = unfinished(join(root, DEVELOPMENT.file));
+  const target = ["--config", "asconfig.json", "--baseDir", root, "--target", DEVELOPMENT.target];
+  // Below the base directory, as asc wants it.
+  const streams = { stdout: process.stdout, stderr: process.stderr };
+  const { error } = await asc.main([...target, "--outFile", relative(root, temporary)], streams);
+  if (error) return false;
+  putInPlace(root, DEVELOPMENT, temporary);
+  return true;
 }

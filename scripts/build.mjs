@@ -1,6 +1,9 @@
 // Builds the core (AssemblyScript to build/blkif.wasm) and the host (TypeScript to build/), each only if it changed,
 // what the command runs, the core's header for hosts in C, and the man pages.
 //
+// With --dev, what an edited line needs to be tested, in a second or two: the core with assertions and not optimised, the
+// host with source maps, and neither header nor man pages. The next build without it makes what differs again.
+//
 // A build that is killed leaves nothing that a later one takes for finished, and of two at once the second waits.
 import { spawnSync } from "node:child_process";
 import { createHash } from "node:crypto";
@@ -10,12 +13,13 @@ import { createServer } from "node:net";
 import { dirname, join } from "node:path";
 import { setTimeout as pause } from "node:timers/promises";
 import { fileURLToPath } from "node:url";
-import { buildCore } from "./build-core.mjs";
+import { buildCore, buildDevelopmentCore } from "./build-core.mjs";
 import { writeBundle } from "./bundle.mjs";
 import { writeHeader } from "./c-header.mjs";
 import { writeManual } from "./manual.mjs";
 import { writePage } from "./page.mjs";
 
+const DEV = process.argv.includes("--dev");
 const root = dirname(dirname(fileURLToPath(import.meta.url)));
 
 /**
@@ -49,6 +53,7 @@ function compileHost() {
   if (existsSync(running) || !existsSync(join(root, "build/host"))) rmSync(note, { force: true });
   writeFileSync(running, "");
   const tsc = [join(root, "node_modules/typescript/bin/tsc"), "-p", "tsconfig.json"];
+  if (DEV) tsc.push("--inlineSourceMap");
   const { status } = spawnSync(process.execPath, tsc, { cwd: root, stdio: "inherit" });
   // What it says of the sources' faults it has written, too.
   if (status !== null) rmSync(running);
@@ -72,10 +77,13 @@ mkdirSync(join(root, "build"), { recursive: true });
 for (const name of readdirSync(join(root, "build"))) {
   if (name.includes(".unfinished-")) rmSync(join(root, "build", name));
 }
-buildCore(root);
+if (!DEV) buildCore(root);
+else if (!(await buildDevelopmentCore(root))) process.exit(1);
 compileHost();
 removeOrphans();
 await writeBundle();
-await writePage();
-await writeHeader();
-await writeManual();
+if (!DEV) {
+  await writePage();
+  await writeHeader();
+  await writeManual();
+}

@@ -120,6 +120,13 @@ test(
   },
 );
 
+test("the core for development has names, and is not taken for the one that is released", OPTIONS, () => {
+  run(["--input-type=module", "-e", call.replace("buildCore", "buildDevelopmentCore")]);
+  assert.ok(readFileSync(built("blkif.wasm"), "latin1").includes("assembly/decode/decode"));
+  run(buildCore);
+  assertCoreIsRight();
+});
+
 test(
   "a build killed while tsc writes is made good by the next; two at once do not disturb each other",
   OPTIONS,
