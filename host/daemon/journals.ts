@@ -12,6 +12,11 @@ export function recordsDirectory(platform: Platform): string {
   return platform.kind === "xen" ? "/run/xbdback/images" : paths.images(platform.directory);
 }
 
+/** Where the writes are kept that servers have not flushed. */
+export function keptDirectory(platform: Platform): string {
+  return platform.kind === "xen" ? "/run/xbdback/kept-writes" : paths.keptWrites(platform.directory);
+}
+
 /** Throws the error of mkdir(2) when they cannot be there. */
 export function openJournals(platform: Platform, kind: string): Journals {
   const directory = platform.kind === "xen" ? XEN_DIRECTORY : paths.journals(platform.directory);

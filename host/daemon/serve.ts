@@ -21,8 +21,9 @@ import { Hotplug } from "./hotplug.js";
 import { formatHttpAddress, type HttpAddress, servePage } from "./http.js";
 import { describeDifference, ImageRecords } from "./image-records.js";
 import { ImageWatch } from "./image-watch.js";
-import { openJournals, recordsDirectory } from "./journals.js";
+import { keptDirectory, openJournals, recordsDirectory } from "./journals.js";
 import type { KeptDescriptors } from "./kept-descriptors.js";
+import { KeptPlaces } from "./kept-places.js";
 import { OtherBackends } from "./other-backends.js";
 import { type HandOver, type Predecessor, takePlace, type Unreleased } from "./replace.js";
 import { Stores } from "./stores.js";
@@ -127,7 +128,9 @@ export async function serve(options: ServeOptions, lost: (error: Error) => void)
     const { domid } = platform;
     const records = new ImageRecords(recordsDirectory(platform), kind);
     const others = new OtherBackends(xenstore, domid, kind);
-    const stores = new Stores(xenstore, host.open ?? openDisk, records, caps?.vbds, descriptors, others);
+    const kept = new KeptPlaces(keptDirectory(platform), kind);
+    const opener = host.open ?? openDisk;
+    const stores = new Stores(xenstore, opener, records, caps?.vbds, descriptors, others, kept);
     const images = new ImageWatch(() => stores.images(), host.log);
     undo.push(() => images.close());
     const open: Open = (path, options, vbd) => stores.open(path, options, vbd);
@@ -156,6 +159,7 @@ export async function serve(options: ServeOptions, lost: (error: Error) => void)
       records: {
         sweep(exists: (name: string) => boolean): void {
           records.sweep(exists);
+          kept.sweep(exists);
           descriptors?.sweep(exists);
         },
       },

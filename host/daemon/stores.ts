@@ -22,6 +22,7 @@ import {
 } from "./image-records.js";
 import type { OpenImage } from "./image-watch.js";
 import type { KeptDescriptors, VbdClaims } from "./kept-descriptors.js";
+import type { KeptPlaces } from "./kept-places.js";
 import type { OtherBackends } from "./other-backends.js";
 
 /** A vbd has the store, or is about to open it. */
@@ -66,12 +67,13 @@ export class Stores {
   readonly #maxVbds: number;
   readonly #descriptors: KeptDescriptors | null;
   readonly #others: OtherBackends | null;
+  readonly #kept: KeptPlaces | null;
   #keeping = true;
   #closed = false;
 
   /**
    * `records`: null where none are kept. `maxVbds`: of one domain. `descriptors`: null without a service manager. `others`:
-   * null where no other backends are looked at.
+   * null where no other backends are looked at. `kept`: null where unflushed writes end with this process.
    */
   constructor(
     xenstore: Xenstore,
@@ -80,6 +82,7 @@ export class Stores {
     maxVbds = DEFAULT_CAPS.vbds,
     descriptors: KeptDescriptors | null = null,
     others: OtherBackends | null = null,
+    kept: KeptPlaces | null = null,
   ) {
     this.#xenstore = xenstore;
     this.#open = open;
@@ -87,6 +90,7 @@ export class Stores {
     this.#maxVbds = maxVbds;
     this.#descriptors = descriptors;
     this.#others = others;
+    this.#kept = kept;
   }
 
   /**
@@ -195,6 +199,7 @@ export class Stores {
   async forget(vbd: VbdId): Promise<void> {
     await this.release(vbd);
     this.#records?.remove(vbd);
+    this.#kept?.forget(vbd);
   }
 
   /** What connections give back is closed from now on: another process is to have it. */
@@ -297,10 +302,8 @@ export class Stores {
       if (!again) this.#checkCount(claim);
       const shared = options.shared || (await this.#sharedWith(claim));
       if (!again && !options.shared) await this.#checkOthers(claim);
-      const user = vbd.domid * 2 ** 32 + vbd.devid;
-      const deviceModel = await this.#hasDeviceModel(vbd.domid);
-      const how = { ...options, shared, user, deviceModel, again, ...(claims && { claims }) };
-      const device = await this.#open(path, how, vbd);
+      const how = { ...options, shared, again, ...(claims && { claims }) };
+      const device = await this.#open(path, { ...how, ...(await this.#known(vbd, path, again)) }, vbd);
       const { bases = [] } = device;
       try {
         // Opening may have made a file, and has shown an image's bases.
@@ -314,20 +317,40 @@ export class Stores {
       const end = async (): Promise<void> => {
         try {
           await close();
+          // What is left to the next daemon is empty, or what could not be flushed.
+          if (this.#keeping) this.#kept?.remove(this.#kept.of(vbd, path, false));
         } finally {
           const released = claims ? this.#descriptors?.release(vbd, claims) : undefined;
           claim.releasing = (released ?? Promise.resolve()).finally(() => this.#claims.delete(claim));
           await claim.releasing;
         }
       };
-      const kept = claims !== undefined && claim.uses.every((use) => claims.get(use.path) !== null);
-      const image: OpenImage = { vbd, path, readOnly, bases, kept, identities: identitiesOf(claim.uses) };
+      const locked = claims !== undefined && claim.uses.every((use) => claims.get(use.path) !== null);
+      const image: OpenImage = {
+        vbd,
+        path,
+        readOnly,
+        bases,
+        kept: locked,
+        identities: identitiesOf(claim.uses),
+      };
       return { claim, shared: options.shared ?? false, image, device, end, inUse: null, kept: true };
     } catch (error) {
       await claims?.undo();
       this.#claims.delete(claim);
       throw error;
     }
+  }
+
+  /** What opening a vbd's disk is to know of the vbd. */
+  async #known(
+    vbd: VbdId,
+    path: string,
+    again: boolean,
+  ): Promise<Pick<OpenOptions, "user" | "deviceModel" | "kept">> {
+    const user = vbd.domid * 2 ** 32 + vbd.devid;
+    const deviceModel = await this.#hasDeviceModel(vbd.domid);
+    return { user, deviceModel, ...(this.#kept && { kept: this.#kept.of(vbd, path, again) }) };
   }
 
   /** libxl's word; in a driver domain, where it cannot be read, there is no QEMU either. */

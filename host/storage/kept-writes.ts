@@ -1,26 +1,32 @@
 /**
  * Copies of writes that a server has acknowledged and not yet flushed. A server that dies takes with it what it had not
  * flushed, but the guest's kernel lives: it would find old data where it has seen its new data, without having crashed
- * itself. So they are written again to the server that comes next, before anything else.
+ * itself. So they are written again to the server that comes next, before anything else; by the daemon that comes next,
+ * where this one dies as well.
  *
  * The threads that write to one disk have one log of copies in shared memory: they are in the order in which the writes
  * were acknowledged, whichever queue they came from, and a flush on one queue covers those of all. Of two writes that
  * overlap, the later one was acknowledged later, or they were in flight together and may be in either order.
  */
-import { closeSync, ftruncateSync } from "node:fs";
-import { mapBuffer, unmapBuffer } from "../platform/libc.js";
-import { removePages, sealedMemory } from "../platform/sharing.js";
+import { closeSync } from "node:fs";
+import {
+  createFile,
+  KeptMemory,
+  MOST_RECORDS,
+  makeMemory,
+  openFile,
+  RECORD_BYTES,
+  RING_BYTES,
+} from "./kept-memory.js";
 
 /** A guest that never flushes is flushed for from so much on, while it goes on writing; at the most it waits for that. */
-export const FLUSHED_FOR_BYTES = 16 << 20;
-export const MOST_UNFLUSHED_BYTES = 32 << 20;
-/** As many writes at the most; those of 2 KiB and more reach the bytes first. */
-const MOST_WRITES = MOST_UNFLUSHED_BYTES >> 11;
+export const FLUSHED_FOR_BYTES = RING_BYTES / 2;
+/** Of the writes with what describes them. */
+export const MOST_UNFLUSHED_BYTES = RING_BYTES;
 const TIDY_MS = 5000;
 
 /** What another thread needs for the same log. Plain data. */
 export interface SharedLog {
-  /** MOST_UNFLUSHED_BYTES, in which the copies go round. */
   readonly memoryFd: number;
   readonly state: SharedArrayBuffer;
 }
@@ -32,22 +38,24 @@ export interface KeptWrite {
   readonly views: readonly Uint8Array[];
 }
 
-/** In the state: 32-bit words, then the position, the place and the length of each write. */
-const Word = { lock: 0, first: 1, next: 2, bytes: 3, start: 4, touched: 5 } as const;
-const WORDS = 8;
-const POSITIONS_AT = WORDS * 4;
-const PLACES_AT = POSITIONS_AT + MOST_WRITES * 8;
-const LENGTHS_AT = PLACES_AT + MOST_WRITES * 4;
-const STATE_BYTES = LENGTHS_AT + MOST_WRITES * 4;
+/** Where a log is kept that is to outlive the daemon. */
+export interface KeptPlace {
+  /** A file's, on a tmpfs. */
+  readonly path: string;
+  /** What tells its disk from others. */
+  readonly identity: string;
+  /** Another daemon has served the disk to the same vbd: what it has left is to be written again. */
+  readonly again: boolean;
+}
+
+/** In the state: the lock; the numbers of the first write and of the next one; the bytes that are allocated; no room for more. */
+const Word = { lock: 0, first: 1, next: 2, allocated: 3, crowded: 4 } as const;
+const WORDS = 5;
 
 export class KeptWrites {
   readonly shared: SharedLog;
   readonly #words: Int32Array;
-  readonly #positions: Float64Array;
-  readonly #places: Uint32Array;
-  readonly #lengths: Uint32Array;
-  readonly #address: number;
-  readonly #data: Uint8Array;
+  readonly #memory: KeptMemory;
   /** Null in those who did not make it. */
   #tidying: NodeJS.Timeout | null = null;
   /** Writes that were there at the last look. */
@@ -55,27 +63,47 @@ export class KeptWrites {
 
   /** Uses a log that another one has made, and has as long as this one. */
   constructor(shared: SharedLog) {
-    const { memoryFd, state } = shared;
     this.shared = shared;
-    this.#words = new Int32Array(state, 0, WORDS);
-    this.#positions = new Float64Array(state, POSITIONS_AT, MOST_WRITES);
-    this.#places = new Uint32Array(state, PLACES_AT, MOST_WRITES);
-    this.#lengths = new Uint32Array(state, LENGTHS_AT, MOST_WRITES);
-    const { address, bytes } = mapBuffer(memoryFd, 0, MOST_UNFLUSHED_BYTES, false);
-    this.#address = address;
-    this.#data = new Uint8Array(bytes);
+    this.#words = new Int32Array(shared.state);
+    this.#memory = new KeptMemory(shared.memoryFd);
   }
 
-  /** A log for one disk. A page of it costs nothing until it is written. */
+  /** A log for one disk that ends with this process. */
   static make(): KeptWrites {
-    const memoryFd = sealedMemory("xbdback-kept", (fd) => ftruncateSync(fd, MOST_UNFLUSHED_BYTES));
-    const kept = new KeptWrites({ memoryFd, state: new SharedArrayBuffer(STATE_BYTES) });
-    kept.#tidying = setInterval(() => kept.tidy(), TIDY_MS).unref();
-    return kept;
+    return KeptWrites.#over(makeMemory());
   }
 
+  /** An empty log in a file. `crowded` is called once, when the file system has no room for more. Throws where it cannot be. */
+  static create({ path, identity }: KeptPlace, crowded: () => void): KeptWrites {
+    return KeptWrites.#over(createFile(path, identity), crowded);
+  }
+
+  /** The log that another process has left; null where there is none. Throws as {@link openFile} does. */
+  static inherit({ path, identity }: KeptPlace, crowded: () => void): KeptWrites | null {
+    const fd = openFile(path, identity);
+    return fd === null ? null : KeptWrites.#over(fd, crowded);
+  }
+
+  static #over(memoryFd: number, crowded = (): void => {}): KeptWrites {
+    const kept = new KeptWrites({ memoryFd, state: new SharedArrayBuffer(4 * WORDS) });
+    kept.#tidying = setInterval(() => {
+      kept.tidy();
+      if (Atomics.compareExchange(kept.#words, Word.crowded, 1, 2) === 1) crowded();
+    }, TIDY_MS).unref();
+    try {
+      const { first, count } = kept.#memory.check();
+      kept.#words[Word.first] = first;
+      kept.#words[Word.next] = (first + count) | 0;
+      return kept;
+    } catch (error) {
+      kept.close();
+      throw error;
+    }
+  }
+
+  /** Of the writes that are kept, with what describes them. */
   get bytes(): number {
-    return Atomics.load(this.#words, Word.bytes);
+    return this.#memory.used;
   }
 
   /** Writes in it. */
@@ -85,26 +113,27 @@ export class KeptWrites {
 
   /** It is time to flush, although the guest does not ask for it. */
   get wantsFlush(): boolean {
-    return this.bytes >= FLUSHED_FOR_BYTES || this.count >= MOST_WRITES / 2;
+    return this.bytes >= FLUSHED_FOR_BYTES || this.count >= MOST_RECORDS / 2;
+  }
+
+  /** The errno of a write that is lost: whoever comes next must not believe a later success. 0 where none is. */
+  get lost(): number {
+    return this.#memory.lost;
   }
 
   /** Keeps a write that was acknowledged; false where there is no room before a flush. */
   add(position: number, views: readonly Uint8Array[], length: number): boolean {
     return this.#locked(() => {
-      const words = this.#words;
-      const bytes = words[Word.bytes];
-      if (bytes + length > MOST_UNFLUSHED_BYTES || this.count === MOST_WRITES) return false;
-      if (bytes === 0) words[Word.start] = 0;
-      const place = (words[Word.start] + bytes) % MOST_UNFLUSHED_BYTES;
-      const next = words[Word.next];
-      const entry = indexOf(next);
-      this.#positions[entry] = position;
-      this.#places[entry] = place;
-      this.#lengths[entry] = length;
-      this.#copy(views, place);
-      words[Word.touched] = Math.max(words[Word.touched], Math.min(place + length, MOST_UNFLUSHED_BYTES));
-      Atomics.store(words, Word.bytes, bytes + length);
-      Atomics.store(words, Word.next, (next + 1) | 0);
+      const { used } = this.#memory;
+      if (used + RECORD_BYTES + length > RING_BYTES || this.count === MOST_RECORDS) return false;
+      if (used === 0) this.#memory.rewind();
+      const place = this.#memory.tail;
+      if (!this.#allocated(Math.min(place + RECORD_BYTES + length, RING_BYTES))) return false;
+      const next = this.#words[Word.next];
+      this.#memory.describe(next, position, length);
+      this.#copy(views, (place + RECORD_BYTES) % RING_BYTES);
+      this.#memory.commit(length);
+      Atomics.store(this.#words, Word.next, (next + 1) | 0);
       return true;
     });
   }
@@ -117,34 +146,36 @@ export class KeptWrites {
   /** Those up to a mark are on stable storage. */
   forget(mark: number): void {
     this.#locked(() => {
-      const words = this.#words;
-      let first = words[Word.first];
-      let bytes = words[Word.bytes];
-      for (; ((mark - first) | 0) > 0; first = (first + 1) | 0) {
-        const length = this.#lengths[indexOf(first)];
-        bytes -= length;
-        words[Word.start] = (words[Word.start] + length) % MOST_UNFLUSHED_BYTES;
-      }
-      Atomics.store(words, Word.bytes, bytes);
-      Atomics.store(words, Word.first, first);
+      const first = this.#words[Word.first];
+      // A flush that ends late may cover what was forgotten before.
+      const covered = (mark - first) | 0;
+      if (covered <= 0) return;
+      let bytes = 0;
+      for (let i = 0; i < covered; i++)
+        bytes += RECORD_BYTES + this.#memory.lengthAt((this.#memory.head + bytes) % RING_BYTES);
+      this.#memory.drop(bytes);
+      Atomics.store(this.#words, Word.first, mark);
     });
   }
 
-  /** All of them are lost. */
-  clear(): void {
+  /** All of them are lost, because of this errno. */
+  lose(errno: number): void {
+    this.#memory.lost = errno;
     this.forget(this.mark());
   }
 
   /** In their order. Nobody may add or forget any meanwhile. */
   *writes(): Generator<KeptWrite> {
-    const next = this.mark();
-    for (let at = this.#words[Word.first]; at !== next; at = (at + 1) | 0) {
-      const entry = indexOf(at);
-      const [place, length] = [this.#places[entry], this.#lengths[entry]];
-      const whole = this.#data.subarray(place, place + length);
+    const { used, head, data } = this.#memory;
+    for (let at = 0; at < used; ) {
+      const offset = (head + at) % RING_BYTES;
+      const { position, length } = this.#memory.recordAt(offset);
+      const place = (offset + RECORD_BYTES) % RING_BYTES;
+      const whole = data.subarray(place, place + length);
       const rest = length - whole.length;
-      const views = rest === 0 ? [whole] : [whole, this.#data.subarray(0, rest)];
-      yield { position: this.#positions[entry], length, views };
+      const views = rest === 0 ? [whole] : [whole, data.subarray(0, rest)];
+      yield { position, length, views };
+      at += RECORD_BYTES + length;
     }
   }
 
@@ -153,32 +184,42 @@ export class KeptWrites {
     this.#locked(() => {
       const words = this.#words;
       const next = words[Word.next];
-      const idle = words[Word.bytes] === 0 && next === this.#seen;
+      const idle = this.#memory.used === 0 && next === this.#seen;
       this.#seen = next;
-      if (!idle || words[Word.touched] === 0) return;
-      removePages(this.#address, Math.ceil(words[Word.touched] / 4096) * 4096);
-      words[Word.touched] = 0;
+      if (!idle || words[Word.allocated] === 0) return;
+      this.#memory.free(words[Word.allocated]);
+      words[Word.allocated] = 0;
     });
   }
 
-  /** The memory itself goes when the one that made it is closed. */
+  /** The memory goes when the one that made it is closed; a file stays, with what was not flushed. */
   close(): void {
-    unmapBuffer(this.#address, MOST_UNFLUSHED_BYTES);
+    this.#memory.unmap();
     if (this.#tidying === null) return;
     clearInterval(this.#tidying);
     closeSync(this.shared.memoryFd);
   }
 
+  #allocated(needed: number): boolean {
+    const words = this.#words;
+    if (needed > words[Word.allocated])
+      words[Word.allocated] = this.#memory.allocate(words[Word.allocated], needed);
+    const fits = needed <= words[Word.allocated];
+    if (!fits) Atomics.compareExchange(words, Word.crowded, 0, 1);
+    return fits;
+  }
+
   #copy(views: readonly Uint8Array[], place: number): void {
+    const { data } = this.#memory;
     let at = place;
     for (const view of views) {
-      const room = MOST_UNFLUSHED_BYTES - at;
-      if (view.length <= room) this.#data.set(view, at);
+      const room = RING_BYTES - at;
+      if (view.length <= room) data.set(view, at);
       else {
-        this.#data.set(view.subarray(0, room), at);
-        this.#data.set(view.subarray(room), 0);
+        data.set(view.subarray(0, room), at);
+        data.set(view.subarray(room), 0);
       }
-      at = (at + view.length) % MOST_UNFLUSHED_BYTES;
+      at = (at + view.length) % RING_BYTES;
     }
   }
 
@@ -194,9 +235,4 @@ export class KeptWrites {
       if (Atomics.exchange(words, Word.lock, 0) === 2) Atomics.notify(words, Word.lock, 1);
     }
   }
-}
-
-/** Where the write of a number is described; the numbers go on for ever. */
-function indexOf(number: number): number {
-  return (number >>> 0) % MOST_WRITES;
 }

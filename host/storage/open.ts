@@ -22,6 +22,7 @@ import {
   type StoreKind,
   storeBytes,
 } from "./geometry.js";
+import type { KeptPlace } from "./kept-writes.js";
 import { isLockedByQemu, lockAsQemu } from "./qemu-locks.js";
 import { RawDevice, type Store } from "./raw.js";
 import { describeProcess, deviceOn, lockHolder, loopDeviceOf, mountPointOf, openerOf } from "./usage.js";
@@ -63,6 +64,10 @@ export interface OpenOptions {
   readonly again?: boolean;
   /** The toolstack allows direct I/O to an image, too: see {@link cacheFor}. */
   readonly directIoSafe?: boolean;
+  /** Where writes are kept that a server has acknowledged and not flushed. Default: in memory that ends with this process. */
+  readonly kept?: KeptPlace;
+  /** The disk is a guest's whose daemon was killed: what that had to keep must be there. */
+  readonly unsettled?: boolean;
   /** Keeps the open files that have the locks: see {@link Claims}. Default: the disk's own open file has them. */
   readonly claims?: Claims;
   /** Whether the page cache is used. Default: writeback. */

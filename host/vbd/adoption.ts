@@ -71,6 +71,11 @@ export class Adoption {
     return false;
   }
 
+  /** There is a frontend to go on with, whose process did not live to see all its answers. */
+  get unsettled(): boolean {
+    return this.#orphan !== null && !this.#orphan.settled;
+  }
+
   /** What was found, for a connection to take over. If that fails, it is to be found again. */
   take(): Orphan {
     const orphan = this.#orphan as Orphan;

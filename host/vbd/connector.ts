@@ -1,9 +1,11 @@
 /** Makes a vbd's connections: opens its store, reads its frontend, and begins the rings, anew or where they were left. */
 
 import { XenbusState as State } from "../platform/xenbus-state.js";
+import { RingError } from "../reactor/start.js";
 import type { Throttle } from "../reactor/throttle.js";
 import { type BlockDevice, Result } from "../storage/device.js";
 import { openDisk } from "../storage/disk.js";
+import { LostWrites } from "../storage/kept-open.js";
 import { Adoption, inheritFlushErrno, type Orphan, objectionTo, openWhenFree } from "./adoption.js";
 import { type BackendKeys, type Features, howToOpen } from "./backend-keys.js";
 import { Backoff } from "./backoff.js";
@@ -140,16 +142,26 @@ export class Connector {
 
   /** True once the store is open; begins to open it first. The end of that leads to another look. */
   async ready(keys: BackendKeys, path: string): Promise<boolean> {
-    if (this.#opener.isFor(path, keys.mode)) return this.#opener.ready();
+    if (this.#opener.isFor(path, keys.mode)) return this.#isReady();
     this.#opener.giveUp();
     const { xenstore, domid, open = openDisk } = this.#host;
     await checkWriters(xenstore, this.#directory, domid);
     const warn = (line: string): void => this.#listener.say("warning", line);
-    const begin = () => open(path, { ...howToOpen(keys), warn }, this.#id);
+    const { unsettled } = this.adoption;
+    const begin = () => open(path, { ...howToOpen(keys), warn, unsettled }, this.#id);
     // A process of ours had it open not long ago.
     const waits = keys.state !== State.InitWait && this.#journals !== null;
     this.#opener.begin(path, keys.mode, waits ? () => openWhenFree(begin, warn) : begin);
     return false;
+  }
+
+  #isReady(): boolean {
+    try {
+      return this.#opener.ready();
+    } catch (error) {
+      // That will not be better the next time.
+      throw error instanceof LostWrites ? new RingError(error.message) : error;
+    }
   }
 
   /** Connects a frontend that has made its rings anew, once the store is {@link ready}. Rejects with why not. */

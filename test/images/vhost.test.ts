@@ -1,8 +1,10 @@
 /** Disks of qemu-storage-daemon over vhost-user-blk, through the whole of xbdback: a daemon, a guest, another's server. */
 import assert from "node:assert/strict";
-import { existsSync, rmSync } from "node:fs";
+import { existsSync, readFileSync, rmSync } from "node:fs";
+import { openVhostUser } from "../../host/storage/vhost-user/open.js";
 import { World } from "../cli/world.js";
 import { eventually, type Running, sha256 } from "../e2e/harness.js";
+import { pattern } from "../storage/helpers.js";
 import { progress, SIZE, verified, withPrograms, work } from "./support.js";
 
 interface Daemon {
@@ -89,6 +91,53 @@ for (const [format, queues] of [
     },
   );
 }
+
+/** Asks for 16 writes at once, and says so when some of them are done, so that the server has all of them. */
+const WRITER = `
+const [open, helpers, path] = process.argv.slice(1);
+const { openVhostUser } = await import(open);
+const { fill, pattern, scatter, write } = await import(helpers);
+const disk = await openVhostUser("disk", path, { readOnly: false });
+let done = 0;
+for (let i = 0; i < 16; i++)
+  void write(disk, i * 8192, fill(scatter(4096), pattern(4096, i + 1))).then(() => ++done === 2 && console.log("sent"));`;
+
+withPrograms(
+  ["qemu-storage-daemon"],
+  "a new client is answered when all that the one before had asked has ended, though that was killed",
+  async (t) => {
+    const world = await World.start(t);
+    const image = world.image("disk.raw", SIZE);
+    const socket = world.scene.path("vhost.sock");
+    world.scene.start("qemu-storage-daemon", [
+      ...["--object", "iothread,id=io0", "--object", "throttle-group,id=slow,limits.iops-total=4"],
+      ...["--blockdev", `driver=file,node-name=f,filename=${image}`],
+      ...["--blockdev", "driver=throttle,node-name=n,throttle-group=slow,file=f"],
+      "--export",
+      `type=vhost-user-blk,id=e,node-name=n,addr.type=unix,addr.path=${socket},writable=on,iothread=io0`,
+    ]);
+    await eventually(() => existsSync(socket), "qemu-storage-daemon listens");
+    const modules = ["../../host/storage/vhost-user/open.js", "../storage/helpers.js"];
+    const urls = modules.map((module) => new URL(module, import.meta.url).href);
+    const writer = world.scene.start(process.execPath, [
+      "--input-type=module",
+      "-e",
+      WRITER,
+      ...urls,
+      socket,
+    ]);
+    await writer.until(/sent/);
+    const block = (i: number): Buffer => readFileSync(image).subarray(i * 8192, i * 8192 + 4096);
+    const landed = (): number =>
+      [...Array(16).keys()].filter((i) => block(i).equals(pattern(4096, i + 1))).length;
+    assert.ok(landed() < 16);
+    writer.process.kill("SIGKILL");
+    const disk = await openVhostUser("disk", socket, { readOnly: false });
+    assert.equal(landed(), 16);
+    assert.equal(disk.fenced, true);
+    await disk.close();
+  },
+);
 
 withPrograms(
   ["qemu-storage-daemon"],

@@ -73,6 +73,11 @@ export class Site {
     const path = join(this.images, `disk${domid}.img`);
     writeFileSync(path, "");
     truncateSync(path, bytes);
+    return this.plugTarget(domid, path, mode);
+  }
+
+  /** Makes a guest's domain with a disk that is there. */
+  async plugTarget(domid: number, path: string, mode = "w"): Promise<VbdSpec> {
     await this.host.createGuest(domid, 256 << 20);
     const spec = { backendDomid: 0, domid, devid: DEVID, path, mode, dev: "xvda" };
     await addVbd(this.host.xenstore, spec);
@@ -81,6 +86,11 @@ export class Site {
 
   get journals(): string[] {
     return readdirSync(paths.journals(this.host.directory));
+  }
+
+  /** Logs of writes that were not flushed. */
+  get keptWrites(): string[] {
+    return readdirSync(paths.keptWrites(this.host.directory));
   }
 
   list(): Promise<{ vbds: VbdStatus[]; mappedPages: number }> {
@@ -99,12 +109,13 @@ export class Site {
         mappedPages,
         vbds.length,
         this.journals.length,
+        this.keptWrites.length,
       ];
       if (held.every((count) => count === 0)) return;
       if (tries > 1200) {
         const [grants, ports] = held;
         throw new Error(
-          `left: ${grants} grants, ${ports} ports, ${mappedPages} pages, vbds ${JSON.stringify(vbds)}, journals ${this.journals}`,
+          `left: ${grants} grants, ${ports} ports, ${mappedPages} pages, vbds ${JSON.stringify(vbds)}, journals ${this.journals}, kept writes ${this.keptWrites}`,
         );
       }
       await sleep(50);

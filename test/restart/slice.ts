@@ -1,8 +1,9 @@
-/** One guest's life through many deaths of its backend. */
+/** One guest's life through many deaths of its backend, of its disk's server, and of both at once. */
 import { setTimeout as sleep } from "node:timers/promises";
 import { random } from "../../host/guest/workload.js";
 import { removeVbd } from "../../host/toolstack/vbd.js";
 import { DEVID, Guest, hashFile, Site } from "./processes.js";
+import { DiskServer, type Served } from "./served.js";
 
 const DOMID = 1;
 const DISK_BYTES = 32 << 20;
@@ -24,20 +25,33 @@ export const STARTS = [
   ["--engine", "io_uring", "--cache", "writeback", "--no-persistent", "--max-queues", "1"],
 ];
 
+/** Who is killed. */
+export type Death = "backend" | "server" | "both";
+
 export interface Slice {
   readonly operations: number;
   /** Milliseconds from the start of a process to the guest's next response, where it lived so long. */
   readonly pauses: number[];
 }
 
-/** Rejects with whatever a guest, or anybody, could see of a restart that is not a pause. */
-export async function playSlice(way: Way, kills: number, seed: number): Promise<Slice> {
+/**
+ * Rejects with whatever a guest, or anybody, could see of a death that is not a pause. Servers are killed where `disk` has
+ * one.
+ */
+export async function playSlice(
+  way: Way,
+  deaths: readonly Death[],
+  seed: number,
+  disk: Served | "raw" = "raw",
+): Promise<Slice> {
   const site = await Site.start();
   const dice = random(seed);
   const pauses: number[] = [];
+  let server: DiskServer | null = null;
   try {
+    if (disk !== "raw") server = await DiskServer.start(disk, site.images, DISK_BYTES);
     site.serve(...STARTS[0]);
-    const spec = await site.plug(DOMID, DISK_BYTES);
+    const spec = server ? await site.plugTarget(DOMID, server.target) : await site.plug(DOMID, DISK_BYTES);
     const guest = new Guest({
       directory: site.host.directory,
       domid: DOMID,
@@ -48,32 +62,65 @@ export async function playSlice(way: Way, kills: number, seed: number): Promise<
     });
     const lives = async (): Promise<void> => {
       await guest.working;
-      for (let done = 0; done < kills; done++) {
+      for (const death of deaths) {
         await sleep(dice() % 100);
-        await site.backend?.kill();
+        await die(site, server, death);
         const { first } = await guest.watch();
-        const backend = site.serve(...STARTS[dice() % STARTS.length]);
+        const started = await live(site, server, death, dice);
         // One of five is killed while it starts.
         if (dice() % 5 === 0) await sleep(dice() % 400);
-        else pauses.push((await soon(first)) - backend.started);
+        else {
+          const at = await soon(first);
+          if (started !== null) pauses.push(at - started);
+        }
       }
       guest.end();
       const { operations, sha256, grantsInUse } = await guest.verified;
       if (grantsInUse !== 0) throw new Error(`the backend kept ${grantsInUse} grants of the guest`);
-      if (sha256 !== (await hashFile(spec.path))) throw new Error("the image is not what the guest reads");
+      seen = sha256;
       total = operations;
     };
     let total = 0;
+    let seen = "";
     await Promise.race([lives(), guest.failed, backendFails(site)]);
     if ((await removeVbd(site.host.xenstore, spec)) !== "closed") throw new Error("the disk was not closed");
     await site.untilClean();
+    await server?.kill();
+    const stored = server ? await server.sha256() : await hashFile(spec.path);
+    if (seen !== stored) throw new Error("the image is not what the guest reads");
     return { operations: total, pauses };
   } catch (error) {
     process.stderr.write(`${site.log.slice(-20).join("\n")}\n`);
     throw error;
   } finally {
     await site.close();
+    await server?.kill();
   }
+}
+
+async function die(site: Site, server: DiskServer | null, death: Death): Promise<void> {
+  await Promise.all([
+    death === "server" ? null : site.backend?.kill(),
+    death === "backend" ? null : server?.kill(),
+  ]);
+}
+
+/** Starts what is dead, the one or the other first; resolves with when the backend began, where it was dead alone. */
+async function live(
+  site: Site,
+  server: DiskServer | null,
+  death: Death,
+  dice: () => number,
+): Promise<number | null> {
+  const serverFirst = dice() % 2 === 0;
+  if (death !== "backend" && serverFirst) await server?.serve();
+  const how = STARTS[dice() % STARTS.length];
+  const backend = death === "server" ? null : site.serve(...how);
+  if (death !== "backend" && !serverFirst) {
+    await sleep(dice() % 300);
+    await server?.serve();
+  }
+  return death === "backend" && backend ? backend.started : null;
 }
 
 /** Rejects after a minute: on the slowest of machines, a guest is served by then. */

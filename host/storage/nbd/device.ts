@@ -4,7 +4,7 @@ import { Command, CommandFlag, NbdError, Transmission } from "../../nbd/protocol
 import { SystemError } from "../../platform/libc.js";
 import { type BlockDevice, type Done, type IoVector, type Outage, Result, views } from "../device.js";
 import { SECTOR, wholeSectors } from "../geometry.js";
-import { KeptWrites } from "../kept-writes.js";
+import type { KeptWrites } from "../kept-writes.js";
 import { later, lossBy, type Outcome, outOfReach } from "../refusal.js";
 import { Link, type LinkOptions } from "./link.js";
 import type { Export, Line } from "./negotiate.js";
@@ -19,6 +19,8 @@ const LONGEST_TRIM = 1 << 30;
 export interface NbdDeviceOptions extends Pick<LinkOptions, "dial" | "reconnectMs" | "silenceMs" | "log"> {
   readonly name: string;
   readonly readOnly: boolean;
+  /** What is written again when the server is lost: the device's to close. Null where there is no need. */
+  readonly kept: KeptWrites | null;
   /** See {@link BlockDevice.fenced}. */
   readonly fenced?: boolean;
   /** See {@link BlockDevice.bases}. */
@@ -51,7 +53,7 @@ export class NbdDevice implements BlockDevice {
   readonly #exported: Export;
   /** Bytes of data that a request may have: whole sectors. */
   readonly #longest: number;
-  readonly #kept = KeptWrites.make();
+  readonly #kept: KeptWrites | null;
   #size: number;
   #sizeSeen: number;
   #flushingFor = false;
@@ -66,6 +68,8 @@ export class NbdDevice implements BlockDevice {
     const { exported } = line;
     const { flags, preferredBlock } = exported;
     this.#options = options;
+    this.#kept = options.kept;
+    this.flushErrno = options.kept?.lost ?? 0;
     this.#exported = exported;
     this.name = options.name;
     this.readOnly = options.readOnly;
@@ -81,6 +85,7 @@ export class NbdDevice implements BlockDevice {
       ...options,
       objection: (other) => this.#objection(other),
       restore: (session, broken) => this.#restore(session, broken),
+      restoresFirst: (options.kept?.count ?? 0) > 0,
     });
   }
 
@@ -150,14 +155,15 @@ export class NbdDevice implements BlockDevice {
   }
 
   #flush(done: Done): void {
-    const mark = this.#kept.mark();
+    const mark = this.#kept?.mark() ?? 0;
+    const covered = new Set(this.#held);
     const counted = this.#counted("flush", 0, 0, done);
     this.#send({ command: Command.flush, flags: 0, position: 0, length: 0, views: [] }, (errno, message) => {
       // One that was sent again, or beside another that failed, may succeed although data are lost.
       this.flushErrno ||= errno;
-      if (this.flushErrno === 0) this.#kept.forget(mark);
+      if (this.flushErrno === 0) this.#kept?.forget(mark);
       counted(errno || this.flushErrno, message);
-      this.#releaseHeld();
+      this.#releaseHeld(covered);
     });
   }
 
@@ -196,13 +202,13 @@ export class NbdDevice implements BlockDevice {
     if (this.#underWay > 0) await new Promise<void>((resolve) => (this.#drained = resolve));
     await this.#flushLast();
     await this.#link.close();
-    this.#kept.close();
+    this.#kept?.close();
     await this.#options.release?.();
   }
 
   /** The copies go with us, and the guest may go on under another process. */
   async #flushLast(): Promise<void> {
-    if (this.#kept.bytes === 0 || this.flushErrno !== 0) return;
+    if (this.#kept === null || this.#kept.count === 0 || this.flushErrno !== 0) return;
     let timer: NodeJS.Timeout | null = null;
     const ended = await Promise.race([
       new Promise<boolean>((resolve) => this.#flush(() => resolve(true))),
@@ -228,15 +234,16 @@ export class NbdDevice implements BlockDevice {
     const data = views(from);
     const counted = this.#counted("write", position, from.bytes, done);
     this.#transfer(Command.write, flags, position, data, from.bytes, (errno, message) => {
-      if (errno !== 0 || !this.#flushes) {
+      const kept = this.#kept;
+      if (errno !== 0 || kept === null) {
         counted(errno, message);
         return;
       }
       const end = (): void => counted(this.flushErrno, this.flushErrno === 0 ? "" : "a flush has failed");
       // Also one that is on stable storage: an earlier one, written again, must not cover it.
-      if (this.flushErrno !== 0 || this.#kept.add(position, data, from.bytes)) counted(0, "");
+      if (this.flushErrno !== 0 || kept.add(position, data, from.bytes)) counted(0, "");
       else this.#held.push({ position, data, length: from.bytes, end });
-      if (this.#held.length > 0 || this.#kept.wantsFlush) this.#flushForGuest();
+      if (this.#held.length > 0 || kept.wantsFlush) this.#flushForGuest();
     });
   }
 
@@ -248,10 +255,12 @@ export class NbdDevice implements BlockDevice {
     });
   }
 
-  #releaseHeld(): void {
+  /** A flush has ended, which covers some of those that were held. */
+  #releaseHeld(covered: ReadonlySet<Held>): void {
     while (this.#held.length > 0) {
-      const { position, data, length, end } = this.#held[0];
-      if (this.flushErrno === 0 && !this.#kept.add(position, data, length)) {
+      const held = this.#held[0];
+      const { position, data, length, end } = held;
+      if (this.flushErrno === 0 && !covered.has(held) && !this.#kept?.add(position, data, length)) {
         this.#flushForGuest();
         return;
       }
@@ -341,7 +350,7 @@ export class NbdDevice implements BlockDevice {
   /** Writes again, one by one, what the last server may have lost. */
   async #restore(session: Session, broken: Promise<never>): Promise<void> {
     const held = this.#held.map(({ position, data, length }) => ({ position, views: data, length }));
-    for (const { position, length, views: data } of [...this.#kept.writes(), ...held]) {
+    for (const { position, length, views: data } of [...(this.#kept?.writes() ?? []), ...held]) {
       for (let at = 0; at < length; at += this.#longest) {
         const part = slice(data, at, Math.min(this.#longest, length - at));
         const errno = await Promise.race([broken, rewrite(session, position + at, part)]);
@@ -351,8 +360,8 @@ export class NbdDevice implements BlockDevice {
         this.#options.log(
           "a write that was acknowledged cannot be repeated; nothing more is written until the disk is attached again",
         );
-        this.#kept.clear();
-        this.#releaseHeld();
+        this.#kept?.lose(errno);
+        this.#releaseHeld(new Set());
         return;
       }
     }

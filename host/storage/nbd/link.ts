@@ -18,6 +18,8 @@ export interface LinkOptions extends Patience {
   readonly dial: () => Promise<Line>;
   /** Why another connection's export cannot take the place of the first one's; null where it can. */
   readonly objection: (exported: Export) => string | null;
+  /** Also the first connection is to be brought there, before anything else is asked on it. */
+  readonly restoresFirst: boolean;
   /** Brings a new connection to where the last one was. What it sends is done only if the session lasts. */
   readonly restore: (session: Session, broken: Promise<never>) => Promise<void>;
   /** A line for the operator. */
@@ -41,8 +43,11 @@ export class Link {
   /** Takes the first connection over. */
   constructor(line: Line, options: LinkOptions) {
     this.#options = options;
-    this.#session = new Session(line, (error) => this.#break(error));
-    const { reconnectMs, silenceMs } = options;
+    const { reconnectMs, silenceMs, restoresFirst } = options;
+    if (restoresFirst) {
+      this.#lost = { at: performance.now(), why: "writes of before are repeated" };
+      this.#maintenance = this.#reconnect(line);
+    } else this.#session = new Session(line, (error) => this.#break(error));
     const interval = Math.min(1000, Math.max(Math.min(reconnectMs, silenceMs) / 4, 10));
     this.#timer = setInterval(() => this.#look(), interval).unref();
   }
@@ -104,40 +109,45 @@ export class Link {
     this.#maintenance = this.#reconnect();
   }
 
-  /** Tries again and again, with pauses, as long as the device is open. */
-  async #reconnect(): Promise<void> {
+  /** Tries again and again, with pauses, as long as the device is open; at first with a line that is there already. */
+  async #reconnect(first: Line | null = null): Promise<void> {
+    for (let line = first; !this.#closed; line = null) {
+      if (line === null) await this.#pause.wait();
+      if (this.#closed || (await this.#resume(line))) return;
+    }
+  }
+
+  /** Brings a line to where the last one was, another one where there is none yet; false where that fails. */
+  async #resume(first: Line | null): Promise<boolean> {
     const { dial, objection, log } = this.#options;
-    while (!this.#closed) {
-      let session: Session | null = null;
-      try {
-        await this.#pause.wait();
-        if (this.#closed) return;
-        const line = await dial();
-        let lose: (error: Error) => void = () => {};
-        const broken = new Promise<never>((_, reject) => {
-          lose = reject;
-        });
-        broken.catch(() => {});
-        session = new Session(line, (error) => {
-          if (this.#session === session) this.#break(error);
-          else lose(error);
-        });
-        const why = objection(line.exported);
-        if (why !== null) throw new Error(why);
-        this.#abandon = () => lose(new Error("the disk is closed"));
-        await this.#restore(session, broken, lose);
-        if (this.#closed) throw new Error("the disk is closed");
-        this.#lost = null;
-        this.#session = session;
-        log(`connected again; ${this.#requests.size} requests are sent again`);
-        for (const request of this.#requests) session.send(request);
-        return;
-      } catch (error) {
-        session?.end();
-        // A server that does not hang up must not cost a descriptor for each attempt.
-        void session?.closed(GOODBYE_MS);
-        if (this.#lost) this.#lost.why = (error as Error).message;
-      }
+    let session: Session | null = null;
+    try {
+      const line = first ?? (await dial());
+      let lose: (error: Error) => void = () => {};
+      const broken = new Promise<never>((_, reject) => {
+        lose = reject;
+      });
+      broken.catch(() => {});
+      session = new Session(line, (error) => {
+        if (this.#session === session) this.#break(error);
+        else lose(error);
+      });
+      const why = objection(line.exported);
+      if (why !== null) throw new Error(why);
+      this.#abandon = () => lose(new Error("the disk is closed"));
+      await this.#restore(session, broken, lose);
+      if (this.#closed) throw new Error("the disk is closed");
+      this.#lost = null;
+      this.#session = session;
+      if (line !== first) log(`connected again; ${this.#requests.size} requests are sent again`);
+      for (const request of this.#requests) session.send(request);
+      return true;
+    } catch (error) {
+      session?.end();
+      // A server that does not hang up must not cost a descriptor for each attempt.
+      void session?.closed(GOODBYE_MS);
+      if (this.#lost) this.#lost.why = (error as Error).message;
+      return false;
     }
   }
 

@@ -2,6 +2,7 @@
 import { constants } from "node:os";
 import { Transmission } from "../../nbd/protocol.js";
 import { SECTOR } from "../geometry.js";
+import { openKept } from "../kept-open.js";
 import { DeviceError, type OpenOptions } from "../open.js";
 import { DEFAULT_PATIENCE, type Patience } from "../patience.js";
 import { NbdDevice, type NbdDeviceOptions, sectorsOf } from "./device.js";
@@ -36,9 +37,10 @@ export async function openNbd(uri: string, options: NbdOptions): Promise<NbdDevi
 export async function openExport(
   name: string,
   dial: () => Promise<Line>,
-  { readOnly, patience, warn = console.warn }: NbdOptions,
+  options: NbdOptions,
   rest: Pick<NbdDeviceOptions, "fenced" | "bases" | "server" | "release">,
 ): Promise<NbdDevice> {
+  const { readOnly, patience, warn = console.warn } = options;
   const line = await dial().catch((error: Error) => {
     throw error instanceof DeviceError ? error : new DeviceError(EIO, name, error.message);
   });
@@ -50,7 +52,11 @@ export async function openExport(
       throw new DeviceError(EROFS, name, "read-only; attach it read-only, or let its server write");
     }
     warnOfExport(exported, sectorSize, readOnly, log);
-    return new NbdDevice(line, { ...DEFAULT_PATIENCE, ...patience, ...rest, name, readOnly, dial, log });
+    // Of a server without flush, all that it has acknowledged is on stable storage, or will never be.
+    const flushes = (exported.flags & Transmission.sendFlush) !== 0;
+    const kept = readOnly || !flushes ? null : openKept(name, options, log);
+    const how = { ...DEFAULT_PATIENCE, ...patience, ...rest, name, readOnly, dial, log };
+    return new NbdDevice(line, { ...how, kept });
   } catch (error) {
     line.receiver.stop();
     line.socket.destroy();

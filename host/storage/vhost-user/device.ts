@@ -14,7 +14,7 @@ import {
   type QueueLease,
   Result,
 } from "../device.js";
-import { KeptWrites } from "../kept-writes.js";
+import type { KeptWrites } from "../kept-writes.js";
 import type { Patience } from "../patience.js";
 import { later } from "../refusal.js";
 import { type Offer, objectionTo, readConfig, sizeIn } from "./handshake.js";
@@ -33,6 +33,8 @@ export interface VhostDeviceOptions {
   readonly patience: Patience;
   /** A line for the operator. */
   readonly log: (line: string) => void;
+  /** What is written again when the server is lost: the device's to close. Null where there is no need. */
+  readonly kept: KeptWrites | null;
   /** See {@link BlockDevice.fenced}: servers differ in what they still do for a connection that has ended. */
   readonly fenced: boolean;
   /** See {@link BlockDevice.bases}. */
@@ -82,8 +84,8 @@ export class VhostDevice implements BlockDevice {
     this.discardGranularity = discardGranularity;
     this.canDiscard = !readOnly && limits.discard !== null;
     this.#size = size;
-    // Of a server without flush, all that it has acknowledged is on stable storage, or will never be.
-    this.#kept = !readOnly && limits.flush ? KeptWrites.make() : null;
+    this.#kept = options.kept;
+    this.flushErrno = options.kept?.lost ?? 0;
     this.#link = new Link({
       ...{ first, dial, patience, log, kept: this.#kept },
       store: { name, readOnly, limits, shape, flushErrno: this.#flushErrno },

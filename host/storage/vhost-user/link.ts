@@ -3,6 +3,7 @@
  * was, and has the queues ask again what was not answered. One that says what it must not say is lost for good.
  */
 import { closeSync } from "node:fs";
+import { constants } from "node:os";
 import type { Outage } from "../device.js";
 import type { KeptWrites } from "../kept-writes.js";
 import type { Patience } from "../patience.js";
@@ -187,10 +188,11 @@ export class Link {
         memoryFd = fd;
       });
       const { reconnectMs } = patience;
-      if (kept && !(await restore({ session, memoryFd, kept, store: { ...store, reconnectMs } }))) {
+      const again = { session, memoryFd, kept, store: { ...store, reconnectMs }, bytes: offer.size };
+      if (kept && !(await restore({ ...again, kept }))) {
         // What the guest has seen written is gone.
         this.#options.onLoss();
-        kept.clear();
+        kept.lose(constants.errno.EIO);
         this.#options.log(
           "a write that was acknowledged cannot be repeated; nothing more is written until the disk is attached again",
         );

@@ -1,11 +1,14 @@
 /** Opening a disk that a vhost-user-blk server has: `vhost-user:/PATH/SOCKET`. */
-import { closeSync } from "node:fs";
+import { closeSync, readFileSync } from "node:fs";
 import { constants } from "node:os";
 import { SECTOR } from "../geometry.js";
+import { openKept } from "../kept-open.js";
+import type { KeptWrites } from "../kept-writes.js";
 import { DeviceError, type OpenOptions, refusal } from "../open.js";
 import { DEFAULT_PATIENCE, type Patience } from "../patience.js";
 import { VhostDevice, type VhostDeviceOptions } from "./device.js";
 import { negotiate, type Offer, share } from "./handshake.js";
+import { restore } from "./restore.js";
 import { Session } from "./session.js";
 
 const { ECONNREFUSED, EINVAL, EIO, EROFS } = constants.errno;
@@ -24,23 +27,38 @@ export async function openVhostUser(name: string, path: string, options: VhostOp
     Session.connect(path, options.dialMs ?? DIAL_MS).catch(async (error: Error) => {
       throw await unreachable(name, error);
     });
-  return openDialed(name, dial, options, { fenced: false });
+  return openBy(name, dial, options, ({ peer }) => ({ fenced: isFencedBy(peer) }));
 }
 
 /**
  * Opens the disk of the server that `dial` connects to, within a bounded time, or rejects. Rejects with a
  * {@link DeviceError}; what is behind the server is the caller's to end then.
  */
-export async function openDialed(
+export function openDialed(
   name: string,
   dial: () => Promise<Session>,
-  { patience, readOnly, warn = console.warn }: VhostOptions,
-  rest: Pick<VhostDeviceOptions, "fenced" | "bases" | "server" | "release">,
+  options: VhostOptions,
+  rest: Behind,
 ): Promise<VhostDevice> {
+  return openBy(name, dial, options, () => rest);
+}
+
+/** What is known of what is behind the server. */
+type Behind = Pick<VhostDeviceOptions, "fenced" | "bases" | "server" | "release">;
+
+async function openBy(
+  name: string,
+  dial: () => Promise<Session>,
+  options: VhostOptions,
+  behind: (session: Session) => Behind,
+): Promise<VhostDevice> {
+  const { readOnly, warn = console.warn } = options;
+  const patience = { ...DEFAULT_PATIENCE, ...options.patience };
   const session = await dial().catch((error: Error) => {
     throw error instanceof DeviceError ? error : new DeviceError(EIO, name, explain(error));
   });
   let memoryFd = -1;
+  let kept: KeptWrites | null = null;
   try {
     const offer = await negotiate(session);
     if (!readOnly && offer.readOnly)
@@ -51,14 +69,35 @@ export async function openDialed(
     });
     const log = (line: string): void => warn(`${name}: ${line}`);
     warnOf(offer, readOnly, log);
+    // Of a server without flush, all that it has acknowledged is on stable storage, or will never be.
+    kept = readOnly || !offer.limits.flush ? null : openKept(name, options, log);
+    if (kept) {
+      const { limits, shape } = offer;
+      const store = { name, limits, shape, reconnectMs: patience.reconnectMs };
+      if (!(await restore({ session, memoryFd, kept, store, bytes: offer.size }))) kept.lose(EIO);
+      if (kept.lost !== 0) log("a write that was acknowledged is lost; nothing more is written");
+    }
     return new VhostDevice(
       { session, offer, memoryFd },
-      { ...rest, name, readOnly, dial, patience: { ...DEFAULT_PATIENCE, ...patience }, log },
+      { ...behind(session), name, readOnly, dial, patience, kept, log },
     );
   } catch (error) {
+    kept?.close();
     await session.close();
     if (memoryFd >= 0) closeSync(memoryFd);
     throw error instanceof DeviceError ? error : new DeviceError(EIO, name, explain(error as Error));
+  }
+}
+
+/**
+ * Whether a server answers a new client only when all that the one before had asked has ended. QEMU's programs do, since
+ * 7.0; of others nothing is known. Who listens is told by the kernel, its name by itself: it has the disk in any case.
+ */
+function isFencedBy(pid: number): boolean {
+  try {
+    return readFileSync(`/proc/${pid}/comm`, "utf8").startsWith("qemu-");
+  } catch {
+    return false;
   }
 }
 

@@ -41,6 +41,8 @@ type Part = Omit<QueuedRequest, "segments"> & {
   readonly data: PartData | null;
   /** When its connection was first lost, by performance.now(). */
   lostAt?: number;
+  /** A number of {@link QueueDisk.#holds}, when it was held last. */
+  heldAs?: number;
 };
 
 export class QueueDisk implements Pick<BlockDevice, "read" | "write" | "flush" | "discard"> {
@@ -56,6 +58,8 @@ export class QueueDisk implements Pick<BlockDevice, "read" | "write" | "flush" |
   #waiting: Part[] = [];
   /** Writes that the server has acknowledged, and that end as soon as there is room to keep them. */
   #held: Part[] = [];
+  /** How many were held, ever. */
+  #holds = 0;
   #flushingForGuest = false;
   /** Null while there is no connection. */
   #queue: Virtqueue | null = null;
@@ -134,6 +138,7 @@ export class QueueDisk implements Pick<BlockDevice, "read" | "write" | "flush" |
 
   #flush(done: Done): void {
     const mark = this.#kept?.mark() ?? 0;
+    const holds = this.#holds;
     const ended: Done = (result, error) => {
       if (result !== Result.Success) Atomics.compareExchange(this.#flushErrno, 0, 0, EIO);
       // One beside another that has failed may succeed although data are lost.
@@ -141,7 +146,7 @@ export class QueueDisk implements Pick<BlockDevice, "read" | "write" | "flush" |
       if (outcome === null) this.#kept?.forget(mark);
       if (result === Result.Success && outcome) done(outcome.result, outcome.error);
       else done(result, error);
-      this.#releaseHeld();
+      this.#releaseHeld(outcome === null ? holds : 0);
     };
     const operation = this.#begin("flush", 0, 0, ended, 1);
     this.#send({ operation, type: Request.flush, sector: 0, reads: false, data: null });
@@ -256,7 +261,10 @@ export class QueueDisk implements Pick<BlockDevice, "read" | "write" | "flush" |
     const { data, sector } = part;
     if (kept === null || data === null || this.flushErrno !== 0) return true;
     const has = kept.add(sector * 2 ** SECTOR_SHIFT, data.views(), data.bytes);
-    if (!has) this.#held.push(part);
+    if (!has) {
+      part.heldAs = ++this.#holds;
+      this.#held.push(part);
+    }
     if (!has || kept.wantsFlush) this.#flushForGuest();
     return has;
   }
@@ -269,9 +277,11 @@ export class QueueDisk implements Pick<BlockDevice, "read" | "write" | "flush" |
     });
   }
 
-  #releaseHeld(): void {
+  /** A flush has ended, which covers the first so many that were held. */
+  #releaseHeld(covered: number): void {
     for (const part of this.#held.splice(0)) {
-      if (this.flushErrno !== 0) this.#settle(part, Status.ioError, "a flush has failed");
+      if ((part.heldAs as number) <= covered) this.#settle(part, Status.ok, null);
+      else if (this.flushErrno !== 0) this.#settle(part, Status.ioError, "a flush has failed");
       else if (this.#keep(part)) this.#settle(part, Status.ok, null);
     }
   }

@@ -19,11 +19,14 @@ export interface RestoreOptions {
   readonly memoryFd: number;
   readonly kept: KeptWrites;
   readonly store: Pick<VhostStore, "name" | "limits" | "shape" | "reconnectMs">;
+  /** Of the disk. */
+  readonly bytes: number;
 }
 
 /** False where the server refuses one. Rejects where the session is lost meanwhile. */
-export async function restore({ session, memoryFd, kept, store }: RestoreOptions): Promise<boolean> {
+export async function restore({ session, memoryFd, kept, store, bytes }: RestoreOptions): Promise<boolean> {
   if (kept.count === 0) return true;
+  for (const { position, length } of kept.writes()) if (position + length > bytes) return false;
   const state = QueueState.make();
   state.order(Order.run, memoryFd);
   const [callFd, toldFd, reportFd] = [waitingEventFd(), waitingEventFd(), waitingEventFd()];

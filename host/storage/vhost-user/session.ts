@@ -1,6 +1,7 @@
 /** The socket to a vhost-user server: messages, one at a time, and what the server says by itself. */
 import { closeSync } from "node:fs";
 import { connect, Socket } from "node:net";
+import { peerOf } from "../../platform/libc.js";
 import { sendWithDescriptors, socketPair } from "../../platform/sharing.js";
 import { answersWithin } from "../calls/answers.js";
 import { BackendMessage, HEADER_BYTES, MAX_PAYLOAD, Message, MessageFlag } from "./abi.js";
@@ -73,6 +74,11 @@ export class Session {
 
   get lost(): string | null {
     return this.#lost;
+  }
+
+  /** The process that listens on the socket, as the kernel knows it; 0 where it is not seen from here. */
+  get peer(): number {
+    return peerOf(descriptorOf(this.#socket)).pid;
   }
 
   /** Sends a message that has a reply; resolves with what the server replies. */

@@ -1,0 +1,24 @@
+/** Disks of servers under a guest at work, while the daemon, the server, or both are killed. */
+import { test } from "node:test";
+import { absent } from "../support/programs.js";
+import { PROGRAMS } from "./served.js";
+import { type Death, playSlice, WAYS } from "./slice.js";
+
+const LIMIT = { timeout: 180_000 };
+const ALL: readonly Death[] = ["both", "backend", "server", "both", "backend", "both"];
+
+for (const [i, way] of WAYS.slice(0, 2).entries()) {
+  test(`the daemon and a vhost-user server are killed, alone and at once: ${way.name}`, {
+    ...LIMIT,
+    skip: absent(PROGRAMS["vhost-user"], "qemu-img"),
+  }, async () => {
+    await playSlice(way, ALL, 300 + i, "vhost-user");
+  });
+}
+
+test("an NBD server is killed, and the guest sees pauses", {
+  ...LIMIT,
+  skip: absent(PROGRAMS.nbd, "qemu-img"),
+}, async () => {
+  await playSlice(WAYS[1], Array(5).fill("server"), 310, "nbd");
+});
