@@ -46,7 +46,7 @@ export class Backend {
     this.#guests = new Guests(host.xenstore, domids, (domid) => this.#died(domid));
     this.#timer = setInterval(() => {
       for (const vbd of this.#vbds.values()) {
-        vbd.rings();
+        vbd.watchStorage();
         void vbd.checkStore();
       }
     }, STORE_CHECK_MS).unref();

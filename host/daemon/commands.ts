@@ -6,6 +6,7 @@ import { DeviceError } from "../storage/open.js";
 import { quote } from "../vbd/diagnostics.js";
 import type { Backend } from "./backend.js";
 import { ControlError, type ControlHandler, type ControlRequest } from "./control.js";
+import type { Events } from "./events.js";
 import { record, trace } from "./streams.js";
 import { VERSION } from "./version.js";
 
@@ -22,6 +23,7 @@ type Command = ControlHandler;
  * - `pause`, `vbd`, `paused`: `inflight`, what is still in flight.
  * - `limit`, `vbd`, `limits`, some or none of the fields of Limits, or null for the configuration's: the `limits` from now
  *   on, and `limitsFrom`, where they are from.
+ * - `events`: EventLines without end.
  * - `trace`, `vbd`, perhaps `ring`, a number: TraceLines without end.
  * - `record`, `vbd`, `ring`: RecordLines.
  * - `handover`: the daemon stops, and answers with `unreleased`, each an Unreleased, as soon as it has released all disks that it can.
@@ -29,6 +31,7 @@ type Command = ControlHandler;
 export function commands(
   backend: Backend,
   reactor: RingHost,
+  events: Events,
   about: () => object = () => ({}),
   handOver?: () => Promise<object>,
 ): ControlHandler {
@@ -55,6 +58,7 @@ export function commands(
       const { limits, limitsFrom } = vbd(request).status();
       return { limits, limitsFrom };
     },
+    events: (_, signal) => events.follow(signal),
     trace: (request, signal) => trace(vbd(request), readRing(request["ring"]), signal),
     record: (request, signal) => record(vbd(request), readRing(request["ring"]) ?? 0, signal),
     ...(handOver && { handover: handOver }),

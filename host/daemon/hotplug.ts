@@ -14,7 +14,7 @@ import { publishedKeys } from "../vbd/hotplug.js";
 import { imageOf, kindOf, NO_MEDIUM } from "../vbd/kind.js";
 import { Looker } from "../vbd/looker.js";
 import { type VbdId, vbdName } from "../vbd/name.js";
-import type { Log } from "../vbd/vbd-log.js";
+import type { Log, TellEvent } from "../vbd/vbd-log.js";
 import type { Stores } from "./stores.js";
 
 /** What the script writes when it asks. */
@@ -28,6 +28,7 @@ export interface HotplugOptions {
   /** Directory below `backend/`. */
   readonly kind: string;
   readonly log: Log;
+  readonly tell: TellEvent;
 }
 
 export class Hotplug {
@@ -101,7 +102,7 @@ export class Hotplug {
     params: string | null,
     how: OpenOptions & { readonly cdrom: boolean },
   ): Promise<Record<string, string>> {
-    const { stores, log, kind } = this.#options;
+    const { stores, log, tell, kind } = this.#options;
     const warn = (line: string): void =>
       log(`${vbdName(id)}: ${printable(line)}`, { vbd: id, level: "warning" });
     this.#refused.delete(vbdName(id));
@@ -116,6 +117,7 @@ export class Hotplug {
       const { message } = error as Error;
       this.#refused.set(vbdName(id), printable(message));
       log(`${vbdName(id)}: refused: ${printable(message)}`, { vbd: id, level: "error" });
+      tell(id, "refused", printable(message));
       const busy = error instanceof DeviceError && error.errno === constants.errno.EBUSY;
       return { "hotplug-error": printable(message), "hotplug-status": busy ? "busy" : "error" };
     }

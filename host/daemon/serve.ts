@@ -13,10 +13,12 @@ import type { VbdHost } from "../vbd/host.js";
 import type { VbdId } from "../vbd/name.js";
 import { describeStatus } from "../vbd/status.js";
 import type { Open } from "../vbd/store-opener.js";
+import type { TellEvent } from "../vbd/vbd-log.js";
 import { Backend } from "./backend.js";
 import { commands } from "./commands.js";
 import { ControlServer } from "./control.js";
 import { Endpoint } from "./endpoint.js";
+import { Events } from "./events.js";
 import { Hotplug } from "./hotplug.js";
 import { formatHttpAddress, type HttpAddress, servePage } from "./http.js";
 import { describeDifference, ImageRecords } from "./image-records.js";
@@ -134,7 +136,9 @@ export async function serve(options: ServeOptions, lost: (error: Error) => void)
     const images = new ImageWatch(() => stores.images(), host.log);
     undo.push(() => images.close());
     const open: Open = (path, options, vbd) => stores.open(path, options, vbd);
-    const hotplug = new Hotplug({ xenstore, stores, domid, kind, log: host.log });
+    const events = new Events();
+    const tell: TellEvent = (vbd, event, message) => events.tell(vbd, event, message);
+    const hotplug = new Hotplug({ xenstore, stores, domid, kind, log: host.log, tell });
     const changed = (id: VbdId): void => hotplug.look(id);
     const hold: NonNullable<VbdHost["hold"]> = (path, options, vbd) => stores.hold(path, options, vbd);
     const prepare: NonNullable<VbdHost["prepare"]> = (path, options, vbd) =>
@@ -148,6 +152,7 @@ export async function serve(options: ServeOptions, lost: (error: Error) => void)
     };
     const told = (id: VbdId, why: string): boolean => hotplug.told(id, why);
     const rest = {
+      tell,
       told,
       open,
       hold,
@@ -183,7 +188,10 @@ export async function serve(options: ServeOptions, lost: (error: Error) => void)
     const before = (): Predecessor | null =>
       predecessor && existsSync(`/proc/${predecessor.pid}`) ? predecessor : null;
     const about = (): object => ({ ...options.about?.(), predecessor: before() });
-    const control = await ControlServer.listen(socket, commands(backend, reactor, about, options.handOver));
+    const control = await ControlServer.listen(
+      socket,
+      commands(backend, reactor, events, about, options.handOver),
+    );
     undo.push(
       // Side by side: where one disk hangs, the others are released all the same.
       () => Promise.all([hotplug.stop(), backend.stop(), stores.close()]),

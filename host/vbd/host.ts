@@ -11,7 +11,7 @@ import type { DefaultLimits } from "./limit-defaults.js";
 import type { VbdId } from "./name.js";
 import type { ImageStatus } from "./status.js";
 import type { Open } from "./store-opener.js";
-import type { Log } from "./vbd-log.js";
+import type { Log, TellEvent } from "./vbd-log.js";
 
 export interface VbdHost {
   readonly xenstore: Xenstore;
@@ -20,6 +20,8 @@ export interface VbdHost {
   /** Our own domid. */
   readonly domid: number;
   readonly log: Log;
+  /** Nobody, where it is left out. */
+  readonly tell?: TellEvent;
   /** The limits of a disk of this guest that has none of its own; none where it is left out. */
   readonly limits?: (guest: string | null, target: string | null) => DefaultLimits;
   /** Opens a store; openDisk where it is left out. */

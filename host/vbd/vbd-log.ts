@@ -34,16 +34,57 @@ const LEVELS: Readonly<Record<string, "warning" | "error">> = {
   warning: "warning",
 };
 
+/** What happens to a disk, for programs. */
+export type VbdEventName =
+  | "attached"
+  | "detached"
+  | "resumed"
+  | "changed"
+  | "resized"
+  | "refused"
+  | "failed"
+  | "halted"
+  | "waiting"
+  | "answering";
+
+/** The kinds of lines that tell of an event. */
+const EVENTS: Readonly<Record<string, VbdEventName>> = {
+  attach: "attached",
+  detach: "detached",
+  adoption: "resumed",
+  change: "changed",
+  resize: "resized",
+  refusal: "refused",
+  open: "refused",
+  hold: "refused",
+  hotplug: "refused",
+  medium: "refused",
+  error: "failed",
+  halt: "halted",
+};
+
+/** Hears of a disk's events. */
+export type TellEvent = (vbd: VbdId, event: VbdEventName, message: string) => void;
+
 export class VbdLog {
   readonly #id: VbdId;
   readonly #paced: PacedLog;
+  readonly #tell: TellEvent;
   lastError: LastError | null = null;
 
-  constructor(id: VbdId, log: Log) {
+  constructor(id: VbdId, log: Log, tell: TellEvent = () => {}) {
     this.#id = id;
-    this.#paced = new PacedLog((line, kind, suppressed) =>
-      log(line, { vbd: id, level: LEVELS[kind] ?? "info", suppressed }),
-    );
+    this.#tell = tell;
+    const prefix = `${vbdName(id)}: `;
+    this.#paced = new PacedLog((line, kind, suppressed) => {
+      log(line, { vbd: id, level: LEVELS[kind] ?? "info", suppressed });
+      if (kind in EVENTS) tell(id, EVENTS[kind], line.startsWith(prefix) ? line.slice(prefix.length) : line);
+    });
+  }
+
+  /** An event that the log has no line for. */
+  tell(event: VbdEventName, message: string): void {
+    this.#tell(this.#id, event, printable(message));
   }
 
   /** A line under the vbd's name. There must be few kinds, and none of a guest's making. */

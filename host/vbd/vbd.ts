@@ -11,6 +11,7 @@ import { type Xenstore, XenstoreError, type XenstoreWatch } from "../platform/po
 import { parseState, XenbusState as State, type XenbusState } from "../platform/xenbus-state.js";
 import type { ObserverKind } from "../reactor/observer.js";
 import { RingError } from "../reactor/start.js";
+import type { BlockDevice } from "../storage/device.js";
 import { DeviceError } from "../storage/open.js";
 import { adoptionMessage, type Orphan } from "./adoption.js";
 import { Announcement } from "./announcement.js";
@@ -37,7 +38,7 @@ import type { Observation } from "./observation.js";
 import { strangerIn } from "./ownership.js";
 import type { AgedRing } from "./request-ages.js";
 import { type VbdStatus, waitsFor } from "./status.js";
-import { oldestOf, storageStatus } from "./storage-status.js";
+import { oldestOf, type StorageStatus, storageStatus } from "./storage-status.js";
 import { type ThrottleChange, Throttling } from "./throttling.js";
 import { Totals } from "./totals.js";
 import { VbdLog } from "./vbd-log.js";
@@ -71,6 +72,8 @@ export class Vbd {
   #watch: XenstoreWatch | null = null;
   /** The guest has died; what is left of it in xenstore is not believed. */
   #dead = false;
+  /** Its storage did not answer when it was last asked about. */
+  #waiting = false;
   /** As of the last look. */
   #keys: BackendKeys | null = null;
   #state: XenbusState = State.Unknown;
@@ -105,7 +108,7 @@ export class Vbd {
     this.#frontend = `/local/domain/${id.domid}/device/vbd/${id.devid}`;
     this.#throttling = new Throttling(host.xenstore, this.directory);
     this.#gone = gone;
-    this.#log = new VbdLog(id, host.log);
+    this.#log = new VbdLog(id, host.log, host.tell);
     this.#failure = new Failure(host.xenstore, host.domid, this.#node);
     this.#connector = new Connector(host, id, this.directory, this.#frontend, {
       look: () => this.look(),
@@ -127,7 +130,7 @@ export class Vbd {
     const totals = this.#past.copy();
     this.#connection?.addTo(totals);
     const oldestSeconds = oldestOf(this.rings());
-    const device = this.#connection?.device ?? this.#host.held?.(this.id) ?? null;
+    const device = this.#device;
     const facts = {
       state: this.#state,
       frontendState: this.#frontendState,
@@ -151,12 +154,7 @@ export class Vbd {
         opening: this.#connector.opening,
       }),
       lastError: this.#log.lastError,
-      storage: storageStatus(
-        device,
-        this.#connector.opening,
-        oldestSeconds,
-        this.#host.outage?.(this.id) ?? null,
-      ),
+      storage: this.#storageStatus(oldestSeconds),
       imageState: device === null ? null : "ok",
       imageKept: false,
       ...(device && this.#host.image?.(this.id)),
@@ -166,6 +164,24 @@ export class Vbd {
       counters: totals.counters,
       latency: totals.latency,
     };
+  }
+
+  get #device(): BlockDevice | null {
+    return this.#connection?.device ?? this.#host.held?.(this.id) ?? null;
+  }
+
+  #storageStatus(oldestSeconds: number | null): StorageStatus {
+    const outage = this.#host.outage?.(this.id) ?? null;
+    return storageStatus(this.#device, this.#connector.opening, oldestSeconds, outage);
+  }
+
+  /** Tells whoever wants to know when its storage ceases to answer, and when it answers again. To be called now and then. */
+  watchStorage(): void {
+    const { state, reason } = this.#storageStatus(oldestOf(this.rings()));
+    const waiting = state === "waiting";
+    if (waiting === this.#waiting) return;
+    this.#waiting = waiting;
+    this.#log.tell(waiting ? "waiting" : "answering", reason ?? "the storage answers again");
   }
 
   /** Whether a frontend is at work. */

@@ -15,6 +15,7 @@ const [session = [], exported = []] = [...text.matchAll(/^```sh\n([\s\S]*?)^```$
 const READY: readonly [RegExp, string][] = [
   [/xbdback machine /, 'test -S "$XBDBACK_DIRECTORY/xenstored/socket"'],
   [/xbdback serve /, "xbdback list > /dev/null 2>&1"],
+  [/xbdback events /, "grep -q began events.json"],
   [/xbdback guest /, "grep -q connected guest.log"],
 ];
 

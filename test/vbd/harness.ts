@@ -55,6 +55,7 @@ export interface MachineOptions {
   readonly kind?: string;
   readonly assumedProtocol?: AssumedProtocol;
   readonly limits?: VbdHost["limits"];
+  readonly tell?: VbdHost["tell"];
 }
 
 /** A guest's domain and what it is connected to. */
@@ -111,6 +112,7 @@ export class Machine {
       kind: options.kind ?? "vbd",
       ...(options.assumedProtocol && { assumedProtocol: options.assumedProtocol }),
       ...(options.limits && { limits: options.limits }),
+      ...(options.tell && { tell: options.tell }),
       log: (line) => void this.log.push(line),
       open: options.open ?? openDevice,
       ...(options.hold && { hold: options.hold }),

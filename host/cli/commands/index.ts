@@ -6,6 +6,7 @@ import { checkCommand } from "./check.js";
 import { completionCommand } from "./completion.js";
 import { decodeCommand } from "./decode.js";
 import { detachCommand } from "./detach.js";
+import { eventsCommand } from "./events.js";
 import { limitCommand } from "./limit.js";
 import { listCommand } from "./list.js";
 import { machineCommand } from "./machine.js";
@@ -29,6 +30,7 @@ export function operatorCommands(): Command[] {
     statsCommand(),
     statusCommand(),
     topCommand(),
+    eventsCommand(),
     traceCommand(),
     resizeCommand(),
     changeCommand(),
