@@ -26,7 +26,7 @@ export const FULL_ONLY = [
   "images/formats",
   "images/helper-ends",
   "images/helpers",
-  "images/known-faults",
+  "images/damaged-image",
   "images/modules",
   "images/nbd",
   "images/vhost",

@@ -1,7 +1,8 @@
 /** What stands behind the vbd that is measured: the file itself, or one of the ways to a disk that is no raw file. */
 import { spawnSync } from "node:child_process";
-import { rmSync } from "node:fs";
+import { rmSync, statSync } from "node:fs";
 import { join } from "node:path";
+import { makeOverlay } from "../../host/storage/helper/make-overlay.js";
 import { NbdServer } from "./peers.js";
 import type { Image, Setup } from "./rows.js";
 
@@ -17,6 +18,9 @@ export interface Backing {
   stop(): Promise<void>;
 }
 
+/** Behind xbdback, and beside it. */
+const BOTH = ["qemu-nbd", "qemu-storage-daemon"];
+
 /** Rejects with an Error of one line, also where a program is missing (by name, what to say of it). */
 export async function startBacking(
   setup: Setup,
@@ -27,7 +31,7 @@ export async function startBacking(
   const { disk } = setup;
   const raw: Image = { path: file, format: "raw" };
   const backing = { target: file, peer: raw, files: [file], pid: null, stop: async () => {} };
-  const needed = disk === "nbd" ? ["qemu-nbd"] : disk === "qcow2" ? ["qemu-nbd", "qemu-storage-daemon"] : [];
+  const needed = { file: [], nbd: ["qemu-nbd"], qcow2: BOTH, cow: BOTH }[disk];
   for (const program of needed) if (missing.has(program)) throw new Error(missing.get(program));
   switch (disk) {
     case "file":
@@ -44,9 +48,11 @@ export async function startBacking(
       return { ...backing, target, peer: { path: peer, format: "qcow2" }, files, stop: () => removed(files) };
     }
     case "cow": {
-      const overlay = join(scratch, "overlay.cow");
-      const [target, files] = [`cow:${overlay}:${file}`, [file, overlay]];
-      return { ...backing, target, files, stop: () => removed([overlay]) };
+      // Its own is made when it is attached.
+      const [own, peer] = ["own.qcow2", "peer.qcow2"].map((name) => join(scratch, name));
+      await makeOverlay(peer, raw, statSync(file).size, true);
+      const [target, files] = [`cow:${own}:${file}`, [own, peer]];
+      return { ...backing, target, peer: { path: peer, format: "qcow2" }, files, stop: () => removed(files) };
     }
   }
 }

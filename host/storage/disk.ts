@@ -3,18 +3,20 @@ import { constants } from "node:os";
 import { Place } from "./calls/place.js";
 import type { BlockDevice } from "./device.js";
 import { EmptyDrive } from "./empty-drive.js";
-import { type HelpedOptions, openHelped } from "./helper/open.js";
+import type { KnownBase } from "./helper/chain.js";
+import { openHelped } from "./helper/open.js";
+import { type OverlayOptions, openOverlay } from "./helper/overlay.js";
 import { fileIdentity } from "./identity.js";
 import { type ModuleOptions, openModule } from "./module/open.js";
 import { openNbd } from "./nbd/open.js";
 import { parseNbdUri } from "./nbd/uri.js";
 import { DeviceError, type DeviceOptions, openDevice } from "./open.js";
-import { parseSource } from "./source.js";
+import { IMAGE_FORMATS, parseSource } from "./source.js";
 import { openVhostUser } from "./vhost-user/open.js";
 import { layerOf, type Wrapped } from "./wrapper/index.js";
 import type { Layer } from "./wrapper/kind.js";
 
-export interface DiskOptions extends DeviceOptions, HelpedOptions, ModuleOptions {
+export interface DiskOptions extends DeviceOptions, OverlayOptions, ModuleOptions {
   /** False: files that a wrapper would make are not left behind. Default true. */
   readonly create?: boolean;
 }
@@ -36,6 +38,7 @@ export async function openDisk(target: string, options: DiskOptions): Promise<Bl
 
 async function openWrapped(target: string, source: Wrapped, options: DiskOptions): Promise<BlockDevice> {
   const layer = readLayer(target, source);
+  if ("overlay" in layer) return openOverlay(target, layer.overlay, basesIn(source.inner), options);
   const { readOnly, ...rest } = options;
   const inner = await openDisk(source.inner, { ...rest, readOnly: readOnly || layer.readsOnly === true });
   try {
@@ -54,6 +57,29 @@ function readLayer(target: string, source: Wrapped): Layer {
   }
 }
 
+/** What an overlay is to be over, from above. Throws a {@link DeviceError} for a target that cannot be a base. */
+function basesIn(target: string): KnownBase[] {
+  const source = parseSource(target);
+  if (source?.kind === "raw") return [{ path: source.path, format: "raw" }];
+  if (source?.kind === "image") return [{ path: source.path, format: IMAGE_FORMATS[source.format] }];
+  if (source?.kind === "wrapped") {
+    const layer = readLayer(target, source);
+    if ("overlay" in layer) return [{ path: layer.overlay, format: "qcow2" }, ...basesIn(source.inner)];
+    // It is only read in any case.
+    if (layer.readsOnly) return basesIn(source.inner);
+    throw notBase(target, "is not an image; put the wrapper before the overlay instead of behind it");
+  }
+  if (source === null) throw notBase(target, "is neither an absolute path nor a known target");
+  throw notBase(
+    target,
+    "cannot be the base of an overlay, which is an image or a block device: copy it into one",
+  );
+}
+
+function notBase(target: string, why: string): DeviceError {
+  return new DeviceError(constants.errno.EINVAL, target, why);
+}
+
 /** What a target has open, and whether for reading alone. */
 export interface Use {
   /** What leads to it. */
@@ -66,8 +92,8 @@ export interface Use {
 }
 
 /**
- * All that a target has open: the store below all wrappers, and files of theirs; and the bases of an image, which only its
- * device knows (see {@link BlockDevice.bases}). Rejects as {@link openDisk} does.
+ * All that a target has open: the store below all wrappers, an overlay in front of its base; and the bases of an image,
+ * which only its device knows (see {@link BlockDevice.bases}). Rejects as {@link openDisk} does.
  */
 export async function usesOf(
   target: string,
@@ -75,13 +101,13 @@ export async function usesOf(
   bases: readonly string[] = [],
 ): Promise<Use[]> {
   const source = parseSource(target);
-  if (source?.kind !== "wrapped") {
-    const below = await Promise.all(bases.map(async (base) => ({ ...(await lookUp(base)), readOnly: true })));
-    return [{ ...(await lookUp(target)), readOnly }, ...below];
-  }
-  const { file, readsOnly = false } = readLayer(target, source);
-  const below = await usesOf(source.inner, readOnly || readsOnly, bases);
-  return file === undefined ? below : [{ ...(await lookUp(file)), readOnly }, ...below];
+  const known = (): Promise<Use[]> =>
+    Promise.all(bases.map(async (base) => ({ ...(await lookUp(base)), readOnly: true })));
+  if (source?.kind !== "wrapped") return [{ ...(await lookUp(target)), readOnly }, ...(await known())];
+  const layer = readLayer(target, source);
+  if (!("overlay" in layer)) return usesOf(source.inner, readOnly || layer.readsOnly === true, bases);
+  const below = bases.length > 0 ? await known() : await usesOf(source.inner, true);
+  return [{ ...(await lookUp(layer.overlay)), readOnly }, ...below];
 }
 
 /** The files that a target names: its own and those of its wrappers. */
@@ -93,8 +119,8 @@ export function placesOf(target: string): string[] {
   if (source?.kind !== "wrapped") return [];
   const below = placesOf(source.inner);
   try {
-    const { file } = layerOf(source);
-    return file === undefined ? below : [file, ...below];
+    const layer = layerOf(source);
+    return "overlay" in layer ? [layer.overlay, ...below] : below;
   } catch {
     // It is not opened.
     return below;

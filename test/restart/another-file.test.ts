@@ -5,6 +5,7 @@ import { existsSync, linkSync, readFileSync, renameSync, rmSync, symlinkSync, wr
 import { test } from "node:test";
 import { LIMIT, MIB, pause, World } from "../cli/world.js";
 import { eventually } from "../e2e/harness.js";
+import { absent } from "../support/programs.js";
 
 const OTHER = Buffer.alloc(16 * MIB, 0x99);
 
@@ -85,9 +86,12 @@ test("upgrade leaves a daemon alone whose guest would get another file", LIMIT, 
   (await world.run("show", "1/xvda")).expect(0).expectMatch(/^ring 0 /m);
 });
 
-test("an overlay that was deleted is not made anew", LIMIT, async (t) => {
+test("an overlay that was deleted is not made anew", {
+  ...LIMIT,
+  skip: absent("qemu-storage-daemon", "qemu-img"),
+}, async (t) => {
   const world = await World.start(t);
-  const overlay = world.scene.path("overlay.cow");
+  const overlay = world.scene.path("overlay.qcow2");
   (await world.run("attach", "1", `vdev=xvda,target=cow:${overlay}:${world.image("base.img")}`)).expect(0);
   rmSync(overlay);
   world.daemon.process.kill("SIGKILL");

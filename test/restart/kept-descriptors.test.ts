@@ -4,7 +4,6 @@ import { spawnSync } from "node:child_process";
 import {
   closeSync,
   constants,
-  existsSync,
   openSync,
   readdirSync,
   readFileSync,
@@ -142,22 +141,6 @@ test("what is kept for a vbd that does not exist any more is given back", LIMIT,
     "it is given back",
   );
   await eventually(() => service.stored.get(NAME)?.length === 1, "the disk has its locks");
-});
-
-test("an overlay and its base are kept, and neither is created or looked for again", LIMIT, async (t) => {
-  const { service, world } = await start(t);
-  const overlay = world.scene.path("overlay.cow");
-  const base = world.image("base.img");
-  (await world.run("attach", "1", `vdev=xvda,target=cow:${overlay}:${base}`)).expect(0);
-  await kept(service, 2);
-  const guest = await world.guest();
-  await killed(world);
-  rmSync(overlay);
-  renameSync(world.image("other.img"), base);
-  await world.serveAgain();
-  await continues(guest);
-  assert.equal(existsSync(overlay), false);
-  await ends(world, guest);
 });
 
 test("a block device stays one user's after a kill, and is free when it is detached", LIMIT, async (t) => {

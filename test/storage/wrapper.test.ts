@@ -246,6 +246,14 @@ test("what a disk has open: the store below all wrappers, and overlays", LIMIT, 
     { path: overlay, identity: file, readOnly: false, missing: false },
     { path, identity: base, readOnly: true, missing: false },
   ]);
+  // What an open overlay is over is known from its header, too, and said once.
+  const lower = image(t, BYTES);
+  const [{ identity: bottom }] = await usesOf(lower, true);
+  assert.deepEqual(await usesOf(`cow:${overlay}:qcow2:${path}`, false, [path, lower]), [
+    { path: overlay, identity: file, readOnly: false, missing: false },
+    { path, identity: base, readOnly: true, missing: false },
+    { path: lower, identity: bottom, readOnly: true, missing: false },
+  ]);
 });
 
 test("what becomes of a disk with the process is what the disk below says", async (t) => {

@@ -32,7 +32,6 @@ export const TABLE = {
   shareRange,
   unlock,
   blockDiscard,
-  truncate: (fd: number, length: number) => fs.ftruncateSync(fd, length),
   sync: (fd: number) => fs.fsyncSync(fd),
   link: (from: string, to: string) => fs.linkSync(from, to),
   unlink: (path: string) => fs.unlinkSync(path),

@@ -3,21 +3,17 @@
  * name any file of this machine. So each is read by itself, with its format given, and only what is understood is allowed:
  * images and raw files by path, each holding its own data. The helper is told of every file, and looks for none itself.
  */
-import { execFile } from "node:child_process";
 import { constants } from "node:os";
 import { dirname, resolve } from "node:path";
-import { promisify } from "node:util";
 import { Place } from "../calls/place.js";
+import { SECTOR, wholeSectors } from "../geometry.js";
 import { DeviceError, openStore } from "../open.js";
+import type { Store } from "../raw.js";
 import { IMAGE_FORMATS } from "../source.js";
-import { findProgram, type Layer } from "./command.js";
-import { confined } from "./confined.js";
+import type { Layer } from "./command.js";
+import { runQemuImg } from "./qemu-img.js";
 
-const { EINVAL, EIO, ENOENT } = constants.errno;
-const run = promisify(execFile);
-/** An image on slow storage, with thousands of snapshots in its header, is still read. */
-const INFO_MS = 20_000;
-const MAX_INFO_BYTES = 16 << 20;
+const { EINVAL, EIO } = constants.errno;
 /** What a command line has room for, and more than is of use. */
 const MAX_LAYERS = 200;
 const MAX_CHAIN_BYTES = 64 << 10;
@@ -27,6 +23,8 @@ const TRUSTED = "if you trust its maker, `qemu-img convert` makes an image of it
 /** What `qemu-img info` tells of one image. */
 interface ImageInfo {
   readonly format: string;
+  /** Bytes that a guest sees. */
+  readonly "virtual-size"?: number;
   readonly encrypted?: boolean;
   readonly "backing-filename"?: string;
   /** As its header says; absent where it does not. */
@@ -43,41 +41,72 @@ interface ImageInfo {
 }
 
 export interface Chain {
-  /** The image itself is in a block device. */
-  readonly block: boolean;
-  /** Of the image, and below it. */
-  readonly bases: readonly Layer[];
-  /** For people. */
-  readonly description: string;
+  /** From above, the image itself first. */
+  readonly layers: readonly ChainLayer[];
   close(): Promise<void>;
+}
+
+export interface ChainLayer extends Layer {
+  /** Bytes that a guest would see; 0 of an image that does not exist yet. */
+  readonly size: number;
+  /** 512, but for a raw block device. */
+  readonly sectorSize: number;
+  /** What its header says that it is based on. */
+  readonly recorded: Base | null;
+}
+
+export interface Base {
+  readonly path: string;
+  /** QEMU's driver; null where the header does not say it. */
+  readonly format: string | null;
+}
+
+export interface HowToOpen {
+  /** Heeds nobody's locks of the bases. */
+  readonly shared: boolean;
+  /** What the image is to be based on, and that in turn, whatever the headers say. */
+  readonly said?: readonly KnownBase[];
+  /** The image does not exist yet. */
+  readonly absent?: boolean;
+}
+
+export type KnownBase = Base & { readonly format: string };
+
+/** For people. */
+export function described({ layers }: Pick<Chain, "layers">): string {
+  return layers.map(({ driver, path }) => `${driver} ${path}`).join(", over ");
 }
 
 /**
  * Looks at an image and those that it is based on. Rejects with a DeviceError that says what is wrong with a file, or who has
  * it. The image itself is for the helper to lock. Its bases we lock, until they are closed: to QEMU, others may write them.
  */
-export async function openChain(image: Layer, shared: boolean): Promise<Chain> {
-  const layers: Layer[] = [image];
+export async function openChain(
+  image: Layer,
+  { shared, said = [], absent = false }: HowToOpen,
+): Promise<Chain> {
+  const layers: ChainLayer[] = [];
   const open: { fd: number; path: string }[] = [];
   const close = async (): Promise<void> => {
     for (const { fd, path } of open.splice(0)) await Place.of(path).close(fd);
   };
   try {
-    for (let layer: Layer | undefined = layers[0]; layer; layer = layers.at(open.length)) {
-      const base = layer.driver === "raw" ? null : await baseOf(layer);
+    layers.push(absent ? { ...image, size: 0, sectorSize: SECTOR, recorded: null } : await lookAt(image));
+    for (;;) {
+      const [above] = layers.slice(-1);
+      const base = said.at(layers.length - 1) ?? above.recorded;
       if (base === null) break;
       await checkNext(layers, base.path);
-      const { fd, kind } = await openStore(base.path, { readOnly: true, shared, warn: () => {} });
-      open.push({ fd, path: base.path });
-      const driver = base.format ?? (await guessedRaw(layer.path, base.path));
-      layers.push({ driver, path: base.path, block: kind === "block" });
+      const store = await openStore(base.path, { readOnly: true, shared, warn: () => {} });
+      open.push({ fd: store.fd, path: base.path });
+      const driver = base.format ?? (await guessedRaw(above.path, base.path));
+      layers.push(await lookAt({ driver, path: base.path, block: store.kind === "block" }, store));
     }
   } catch (error) {
     await close();
     throw error;
   }
-  const description = layers.map(({ driver, path }) => `${driver} ${path}`).join(", over ");
-  return { block: image.block, bases: layers.slice(1), description: `: ${description}`, close };
+  return { layers, close };
 }
 
 /** Chains end, and fit on a command line. */
@@ -101,17 +130,22 @@ async function checkNext(layers: readonly Layer[], next: string): Promise<void> 
   throw new DeviceError(EINVAL, path, `${why}; \`qemu-img convert\` makes one image of them`);
 }
 
-interface Base {
-  readonly path: string;
-  /** Null where the header does not say it. */
-  readonly format: string | null;
-}
-
-/** What an image is based on; null for one that stands alone. */
-async function baseOf({ path, driver }: Layer): Promise<Base | null> {
+/** What is known of a layer: of a raw one by its open file, of an image by its header. */
+async function lookAt(layer: Layer, store?: Pick<Store, "bytes" | "sectorSize">): Promise<ChainLayer> {
+  const { path, driver } = layer;
+  if (driver === "raw" && store) {
+    const { bytes, sectorSize } = store;
+    return { ...layer, size: wholeSectors(bytes, sectorSize), sectorSize, recorded: null };
+  }
   const info = await imageInfo(path, driver);
   refuseEncryption(path, info);
   refuseOtherFiles(path, info);
+  const size = wholeSectors(info["virtual-size"] ?? 0, SECTOR);
+  return { ...layer, size, sectorSize: SECTOR, recorded: baseIn(path, info) };
+}
+
+/** What an image is based on; null for one that stands alone. */
+function baseIn(path: string, info: ImageInfo): Base | null {
   const name = info["backing-filename"];
   if (name === undefined) return null;
   // QEMU's rule: what has a colon before the first slash is no path, but a protocol, or json:
@@ -176,46 +210,18 @@ async function guessedRaw(path: string, base: string): Promise<string> {
 export async function imageInfo(
   path: string,
   driver: string | null,
-  { program = "qemu-img", timeoutMs = INFO_MS } = {},
+  how?: Parameters<typeof runQemuImg>[3],
 ): Promise<ImageInfo> {
-  const qemuImg = findProgram(program);
-  if (qemuImg === null) {
-    throw new DeviceError(
-      ENOENT,
-      path,
-      `needs ${program}, which is not installed: \`apt install qemu-utils\``,
-    );
-  }
   const format = driver === null ? [] : ["-f", driver];
   const args = ["info", ...format, "--force-share", "--output=json", "--", path];
-  const files = [{ path, writable: false }];
-  const command = confined(qemuImg, args, { files, configuration: [], directory: null, remote: false });
   try {
-    const { stdout } = await run(command.program, command.args, {
-      env: command.env,
-      timeout: timeoutMs,
-      killSignal: "SIGKILL",
-      maxBuffer: MAX_INFO_BYTES,
-    });
-    return JSON.parse(stdout) as ImageInfo;
+    return JSON.parse(await runQemuImg(path, args, { path, writable: false }, how)) as ImageInfo;
   } catch (error) {
-    const why = whyNot(error, timeoutMs);
+    if (error instanceof DeviceError) throw error;
+    const why = error instanceof SyntaxError ? "its answer is not JSON" : (error as Error).message;
     // It is confined to this file, and opens what a header names.
     const other = /Could not open '([^']*)': Permission denied$/.exec(why)?.[1] ?? path;
     if (other !== path) throw otherFile(path, other);
-    throw new DeviceError(EIO, path, `${program} cannot read its header: ${why}`);
+    throw new DeviceError(EIO, path, `qemu-img cannot read its header: ${why}`);
   }
-}
-
-function whyNot(error: unknown, timeoutMs: number): string {
-  const { code, killed, stderr = "" } = error as { code?: unknown; killed?: boolean; stderr?: string };
-  if (code === "ERR_CHILD_PROCESS_STDIO_MAXBUFFER")
-    return `it describes more than ${MAX_INFO_BYTES >> 20} MiB`;
-  if (killed) return `no answer within ${timeoutMs / 1000} s; check the storage below it`;
-  const said = stderr
-    .trim()
-    .split("\n")[0]
-    .replace(/\p{Cc}/gu, "?");
-  if (said !== "") return said.replace(/^qemu-img: /, "");
-  return error instanceof SyntaxError ? "its answer is not JSON" : "it exited without any output";
 }

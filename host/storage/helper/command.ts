@@ -34,6 +34,8 @@ export interface HowToServe {
   readonly cache: Cache;
   /** Where it is to listen. */
   readonly socket: string;
+  /** Bytes. Default: 512. */
+  readonly sectorSize?: number;
   /** An image is in a block device, and not in a file. */
   readonly block?: boolean;
   /** What an image is based on, from above: all of it, for it is not looked for. */

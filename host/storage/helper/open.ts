@@ -11,8 +11,8 @@ import { type NbdOptions, openExport } from "../nbd/open.js";
 import { DeviceError, openStore } from "../open.js";
 import { IMAGE_FORMATS } from "../source.js";
 import { openDialed } from "../vhost-user/open.js";
-import { type Chain, openChain } from "./chain.js";
-import type { HelpedSource } from "./command.js";
+import { type Chain, described, openChain } from "./chain.js";
+import type { HelpedSource, Layer } from "./command.js";
 import { unconfined } from "./confined.js";
 import { overNbd, overVhostUser } from "./dial.js";
 import { DiskHelper } from "./disk-helper.js";
@@ -27,13 +27,18 @@ export interface HelpedOptions extends NbdOptions {
   readonly cache?: Cache;
 }
 
+interface ServeOptions extends HelpedOptions {
+  /** Bytes. Default: 512. */
+  readonly sectorSize?: number;
+}
+
 /** Starts the helper for a source and opens its disk. Rejects with a {@link DeviceError}; nothing runs then. */
 export async function openHelped(
   name: string,
   source: HelpedSource,
   options: HelpedOptions,
 ): Promise<BlockDevice> {
-  const { readOnly, shared = false, warn = console.warn } = options;
+  const { readOnly, shared = false } = options;
   if (source.kind === "http" && !readOnly) {
     throw new DeviceError(
       constants.errno.EROFS,
@@ -41,8 +46,23 @@ export async function openHelped(
       "a web server's file is read-only; attach it read-only",
     );
   }
-  const chain = source.kind === "image" ? await openImage(source, readOnly, shared) : null;
-  const bases = chain?.bases.map(({ path }) => path) ?? [];
+  return serve(
+    name,
+    source,
+    source.kind === "image" ? await openImage(source, readOnly, shared) : null,
+    options,
+  );
+}
+
+/** Starts the helper for a source whose chain, if it is an image, is open: that is closed with the disk, or on failure. */
+export async function serve(
+  name: string,
+  source: HelpedSource,
+  chain: Chain | null,
+  options: ServeOptions,
+): Promise<BlockDevice> {
+  const { shared = false, warn = console.warn } = options;
+  const bases = chain?.layers.slice(1).map(({ path }) => path) ?? [];
   const log = (line: string): void => warn(`${name}: ${line}`);
   const sameFiles = await SameFiles.of(
     name,
@@ -57,7 +77,7 @@ export async function openHelped(
   const behind: Behind = {
     fenced: source.kind === "http" || (source.kind === "image" && !shared),
     bases,
-    server: () => `${helper.name}${confinement}${chain?.description ?? ""}`,
+    server: () => `${helper.name}${confinement}${chain ? `: ${described(chain)}` : ""}`,
     release: async () => {
       await helper.end();
       await chain?.close();
@@ -79,15 +99,23 @@ async function connect(
   chain: Chain | null,
   helper: DiskHelper,
   behind: Behind,
-  options: HelpedOptions,
+  options: ServeOptions,
 ): Promise<BlockDevice> {
   const patience = { ...options.patience, silenceMs: NEVER };
   if (source.kind === "http") {
     const dial = () => helper.start((socket) => nbdkit(source.url, socket), overNbd);
     return openExport(name, dial, { ...options, patience }, behind);
   }
-  const { readOnly, shared = false, cache = "writeback" } = options;
-  const how = { readOnly, shared, cache, bases: chain?.bases ?? [], block: chain?.block ?? false };
+  const { readOnly, shared = false, cache = "writeback", sectorSize } = options;
+  const [image, ...bases] = chain?.layers ?? [];
+  const how = {
+    readOnly,
+    shared,
+    cache,
+    bases,
+    block: image?.block ?? false,
+    ...(sectorSize && { sectorSize }),
+  };
   const command = (socket: string, aio: Aio) => storageDaemon(source, { ...how, socket }, aio);
   return openDialed(
     name,
@@ -110,8 +138,17 @@ function checkConfinement(log: (line: string) => void): boolean {
 type ImageSource = Extract<HelpedSource, { kind: "image" }>;
 
 async function openImage({ path, format }: ImageSource, readOnly: boolean, shared: boolean): Promise<Chain> {
-  const driver = IMAGE_FORMATS[format];
+  return openChain(await findImage(path, IMAGE_FORMATS[format], readOnly, shared), { shared });
+}
+
+/** An image that nobody else uses in a way that excludes this use. Rejects with a {@link DeviceError}. */
+export async function findImage(
+  path: string,
+  driver: string,
+  readOnly: boolean,
+  shared: boolean,
+): Promise<Layer> {
   const { fd, kind } = await openStore(path, { readOnly, shared, format: driver, warn: () => {} });
   await Place.of(path).close(fd);
-  return openChain({ driver, path, block: kind === "block" }, shared);
+  return { driver, path, block: kind === "block" };
 }

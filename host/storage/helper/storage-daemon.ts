@@ -1,6 +1,7 @@
 /** The command line of qemu-storage-daemon, which serves an image as a vhost-user-blk disk on a private socket. */
 import { existsSync, readdirSync } from "node:fs";
 import { dirname, join } from "node:path";
+import { SECTOR } from "../geometry.js";
 import { IMAGE_FORMATS } from "../source.js";
 import { MOST_QUEUES } from "../vhost-user/handshake.js";
 import type { HelpedSource, HelperCommand, HowToServe, Layer } from "./command.js";
@@ -18,7 +19,7 @@ export function storageDaemon(
   how: HowToServe,
   aio: Aio,
 ): HelperCommand {
-  const { readOnly, cache, socket } = how;
+  const { readOnly, cache, socket, sectorSize = SECTOR } = how;
   const disk = source.kind === "image" ? imageFile(source, how, aio) : cephImage(source, how);
   const node = {
     ...{ "node-name": "disk", "read-only": readOnly, discard: "unmap" },
@@ -30,6 +31,7 @@ export function storageDaemon(
     ...{ type: "vhost-user-blk", id: "disk", "node-name": "disk", writable: !readOnly },
     addr: { type: "unix", path: socket },
     "num-queues": MOST_QUEUES,
+    ...(sectorSize !== SECTOR && { "logical-block-size": sectorSize }),
   };
   return {
     program: "qemu-storage-daemon",

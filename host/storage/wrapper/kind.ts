@@ -15,13 +15,19 @@ export interface WrapperOptions extends OpenOptions {
 }
 
 /** A wrapper with its argument. */
-export interface Layer {
+export type Layer = Filter | Overlay;
+
+export interface Filter {
   /** The target below is only read, whatever the disk's mode. */
   readonly readsOnly?: boolean;
-  /** A file of its own that it has one user of. */
-  readonly file?: string;
   /** Puts it before a disk that is open, which it takes over. Rejects with a DeviceError, and the disk stays the caller's. */
   open(inner: BlockDevice, options: WrapperOptions): BlockDevice | Promise<BlockDevice>;
+}
+
+/** An image over the target below, of which it has one user. */
+export interface Overlay {
+  /** Its path. */
+  readonly overlay: string;
 }
 
 export interface WrapperKind {

@@ -1,6 +1,6 @@
 /**
  * What all wrappers have in common: a disk that stands before another one and does all as that does, but for what a
- * wrapper changes. Most change only {@link Wrapper.operate}; one that moves the data elsewhere changes `carryOut…`.
+ * wrapper changes in {@link Wrapper.operate}.
  */
 import type { BlockDevice, Done, IoVector, Outage } from "../device.js";
 import { later, outOfReach } from "../refusal.js";
@@ -99,20 +99,20 @@ export class Wrapper implements BlockDevice {
   }
 
   read(position: number, to: IoVector, done: Done): void {
-    this.#begin("read", position, to.bytes, done, (end) => this.carryOutRead(position, to, end));
+    this.#begin("read", position, to.bytes, done, (end) => this.inner.read(position, to, end));
   }
 
   write(position: number, from: IoVector, done: Done): void {
-    this.#begin("write", position, from.bytes, done, (end) => this.carryOutWrite(position, from, end));
+    this.#begin("write", position, from.bytes, done, (end) => this.inner.write(position, from, end));
   }
 
   flush(done: Done): void {
-    this.#begin("flush", 0, 0, done, (end) => this.carryOutFlush(end));
+    this.#begin("flush", 0, 0, done, (end) => this.inner.flush(end));
   }
 
   discard(position: number, length: number, secure: boolean, done: Done): void {
     this.#begin("discard", position, length, done, (end) =>
-      this.carryOutDiscard(position, length, secure, end),
+      this.inner.discard(position, length, secure, end),
     );
   }
 
@@ -135,22 +135,6 @@ export class Wrapper implements BlockDevice {
    */
   protected operate(_operation: Operation, start: (done: Done) => void, done: Done): void {
     start(done);
-  }
-
-  protected carryOutRead(position: number, to: IoVector, done: Done): void {
-    this.inner.read(position, to, done);
-  }
-
-  protected carryOutWrite(position: number, from: IoVector, done: Done): void {
-    this.inner.write(position, from, done);
-  }
-
-  protected carryOutFlush(done: Done): void {
-    this.inner.flush(done);
-  }
-
-  protected carryOutDiscard(position: number, length: number, secure: boolean, done: Done): void {
-    this.inner.discard(position, length, secure, done);
   }
 
   /** The last thing of all; nothing is under way. */
