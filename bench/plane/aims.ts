@@ -1,5 +1,6 @@
 /** The aims: what xbdback is to reach, and whether it did in this run. */
 import type { Measured } from "../statistics.js";
+import type { AnswerResult } from "./answers.js";
 import { type HungResult, slowestCommand } from "./hung.js";
 import type { NeighbourResult } from "./neighbours.js";
 import { bestLoad, type RowResult, type ScaleResult } from "./results.js";
@@ -26,6 +27,8 @@ const MIB = 1 << 20;
 const MANY_VBDS = 256;
 /** For each command while storage hangs. */
 const COMMAND_MS = 1000;
+/** For the daemon, of what a guest's creation takes. */
+const ANSWER_MS = 60;
 
 function aim(
   row: string,
@@ -122,17 +125,22 @@ function hungAims(result: HungResult): Aim[] {
   return [...shareAim(name, share), ...p99Aim(name, besideP99), ...slowest];
 }
 
+const answerAims = ({ name, answer }: AnswerResult): Aim[] =>
+  aim(name, "answer to the hotplug script", { atMost: ANSWER_MS }, answer, "ms");
+
 /** In the order of the rows. An aim whose row or contestant was not measured is not there. */
 export function aimsOf(
   rows: readonly RowResult[],
   scales: readonly ScaleResult[],
   neighbours: readonly NeighbourResult[],
   hung: readonly HungResult[],
+  answers: readonly AnswerResult[],
 ): Aim[] {
   return [
     ...rows.flatMap(rowAims),
     ...scaleAims(scales),
     ...neighbours.flatMap(neighbourAims),
     ...hung.flatMap(hungAims),
+    ...answers.flatMap(answerAims),
   ];
 }

@@ -17,6 +17,7 @@ import { fileURLToPath } from "node:url";
 import { parseArgs } from "node:util";
 import { parseSize } from "../../host/storage/size.js";
 import { aimsOf } from "./aims.js";
+import { type AnswerResult, answerRows, measureAnswers } from "./answers.js";
 import { atExit, exitOnSignals } from "./cleanup.js";
 import { type Environment, examine, isInMemory } from "./environment.js";
 import { hungRows } from "./hung.js";
@@ -30,7 +31,7 @@ import { type RowResult, rowResult, type ScaleResult, scaleResult } from "./resu
 import { rows, scaleRows } from "./rows.js";
 import { measureScale } from "./scale.js";
 import { findTool } from "./syscalls.js";
-import { aimLines, EXPLANATION, head, rowLines, scaleLines } from "./table.js";
+import { aimLines, answerLines, EXPLANATION, head, rowLines, scaleLines } from "./table.js";
 
 const USAGE = `npm run bench -- [options] [parts]     measures the rows whose name has all parts
   --quick            fewer rows, repeats and a smaller file: under two minutes
@@ -98,6 +99,7 @@ function parse(args: string[]) {
       serveOptions: values.serve.split(" ").filter((word) => word !== ""),
       rows: chosen(rows()),
       scales: chosen(scaleRows()),
+      answers: chosen(answerRows()),
       neighbours: chosen(neighbourRows()),
       hung: chosen(hungRows()),
     };
@@ -150,9 +152,19 @@ async function measure(options: Options, scratch: string, say: (line: string) =>
       failures.push({ rows: [name], reason: (error as Error).message });
     }
   }
+  const answers: AnswerResult[] = [];
+  for (const row of options.answers) {
+    try {
+      const result = await measureAnswers(row, plan);
+      answers.push(result);
+      say(answerLines(result));
+    } catch (error) {
+      failures.push({ rows: [row.name], reason: (error as Error).message });
+    }
+  }
   const beside = await measureSection(options.neighbours, options.hung, plan);
   failures.push(...beside.failures);
-  const aims = aimsOf(measured, scale, beside.neighbours, beside.hung);
+  const aims = aimsOf(measured, scale, beside.neighbours, beside.hung, answers);
   say(`\n${aimLines(aims)}`);
   return {
     ...{
@@ -165,7 +177,7 @@ async function measure(options: Options, scratch: string, say: (line: string) =>
       serveOptions,
       noSyscalls,
     },
-    ...{ rows: measured, scale, ...beside, aims, failures },
+    ...{ rows: measured, scale, answers, ...beside, aims, failures },
     elapsedSeconds: Math.round((performance.now() - start) / 1000),
   };
 }
@@ -182,7 +194,13 @@ async function main(): Promise<void> {
   const options = parse(process.argv.slice(2));
   if (options.help) return console.log(USAGE);
   if (options.plot !== undefined) return redraw(options.output, options.plot);
-  const chosen = [...options.rows, ...options.scales, ...options.neighbours, ...options.hung];
+  const chosen = [
+    ...options.rows,
+    ...options.scales,
+    ...options.answers,
+    ...options.neighbours,
+    ...options.hung,
+  ];
   if (chosen.length === 0) throw new UsageError("no row has all of these parts: --list prints the names");
   if (options.list) return console.log(chosen.map(({ name }) => name).join("\n"));
   const say = (line: string): void => {

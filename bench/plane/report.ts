@@ -1,5 +1,6 @@
 /** What `npm run bench` finds out. docs/bench.md tells the meaning of each key. */
 import type { Aim } from "./aims.js";
+import type { AnswerResult } from "./answers.js";
 import type { Environment } from "./environment.js";
 import type { HungResult } from "./hung.js";
 import type { Failure } from "./measure.js";
@@ -22,6 +23,7 @@ export interface Report {
   readonly noSyscalls: string | null;
   readonly rows: readonly RowResult[];
   readonly scale: readonly ScaleResult[];
+  readonly answers: readonly AnswerResult[];
   readonly neighbours: readonly NeighbourResult[];
   readonly hung: readonly HungResult[];
   /** Why rows of neighbours were left out, by name. */

@@ -1,6 +1,7 @@
 /** The table on the terminal. */
 import type { Measured } from "../statistics.js";
 import type { Aim } from "./aims.js";
+import type { AnswerResult } from "./answers.js";
 import { COMMANDS, type HungResult } from "./hung.js";
 import type { GoodResult, NeighbourResult } from "./neighbours.js";
 import type { ContestantResult, RowResult, ScaleResult } from "./results.js";
@@ -85,6 +86,9 @@ export function scaleLines(scale: ScaleResult): string {
     ),
   ].join("\n");
 }
+
+export const answerLines = ({ name, answer }: AnswerResult): string =>
+  `${name}\n  answer to the hotplug script after ${two(answer.median)} ms (${range(answer, two)})`;
 
 export const leftLines = (name: string, reason: string): string => `${name}\n  left out: ${reason}`;
 

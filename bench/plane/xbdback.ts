@@ -10,7 +10,7 @@ import { control } from "../../host/daemon/control.js";
 import { controlSocket } from "../../host/daemon/serve.js";
 import type { BlkfrontOptions } from "../../host/guest/blkfront.js";
 import { LoopbackHost } from "../../host/platform/loopback/host.js";
-import { addVbd, removeVbd, type VbdSpec } from "../../host/toolstack/vbd.js";
+import { addVbd, backendOf, removeVbd, type VbdSpec } from "../../host/toolstack/vbd.js";
 import { vbdName } from "../../host/vbd/name.js";
 import type { VbdStatus } from "../../host/vbd/status.js";
 import { atExit } from "./cleanup.js";
@@ -128,6 +128,23 @@ export class Machine {
     this.#vbds.push(spec);
     await this.#alive(this.#guests.ask({ command: "connect", domid, devid, options }));
     return performance.now() - start;
+  }
+
+  /** Of a disk that is added and removed: milliseconds from the hotplug script's question to the daemon's answer. */
+  async answer(domid: number, image: string): Promise<number> {
+    const { xenstore } = this.#host;
+    const place = { backendDomid: 0, domid, devid: FIRST_DEVID };
+    const status = `${backendOf(place)}/hotplug-status`;
+    const times = new Map<string | null, number>();
+    const look = async (): Promise<void> => {
+      const value = await xenstore.read(status);
+      if (!times.has(value)) times.set(value, performance.now());
+    };
+    const watch = await xenstore.watch(status, () => void look());
+    await this.#alive(addVbd(xenstore, { ...place, path: image, mode: "w", dev: "xvda", ask: true }));
+    await watch.remove();
+    await this.#alive(removeVbd(xenstore, place));
+    return (times.get("connected") ?? Number.NaN) - (times.get("checking") ?? Number.NaN);
   }
 
   /** A disk of a guest that another process plays. */

@@ -45,6 +45,31 @@ test("one tiny row gives a report as documented", { skip, timeout: 300_000 }, (t
   assert.match(none.stderr, /^bench: there is no .*bench\.json: measure first/);
 });
 
+test("the daemon's answer to the hotplug script is timed", { skip, timeout: 120_000 }, (t) => {
+  const directory = workplace(t);
+  const { status, stdout, stderr } = bench(
+    "--json",
+    "--repeats",
+    "1",
+    "--directory",
+    directory,
+    "answer/raw",
+  );
+  assert.equal(status, 0, stderr);
+  const { answers, aims } = JSON.parse(stdout) as Report;
+  assert.deepEqual(
+    answers.map(({ name, kind }) => [name, kind]),
+    [["answer/raw", "raw"]],
+  );
+  const [{ answer }] = answers;
+  assert.ok(answer.min > 0 && answer.min <= answer.median && answer.median <= answer.max);
+  assert.deepEqual(
+    aims.map(({ row, value }) => [row, value]),
+    [["answer/raw", answer.median]],
+  );
+  assertDocumented(answers);
+});
+
 test("what is told of many disks is documented; the better of two depths counts", () => {
   const result = scaleResult("scale/8", {
     vbds: 8,
