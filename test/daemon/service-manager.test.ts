@@ -121,9 +121,16 @@ test("of the descriptors that a process is told of, only the files are there", (
 
 test("another process's watchdog is not ours", async () => {
   const lines: string[] = [];
-  const environment = { NOTIFY_SOCKET: "/nonexistent", WATCHDOG_USEC: "1", WATCHDOG_PID: "1" };
-  new ServiceManager((line) => lines.push(line), environment);
-  await pause(50);
+  const environmentOf = (pid: number) => ({
+    ...{ NOTIFY_SOCKET: "/nonexistent", WATCHDOG_USEC: "1" },
+    WATCHDOG_PID: String(pid),
+  });
+  new ServiceManager((line) => lines.push(line), environmentOf(1));
+  // One that is ours is due at the same time, and cannot be told.
+  const own: string[] = [];
+  const mine = new ServiceManager((line) => own.push(line), environmentOf(process.pid));
+  while (own.length === 0) await pause(5);
+  mine.stopping();
   assert.deepEqual(lines, []);
 });
 

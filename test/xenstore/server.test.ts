@@ -196,15 +196,15 @@ test("a client that never reads is given up once its events are too many", { tim
 test("a client that asks without reading has to wait, and gets every answer", { timeout }, async (t) => {
   const { dir, toolstack } = await fixture(t);
   await toolstack.ask(M.write, `/v\0${"v".repeat(4000)}`);
-  const before = process.memoryUsage().rss;
   const slow = connect(join(dir, "socket"));
   slow.pause();
   const count = 20_000;
   const requests: Buffer[] = [];
   for (let i = 0; i < count; i++) requests.push(encodeMessage(M.read, i, 0, encodeStrings("/v")));
   slow.write(Buffer.concat(requests));
-  await sleep(300);
-  assert.ok(process.memoryUsage().rss - before < 60e6, "80 MB of answers do not pile up");
+  // The server has its turns meanwhile, as others get their answers.
+  for (let i = 0; i < 100; i++) await toolstack.ask(M.read, "/v\0");
+  assert.ok(slow.writableLength > 0, "80 MB of answers would pile up");
   let bytes = 0;
   await new Promise<void>((resolve) => {
     slow.on("data", (chunk: Buffer) => {
