@@ -5,7 +5,7 @@
 import assert from "node:assert/strict";
 import { truncateSync } from "node:fs";
 import { test } from "node:test";
-import { IMAGE_BYTES, LIMIT, type Machine, onMachine, pause, until } from "../vbd/harness.js";
+import { IMAGE_BYTES, LIMIT, type Machine, onMachine, until } from "../vbd/harness.js";
 import { type Keys, Peer } from "./peer.js";
 
 /** talk_to_blkback: the ring's keys in one transaction, then Initialised. */
@@ -174,7 +174,7 @@ test(
   LIMIT,
   onMachine(async (machine) => {
     const peer = await connected(machine);
-    await pause(100);
+    await machine.looked();
     await peer.useDisk(2);
     peer.wrote(2, 4);
     await resetFrontend(peer);

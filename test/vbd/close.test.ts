@@ -3,6 +3,7 @@ import assert from "node:assert/strict";
 import { dirname } from "node:path";
 import { test } from "node:test";
 import { removeVbd } from "../../host/toolstack/vbd.js";
+import { Peer } from "../frontends/peer.js";
 import { testDevices } from "./device.js";
 import {
   backendPath,
@@ -13,7 +14,6 @@ import {
   type Machine,
   onMachine,
   openFiles,
-  pause,
   until,
 } from "./harness.js";
 
@@ -55,19 +55,16 @@ test(
   "I/O goes on while the frontend is at 5",
   LIMIT,
   onMachine(async (machine) => {
-    const guest = await machine.guest();
-    await machine.plug({ path: machine.image() });
-    const disk = await machine.connect(guest);
-    disk.onFailure = () => {};
-    const bytes = new Uint8Array(512).fill(7);
-    await guest.xenstore.write(`${frontendPath()}/state`, "5");
-    const done = disk.write(0, bytes).then(
-      () => true,
-      () => false,
-    );
-    await machine.untilState(5);
-    await done;
-    await until("the write has come to the store", () => machine.status()?.counters.write === 1);
+    const peer = await Peer.start(machine);
+    await peer.publish(await peer.makeRing());
+    await peer.state(3);
+    await peer.backIs(4);
+    await peer.state(4);
+    await peer.state(5);
+    await peer.backIs(5);
+    // Written and read through the ring, each with its answer, and found in the image.
+    await peer.useDisk(7);
+    assert.equal(await peer.back(), 5);
   }),
 );
 
@@ -100,7 +97,7 @@ test(
     await front.state(6);
     await machine.untilState(6);
     await front.state(1);
-    await pause(30);
+    await machine.looked();
     assert.equal(await machine.state(), 6);
     await machine.unplug();
     await until("the vbd is gone", () => machine.status() === undefined);
@@ -115,10 +112,10 @@ test(
     const { front } = await connected(machine);
     const removed = removeVbd(machine.xenstore, spec());
     await machine.untilState(5);
-    await pause(30);
+    await machine.looked();
     assert.equal(await machine.state(), 5);
     await front.state(5);
-    await pause(10);
+    await machine.looked();
     await front.state(6);
     assert.equal(await removed, "closed");
     assert.equal(await machine.xenstore.read(dirname(backendPath())), null, "nothing of the guest's stays");
@@ -262,7 +259,7 @@ test(
       const lost = disk.read(0, new Uint8Array(4096)).catch(() => {});
       await until("the read is in the store", () => device.held === 1);
       await machine.front(guest).state(6);
-      await pause(50);
+      await machine.turns();
       assert.equal(await machine.state(), 4, "closed while the store still writes into guest pages");
       assert.equal(machine.status()?.inflight, 1);
       assert.equal(machine.status()?.counters.read, 1);

@@ -4,17 +4,7 @@ import { test } from "node:test";
 import { XenstoreError } from "../../host/platform/ports.js";
 import { removeVbd } from "../../host/toolstack/vbd.js";
 import { testDevices } from "./device.js";
-import {
-  backendPath,
-  DEVID,
-  DOMID,
-  frontendPath,
-  LIMIT,
-  type Machine,
-  onMachine,
-  pause,
-  until,
-} from "./harness.js";
+import { backendPath, DEVID, DOMID, frontendPath, LIMIT, type Machine, onMachine, until } from "./harness.js";
 
 const SPEC = { backendDomid: 0, domid: DOMID, devid: DEVID, path: "", mode: "w", dev: "xvda" };
 const OTHER = DEVID + 16;
@@ -118,7 +108,7 @@ for (const [name, write] of Object.entries({
       await machine.untilClean();
       const before = machine.spy.states.length;
       await write(machine);
-      await pause(50);
+      await machine.looked();
       await machine.untilState(6);
       assert.ok(machine.spy.states.slice(before).every(({ state }) => state === 6));
       assert.equal(machine.reactor.mappedPages, 0);
@@ -142,7 +132,7 @@ test(
     await front.write({ ...(await front.ring()), backend: backendPath(), "backend-id": "0" });
     for (const state of [1, 3, 4, 1, 3]) {
       await front.state(state);
-      await pause(20);
+      await machine.looked();
       assert.equal(await machine.state(), 6);
     }
     assert.equal(machine.reactor.mappedPages, 0);
@@ -180,7 +170,7 @@ test(
     // Another domain dies meanwhile.
     await machine.guest(9);
     await machine.host.destroyGuest(9);
-    await pause(30);
+    await machine.looked();
     assert.equal(await machine.state(), 2);
     await machine.xenstore.remove(frontendPath());
     const guest = await machine.guest();
@@ -205,7 +195,7 @@ test(
         void disk.write(0, new Uint8Array(4096)).catch(() => {});
         await until("it is in the store", () => device.held > 0);
         await machine.host.killGuest(DOMID);
-        await pause(50);
+        await machine.turns();
         assert.equal(device.closed, false);
         device.release();
         await machine.untilState(6);
@@ -226,7 +216,7 @@ test(
     await machine.plug({ path: machine.image() });
     await machine.connect(guest);
     await machine.host.killGuest(DOMID);
-    await pause(50);
+    await machine.looked();
     assert.equal(await machine.state(), 4);
     await machine.xenstore.remove("/local/domain/1");
     await machine.untilState(6);

@@ -87,6 +87,7 @@ export class Machine {
   readonly log: string[] = [];
   readonly #domain: LoopbackDomain;
   readonly #guests: Guest[] = [];
+  #fences = 0;
   /** Those that were connected, in order. */
   readonly disks: Blkfront[] = [];
   /** The backend's client of xenstored; the toolstack is the host's. */
@@ -243,6 +244,31 @@ export class Machine {
       const now = await this.state(devid, domid);
       throw new Error(`the backend is at ${now}, not ${state}; its log:\n${this.log.join("\n")}`);
     }
+  }
+
+  /**
+   * Resolves when the backend has looked at a vbd, from begin to end, after whatever was written before the call: what has
+   * not happened by then does not happen. A key comes after it, and a look at that is ended when the next begins; the third
+   * is for what the backend has asked xenstore meanwhile. For vbds whose looks wait for nothing else.
+   */
+  async looked(devid = DEVID, domid = DOMID): Promise<void> {
+    const directory = backendPath(devid, domid);
+    for (let round = 0; round < 3; round++) {
+      const key = `${directory}/fence${this.#fences++}`;
+      await this.xenstore.write(key, "");
+      await until("the backend looks", () => {
+        const before = this.spy.heard.get(key);
+        return before !== undefined && (this.spy.looks.get(directory) ?? 0) > before;
+      });
+    }
+  }
+
+  /**
+   * Makes more requests on the backend's connection with xenstore, one after the other, than a look at a vbd does: what
+   * waits for nothing but xenstore has happened by then.
+   */
+  async turns(): Promise<void> {
+    for (let i = 0; i < 100; i++) await this.own.read("/local");
   }
 
   status(devid = DEVID, domid = DOMID): VbdStatus | undefined {

@@ -79,15 +79,11 @@ test(
         ...pick<object>({}, {}, { indirect: true }, { indirect: true, indirectRefs: [roll(), refs[0]] }),
         ...pick<object>({}, {}, {}, { discard: { sectors: BigInt(roll()) << 32n, flag: roll() & 0xff } }),
       });
-    const end = performance.now() + 1500;
-    let answers = 0;
-    while (performance.now() < end) {
+    for (let round = 0; round < 20; round++) {
       const batch = Array.from({ length: 64 }, one);
       for (const status of await Promise.all(batch)) assert.ok(status <= 0 && status >= -2);
-      answers += batch.length;
       await quiet.write(0, new Uint8Array(512));
     }
-    assert.ok(answers > 500, String(answers));
     const bytes = new Uint8Array(8192).fill(0x3c);
     await disk.write(4096, bytes);
     const back = new Uint8Array(8192);
@@ -158,7 +154,7 @@ test(
         await machine.xenstore.write(`${backendPath(devid, guest.domid)}/state`, ours);
       }),
     );
-    await pause(100);
+    await Promise.all(pairs.map(({ theirs, devid }) => machine.looked(devid, guests.get(theirs)?.domid)));
     checkOne(machine, pairs.length);
     for (const { domid } of guests.values()) {
       await machine.host.destroyGuest(domid);
@@ -187,7 +183,7 @@ test(
     // And as a client would that does not merge them.
     const fire = machine.spy.watches.get(`${front.directory}/state`)!;
     for (let i = 0; i < 80_000; i++) fire("");
-    await pause(20);
+    await machine.looked();
     const requests = machine.spy.requests - before;
     assert.ok(requests < 10_000, `${requests} requests for 100000 events`);
     assert.equal(machine.status()?.state, 4);

@@ -4,7 +4,7 @@ import { spawnSync } from "node:child_process";
 import { readdirSync, readFileSync } from "node:fs";
 import { test } from "node:test";
 import { addVbd, removeVbd } from "../../host/toolstack/vbd.js";
-import { backendPath, DEVID, DOMID, LIMIT, type Machine, onMachine, pause, until } from "./harness.js";
+import { backendPath, DEVID, DOMID, LIMIT, type Machine, onMachine, until } from "./harness.js";
 
 /** A vbd whose script has not run, and a frontend that is ready. */
 async function waiting(machine: Machine, keys: Record<string, string | null> = {}) {
@@ -40,7 +40,7 @@ for (const [name, keys] of Object.entries({
     onMachine(async (machine) => {
       const { path } = await waiting(machine);
       assert.equal(machine.status()?.waitsFor, "the hotplug script (hotplug-status is not there)");
-      await pause(30);
+      await machine.looked();
       assert.equal(await machine.state(), 2);
       await publish(machine, keys(path));
       await machine.untilState(4);
@@ -104,7 +104,7 @@ for (const status of ["error", "busy"]) {
       });
       await until("it is seen", () => machine.status()?.hotplugStatus === status);
       await machine.xenstore.write(`${backendPath()}/bootable`, "1");
-      await pause(30);
+      await machine.looked();
       assert.equal(await machine.state(), 2);
       const line = `waits for the hotplug script, which reported ${status}: ${why}`;
       assert.equal(`waits for ${machine.status()?.waitsFor}`, line);
@@ -146,7 +146,7 @@ test(
     await waiting(machine, { params: "target=/somewhere" });
     await publish(machine, { "hotplug-status": "connected" });
     await until("it is seen", () => machine.status()?.hotplugStatus === "connected");
-    await pause(20);
+    await machine.looked();
     assert.equal(await machine.state(), 2);
     assert.match(machine.status()?.waitsFor ?? "", /reported connected but wrote no physical-device-path/);
   }),

@@ -3,16 +3,7 @@ import assert from "node:assert/strict";
 import { test } from "node:test";
 import { assumedProtocolOn } from "../../host/vbd/frontend.js";
 import type { Front, Keys } from "./front.js";
-import {
-  backendPath,
-  frontendPath,
-  type Guest,
-  LIMIT,
-  type Machine,
-  onMachine,
-  pause,
-  until,
-} from "./harness.js";
+import { backendPath, frontendPath, type Guest, LIMIT, type Machine, onMachine, until } from "./harness.js";
 
 interface Case {
   readonly name: string;
@@ -176,7 +167,7 @@ for (const { name, keys, says } of CASES) {
       await front.write({ ...good, ...(await keys(front, guest, machine)) });
       await front.state(3);
       await machine.untilState(6);
-      await pause(50);
+      await machine.looked();
       await machine.untilState(6);
       // Closing, Closed, and no going round in circles while the frontend stays at 3. A second try there may be: if the
       // first look saw the 3 before its event came.
@@ -379,7 +370,7 @@ for (const [name, keys] of Object.entries({
       await machine.untilState(6);
       await front.write(await front.ring());
       for (const state of [3, 4, 1, 3]) await front.state(state);
-      await pause(30);
+      await machine.looked();
       assert.deepEqual(
         machine.spy.states.map(({ state }) => state),
         [5, 6],

@@ -3,7 +3,7 @@ import assert from "node:assert/strict";
 import { test } from "node:test";
 import { type Xenstore, XenstoreError } from "../../host/platform/ports.js";
 import { addVbd, removeVbd } from "../../host/toolstack/vbd.js";
-import { backendPath, LIMIT, type Machine, onMachine, pause, until } from "./harness.js";
+import { backendPath, LIMIT, type Machine, onMachine, until } from "./harness.js";
 
 function specs(path: string, count: number) {
   return Array.from({ length: count }, (_, i) => ({
@@ -99,7 +99,7 @@ for (const code of ["ENOSPC", "EACCES", "EAGAIN", "E2BIG"]) {
       await machine.plug({ path: machine.image() });
       await until("it is known", () => machine.status()?.error != null);
       assert.match(machine.status()?.error ?? "", new RegExp(`^xenstore: .*: ${code}`));
-      await pause(50);
+      await machine.looked();
       assert.equal(await machine.state(), 1);
       refusing = false;
       await machine.untilState(2);

@@ -4,17 +4,7 @@ import { test } from "node:test";
 import type { BlockDevice } from "../../host/storage/device.js";
 import { openDevice } from "../../host/storage/open.js";
 import { removeVbd } from "../../host/toolstack/vbd.js";
-import {
-  backendPath,
-  DEVID,
-  DOMID,
-  LIMIT,
-  type Machine,
-  onMachine,
-  openFiles,
-  pause,
-  until,
-} from "./harness.js";
+import { backendPath, DEVID, DOMID, LIMIT, type Machine, onMachine, openFiles, until } from "./harness.js";
 
 /** Stores that open when the test lets them. */
 function slowly() {
@@ -54,7 +44,7 @@ const SPEC = { backendDomid: 0, domid: DOMID, devid: DEVID, path: "", mode: "w",
     LIMIT,
     onMachine(async (machine) => {
       const { path } = await opening(machine, slow);
-      await pause(30);
+      await machine.looked();
       assert.equal(await machine.state(), 2);
       assert.equal(machine.status()?.waitsFor, `${path} to be opened`);
       slow.proceed();
@@ -79,7 +69,7 @@ const SPEC = { backendDomid: 0, domid: DOMID, devid: DEVID, path: "", mode: "w",
       await front.state(3);
       await machine.untilState(2);
       // One store at a time, or the second might find its own image in use by the first.
-      await pause(30);
+      await machine.looked();
       assert.equal(slow.paths.length, 1);
       slow.proceed();
       await until("the second one opens", () => slow.paths.length === 2);
@@ -105,7 +95,7 @@ const SPEC = { backendDomid: 0, domid: DOMID, devid: DEVID, path: "", mode: "w",
         await machine.untilState(2);
         await front.state(3);
       }
-      await pause(30);
+      await machine.looked();
       assert.equal(slow.paths.length, 1);
       const letGo = setInterval(slow.proceed, 5);
       await machine.untilState(4);
@@ -161,10 +151,8 @@ const SPEC = { backendDomid: 0, domid: DOMID, devid: DEVID, path: "", mode: "w",
     LIMIT,
     onMachine(async (machine) => {
       await opening(machine, slow);
-      const before = performance.now();
       await machine.backend.stop();
-      const took = performance.now() - before;
-      assert.ok(took < 5000, `${took} ms`);
+      assert.equal(slow.waiting.length, 1, "it still opens");
       slow.proceed();
     }, slow),
   );

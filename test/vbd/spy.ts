@@ -1,4 +1,5 @@
 /** A xenstore that tells what the backend asks of it, and refuses where a test wants it to. */
+import { dirname } from "node:path";
 import type { Xenstore, XenstoreTransaction } from "../../host/platform/ports.js";
 
 /** Before a request is passed on: may wait, or throw in its place. "transaction" has no path. */
@@ -21,6 +22,10 @@ export interface Spy {
   introduced: null | undefined;
   /** Watches that were registered: what each calls. */
   readonly watches: Map<string, (path: string) => void>;
+  /** Looks at a backend's directory that have begun, by directory. */
+  readonly looks: Map<string, number>;
+  /** Paths in such directories that the backend has heard of, and how many looks at it had begun by then. */
+  readonly heard: Map<string, number>;
 }
 
 export function spyOn(real: Xenstore): Spy {
@@ -32,6 +37,8 @@ export function spyOn(real: Xenstore): Spy {
     hook: null,
     introduced: undefined,
     watches: new Map(),
+    looks: new Map(),
+    heard: new Map(),
   };
   const ask = async (verb: string, path: string): Promise<void> => {
     spy.requests++;
@@ -44,11 +51,17 @@ export function spyOn(real: Xenstore): Spy {
     all.set(directory, keys);
     if (path.endsWith("/state")) spy.states.push({ directory, state: Number(value), keys });
   };
+  const looksAt = (directory: string): number => spy.looks.get(directory) ?? 0;
   const requests = (
     to: XenstoreTransaction,
     wrote: (path: string, value: string) => void,
+    reads: (path: string) => void = () => {},
   ): XenstoreTransaction => ({
-    read: (path) => ask("read", path).then(() => to.read(path)),
+    read: async (path) => {
+      await ask("read", path);
+      reads(path);
+      return to.read(path);
+    },
     directory: (path) => ask("directory", path).then(() => to.directory(path)),
     mkdir: (path) => ask("mkdir", path).then(() => to.mkdir(path)),
     remove: (path) => ask("remove", path).then(() => to.remove(path)),
@@ -69,7 +82,10 @@ export function spyOn(real: Xenstore): Spy {
     watch: async (path, changed) => {
       await ask("watch", path);
       spy.watches.set(path, changed);
-      const watch = await real.watch(path, changed);
+      const watch = await real.watch(path, (at) => {
+        spy.heard.set(at, looksAt(dirname(at)));
+        changed(at);
+      });
       return {
         remove: async () => {
           await ask("unwatch", path);
@@ -80,9 +96,16 @@ export function spyOn(real: Xenstore): Spy {
     transaction: async (body) => {
       await ask("transaction", "");
       let writes: [string, string][] = [];
+      let looks = false;
+      // Every look begins with a transaction that reads the toolstack's keys; it may be made again.
+      const reads = (path: string): void => {
+        if (looks || !path.endsWith("/online")) return;
+        looks = true;
+        spy.looks.set(dirname(path), looksAt(dirname(path)) + 1);
+      };
       const result = await real.transaction((t) => {
         writes = [];
-        return body(requests(t, (path, value) => void writes.push([path, value])));
+        return body(requests(t, (path, value) => void writes.push([path, value]), reads));
       });
       for (const [path, value] of writes) note(path, value);
       return result;

@@ -2,7 +2,7 @@
 import assert from "node:assert/strict";
 import { test } from "node:test";
 import { testDevices } from "./device.js";
-import { DEVID, LIMIT, type Machine, onMachine, pause, until } from "./harness.js";
+import { DEVID, LIMIT, type Machine, onMachine, until } from "./harness.js";
 
 const OFFER = {
   "max-ring-page-order": "4",
@@ -121,11 +121,12 @@ for (const early of [1, 3, 4]) {
       await front.write(await front.ring());
       await front.state(early);
       await machine.untilState(2);
-      await pause(50);
+      await machine.looked();
       assert.equal(await machine.state(), 2);
+      assert.match(machine.status()?.waitsFor ?? "", /^the hotplug script/);
       await machine.hotplug(path);
       if (early === 1) {
-        await pause(20);
+        await machine.looked();
         assert.equal(await machine.state(), 2);
         await front.state(3);
       }

@@ -1,7 +1,7 @@
 /** The table of docs/xenbus.md: our state, the frontend's, and what comes of the two. */
 import assert from "node:assert/strict";
 import { test } from "node:test";
-import { backendPath, frontendPath, LIMIT, type Machine, onMachine, pause, until } from "./harness.js";
+import { backendPath, frontendPath, LIMIT, type Machine, onMachine, until } from "./harness.js";
 
 interface Row {
   readonly ours: number;
@@ -49,7 +49,7 @@ for (const row of ROWS) {
       onMachine(async (machine) => {
         await arrange(machine, row, theirs);
         await machine.untilState(end);
-        await pause(20);
+        await machine.looked();
         await machine.untilState(end);
         await until("it has looked", () => machine.status()?.state === end);
         assert.equal(machine.status()?.queues, connected && (end === 4 || end === 5) ? 1 : 0);

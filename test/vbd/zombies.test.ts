@@ -31,7 +31,7 @@ for (const [name, remove] of Object.entries(HALVES)) {
       await machine.plug({ path: machine.image() });
       await remove(machine);
       await machine.untilState(2);
-      await pause(30);
+      await machine.looked();
       assert.equal(await machine.state(), 2);
       assert.equal(machine.status()?.waitsFor, "the frontend (not there)");
       assert.equal(await removeVbd(machine.xenstore, { ...SPEC, path: "" }), "closed");
@@ -78,7 +78,7 @@ test(
     const front = machine.front(guest);
     await front.write(await front.ring());
     for (const state of [3, 4, 5, 6, 1]) await front.state(state);
-    await pause(30);
+    await machine.turns();
     assert.equal(await machine.xenstore.read(`${backendPath()}/state`), null);
     assert.equal(machine.backend.status().length, 0);
     await machine.plug({ path: machine.image() });
@@ -109,7 +109,7 @@ test(
       for (const [key, value] of Object.entries(keys)) {
         await machine.xenstore.write(`${backendPath()}/${key}`, value);
       }
-      await pause(10);
+      await machine.turns();
       assert.equal(await machine.xenstore.read(`${backendPath()}/state`), null);
       await machine.xenstore.remove(backendPath());
     }
