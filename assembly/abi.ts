@@ -13,8 +13,8 @@ export const ABI_VERSION = 4;
 /** XEN_PAGE_SIZE: ring pages, grants and segments are in units of this. */
 export const PAGE = 4096;
 export const MAX_RING_PAGES = 16;
-/** Entries of a 16-page ring, hence requests in flight: (16 * 4096 - 64) / 112 rounded down to a power of two. */
-export const MAX_SLOTS = 512;
+/** Entries of a ring of so many pages, hence requests in flight: a page has 32, (4096 - 64) / 112 down to a power of two. */
+export const MAX_SLOTS = MAX_RING_PAGES * 32;
 /** BLKIF_MAX_SEGMENTS_PER_REQUEST. */
 export const MAX_DIRECT_SEGMENTS = 11;
 /** What `feature-max-indirect-segments` may offer at most; half of one indirect page. */
@@ -199,11 +199,12 @@ export const FREE_LARGE = READY_LIST + MAX_SLOTS * 2;
 /** Who touches which part of the disk, by (sector / 256) mod HAZARD_BUCKETS: u16 requests @0, u16 changing ones @2. */
 export const HAZARD_BUCKETS = 1024;
 export const HAZARDS = FREE_LARGE + MAX_LARGE * 2;
-/** The slots of active requests: a bit each. */
+/** The slots of active requests: a bit each, in words of 64. */
 export const ACTIVE_SLOTS = HAZARDS + HAZARD_BUCKETS * 4;
+export const ACTIVE_WORDS = (MAX_SLOTS + 63) >> 6;
 
 /** Slots whose responses are written and not yet published: they are free when they are. */
-export const ANSWERED_LIST = ACTIVE_SLOTS + (MAX_SLOTS >> 3);
+export const ANSWERED_LIST = ACTIVE_SLOTS + ACTIVE_WORDS * 8;
 
 /**
  * The journal: what another instance needs to go on with the ring when this one is killed. On pages of its own, so that a

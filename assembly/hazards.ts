@@ -9,13 +9,13 @@
 // requests (and the changing requests) that are active there; only a hit makes us compare with each active request.
 import {
   ACTIVE_SLOTS,
+  ACTIVE_WORDS,
   BLKIF_OP_FLUSH_DISKCACHE,
   BLKIF_OP_READ,
   BLKIF_OP_WRITE_BARRIER,
   COUNT_HELD,
   HAZARD_BUCKETS,
   HAZARDS,
-  MAX_SLOTS,
 } from "./abi";
 import { count } from "./counters";
 import { ACTIVE, ADMITTED, addToReady, HELD, READY, Request, requestAt } from "./request";
@@ -46,7 +46,7 @@ export function resetHazards(): void {
   active = changing = barriers = held = wide = 0;
   admitted = 0;
   memory.fill(HAZARDS, 0, HAZARD_BUCKETS * 4);
-  memory.fill(ACTIVE_SLOTS, 0, MAX_SLOTS >> 3);
+  memory.fill(ACTIVE_SLOTS, 0, ACTIVE_WORDS * 8);
 }
 
 function changes(request: Request): bool {
@@ -151,7 +151,7 @@ function wordOf(slot: u32): u32 {
 
 function countEarlier(request: Request): u16 {
   let waits: u16 = 0;
-  for (let word: u32 = 0; word < <u32>MAX_SLOTS >> 6; word++) {
+  for (let word: u32 = 0; word < <u32>ACTIVE_WORDS; word++) {
     for (let left = load<u64>(ACTIVE_SLOTS + (word << 3)); left != 0; left &= left - 1) {
       if (mustFollow(request, requestAt((word << 6) + <u32>ctz(left)))) waits++;
     }
@@ -189,7 +189,7 @@ export function retire(slot: u32): void {
 }
 
 function releaseHeld(request: Request): void {
-  for (let word: u32 = 0; word < <u32>MAX_SLOTS >> 6; word++) {
+  for (let word: u32 = 0; word < <u32>ACTIVE_WORDS; word++) {
     for (let left = load<u64>(ACTIVE_SLOTS + (word << 3)); left != 0; left &= left - 1) {
       const slot = (word << 6) + <u32>ctz(left);
       const other = requestAt(slot);

@@ -35,6 +35,7 @@ import {
   MAX_SLOTS,
 } from "./abi";
 import { freeSlot } from "./request";
+import { storeOrdered } from "./shared";
 
 export const MAGIC: u64 = JOURNAL_MAGIC_LOW | ((<u64>JOURNAL_MAGIC_HIGH) << 32);
 
@@ -47,13 +48,13 @@ export function entryOf(slot: u32): u32 {
 
 /** The slot's entry holds the request; with `taken`, which counts it, it is in flight. */
 export function noteTaken(slot: u32, taken: u64): void {
-  store<u64>(entryOf(slot), JOURNAL_BUSY, JOURNAL_STATE);
-  store<u64>(JOURNAL_TAKEN, taken);
+  storeOrdered(entryOf(slot) + JOURNAL_STATE, JOURNAL_BUSY);
+  storeOrdered(JOURNAL_TAKEN, taken);
 }
 
 /** Its response is about to be written at a ring index. One store, so that no index is ever read with another state. */
 export function noteAnswered(slot: u32, index: u32): void {
-  store<u64>(entryOf(slot), JOURNAL_ANSWERED | ((<u64>index) << 32), JOURNAL_STATE);
+  storeOrdered(entryOf(slot) + JOURNAL_STATE, JOURNAL_ANSWERED | ((<u64>index) << 32));
   store<u16>(ANSWERED_LIST + (answered++ << 1), slot);
 }
 
@@ -61,7 +62,7 @@ export function noteAnswered(slot: u32, index: u32): void {
 export function forgetAnswered(): void {
   for (let i: u32 = 0; i < answered; i++) {
     const slot = load<u16>(ANSWERED_LIST + (i << 1));
-    store<u64>(entryOf(slot), JOURNAL_FREE, JOURNAL_STATE);
+    storeOrdered(entryOf(slot) + JOURNAL_STATE, JOURNAL_FREE);
     freeSlot(slot);
   }
   answered = 0;
@@ -78,9 +79,9 @@ export function checksum(): u32 {
 /** Begins a journal for the ring of CONFIG. It is none before its magic is there. */
 export function beginJournal(taken: u64): void {
   answered = 0;
-  store<u64>(JOURNAL_MAGIC, 0);
+  storeOrdered(JOURNAL_MAGIC, 0);
   for (let slot: u32 = 0; slot < <u32>MAX_SLOTS; slot++)
-    store<u64>(entryOf(slot), JOURNAL_FREE, JOURNAL_STATE);
+    storeOrdered(entryOf(slot) + JOURNAL_STATE, JOURNAL_FREE);
   store<u32>(JOURNAL_FORMAT, JOURNAL_VERSION);
   store<u32>(JOURNAL_ABI, load<u32>(CONFIG_ABI));
   store<u32>(JOURNAL_RING_ENTRIES, load<u32>(CONFIG_ENTRIES));
@@ -89,9 +90,9 @@ export function beginJournal(taken: u64): void {
   store<u32>(JOURNAL_MAX_INDIRECT, load<u32>(CONFIG_MAX_INDIRECT));
   store<u32>(JOURNAL_DOMID, load<u32>(CONFIG_DOMID));
   for (let at = JOURNAL_DOMID + 4; at < JOURNAL_IDENTITY; at += 4) store<u32>(at, 0);
-  store<u64>(JOURNAL_TAKEN, taken);
+  storeOrdered(JOURNAL_TAKEN, taken);
   store<u32>(JOURNAL_CHECKSUM, checksum());
-  store<u64>(JOURNAL_MAGIC, MAGIC);
+  storeOrdered(JOURNAL_MAGIC, MAGIC);
 }
 
 /** Nothing is answered that the journal does not know; what it knows is recover.ts's to read. */

@@ -35,7 +35,7 @@ import {
 import { checksum, entryOf, MAGIC, resumeJournal } from "./journal";
 import { claimSlots } from "./request";
 import { startRing } from "./ring";
-import { loadShared } from "./shared";
+import { loadShared, storeOrdered } from "./shared";
 
 /** Recovered requests that are in RECOVERED_LIST, and how many of them have been taken up. */
 let recovered: u32 = 0;
@@ -136,7 +136,7 @@ export function recoverJournal(size: u32): i32 {
   for (let slot: u32 = 0; slot < <u32>MAX_SLOTS; slot++) {
     // A response that was not published is as if it had not been written: its place will be another's.
     const state = isInFlight(slot, taken, published) ? JOURNAL_BUSY : JOURNAL_FREE;
-    store<u64>(entryOf(slot), state, JOURNAL_STATE);
+    storeOrdered(entryOf(slot) + JOURNAL_STATE, state);
   }
   claimSlots(RECOVERED_LIST, recovered);
   return ATTACH_OK;

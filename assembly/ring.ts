@@ -17,10 +17,9 @@ import {
 } from "./abi";
 import { count } from "./counters";
 import { forgetAnswered, noteTaken } from "./journal";
-import { RESPONSE_ID, RESPONSE_OPERATION, RESPONSE_STATUS, stride } from "./layout";
+import { stride } from "./layout";
 import { Request } from "./request";
-import { copy16 } from "./segments";
-import { loadShared, storeShared } from "./shared";
+import { copyEntry4, copyEntry8, copyEntry16, loadShared, storeResponse, storeShared } from "./shared";
 
 export let entries: u32 = 0;
 /** Requests taken; the low half is req_cons. It never wraps, so of any two requests it tells which is older. */
@@ -73,15 +72,15 @@ export function copyRequest(slot: u32): u32 {
   const entry = JOURNAL_ENTRIES + slot * JOURNAL_ENTRY_BYTES;
   const from = SRING_ENTRIES + (<u32>taken & (entries - 1)) * stride;
   const to = entry + JOURNAL_REQUEST;
-  copy16(to, from);
-  copy16(to + 16, from + 16);
-  copy16(to + 32, from + 32);
-  copy16(to + 48, from + 48);
-  copy16(to + 64, from + 64);
-  copy16(to + 80, from + 80);
-  store<u64>(to, load<u64>(from, 96), 96);
-  store<u32>(to, load<u32>(from, 104), 104);
-  if (stride > 108) store<u32>(to, load<u32>(from, 108), 108);
+  copyEntry16(to, from);
+  copyEntry16(to + 16, from + 16);
+  copyEntry16(to + 32, from + 32);
+  copyEntry16(to + 48, from + 48);
+  copyEntry16(to + 64, from + 64);
+  copyEntry16(to + 80, from + 80);
+  copyEntry8(to + 96, from + 96);
+  copyEntry4(to + 104, from + 104);
+  if (stride > 108) copyEntry4(to + 108, from + 108);
   store<u64>(entry + JOURNAL_INDEX, taken);
   return to;
 }
@@ -91,12 +90,9 @@ export function consume(slot: u32): void {
   noteTaken(slot, ++taken);
 }
 
-/** Writes a response: id, operation and status, never the padding between (XSA-216). */
 export function respond(request: Request): void {
   const to = SRING_ENTRIES + (rspProd & (entries - 1)) * stride;
-  store<u64>(to + RESPONSE_ID, request.id);
-  store<u8>(to + RESPONSE_OPERATION, request.operation);
-  store<i16>(to + RESPONSE_STATUS, request.status);
+  storeResponse(to, request.id, request.operation, request.status);
   rspProd++;
 }
 
