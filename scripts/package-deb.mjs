@@ -1,57 +1,28 @@
 // Makes build/xbdback_VERSION_ARCHITECTURE.deb, for this machine's architecture: `npm run package:deb`, or for a named one,
-// on any machine: `npm run package:deb -- arm64`. It needs dpkg-deb and nothing of Debian's build tools.
+// on any machine: `npm run package:deb -- arm64`.
 //
 // The contents are what `npm pack` packs, in /usr/lib/xbdback, and what a Debian system wants of it in its own places.
 // Node is a dependency, not part of the package: Debian 13 has one that is new enough, Debian 12 gets it from NodeSource.
-import { spawnSync } from "node:child_process";
-import { createHash } from "node:crypto";
 import {
   chmodSync,
-  copyFileSync,
   existsSync,
-  lstatSync,
   mkdirSync,
   mkdtempSync,
   readdirSync,
   readFileSync,
   rmSync,
   symlinkSync,
-  writeFileSync,
 } from "node:fs";
 import { tmpdir } from "node:os";
-import { basename, dirname, join } from "node:path";
-import { fileURLToPath } from "node:url";
+import { join } from "node:path";
 import { gzipSync } from "node:zlib";
+import { copyright, describe, filesIn, install, installedSize, pack, run, SOURCE, write } from "./deb.mjs";
 import { ARCHITECTURES, partOf } from "./native-parts.mjs";
 
-const source = dirname(dirname(fileURLToPath(import.meta.url)));
 const { name, version, description, engines } = JSON.parse(
-  readFileSync(join(source, "package.json"), "utf8"),
+  readFileSync(join(SOURCE, "package.json"), "utf8"),
 );
 const nodeVersion = engines.node.replace(/[^0-9.]/g, "");
-
-function run(program, ...args) {
-  const { status, stdout, stderr, error } = spawnSync(program, args, { cwd: source, encoding: "utf8" });
-  if (status === 0) return stdout;
-  const remedy =
-    error?.code === "ENOENT" ? ` (apt-get install ${program.startsWith("dpkg") ? "dpkg" : program})` : "";
-  process.stderr.write(
-    `${program} ${args.join(" ")}: ${error?.message ?? "failed"}${remedy}\n${stdout ?? ""}${stderr ?? ""}`,
-  );
-  process.exit(1);
-}
-
-/** Copies a file to where it belongs, with a mode that does not depend on the checkout's. */
-function install(from, to, mode = 0o644) {
-  mkdirSync(dirname(to), { recursive: true, mode: 0o755 });
-  copyFileSync(from, to);
-  chmodSync(to, mode);
-}
-
-function write(to, contents) {
-  mkdirSync(dirname(to), { recursive: true, mode: 0o755 });
-  writeFileSync(to, contents, { mode: 0o644 });
-}
 
 /** What `npm pack` packs, unpacked. */
 function unpackPackage(scratch, to) {
@@ -83,7 +54,7 @@ const DOCUMENTS = ["docs", "examples", "test"];
 
 /** The files in the places where Debian has them. */
 function layOut(root) {
-  const packaging = join(source, "packaging");
+  const packaging = join(SOURCE, "packaging");
   const command = join(root, "usr/lib/xbdback/bin/xbdback.mjs");
   chmodSync(command, 0o755);
   mkdirSync(join(root, "usr/bin"), { recursive: true });
@@ -93,7 +64,7 @@ function layOut(root) {
     install(join(packaging, file), join(root, "usr/share/xbdback", file));
   }
   install(join(packaging, "xbdback.toml"), join(root, "etc/xbdback/xbdback.toml"));
-  install(join(source, "xen/block-xbdback"), join(root, "etc/xen/scripts/block-xbdback"), 0o755);
+  install(join(SOURCE, "xen/block-xbdback"), join(root, "etc/xen/scripts/block-xbdback"), 0o755);
   const manual = join(root, "usr/lib/xbdback/build/man");
   for (const page of readdirSync(manual)) {
     const section = page.slice(page.lastIndexOf(".") + 1);
@@ -104,14 +75,7 @@ function layOut(root) {
   write(join(root, "usr/share/bash-completion/completions/xbdback"), completion("bash"));
   write(join(root, "usr/share/zsh/vendor-completions/_xbdback"), completion("zsh"));
   const documents = join(root, "usr/share/doc/xbdback");
-  const licence = readFileSync(join(source, "LICENSE"), "utf8")
-    .trimEnd()
-    .replaceAll(/^$/gm, ".")
-    .replaceAll(/^/gm, " ");
-  write(
-    join(documents, "copyright"),
-    `${readFileSync(join(packaging, "debian/copyright"), "utf8")}${licence}\n`,
-  );
+  write(join(documents, "copyright"), copyright());
   // As they lie in the package, so that the links from one to the other lead there.
   const packed = readdirSync(join(root, "usr/lib/xbdback"));
   for (const name of packed.filter((name) => name.endsWith(".md") || DOCUMENTS.includes(name))) {
@@ -119,20 +83,12 @@ function layOut(root) {
   }
 }
 
-/** Files below a directory, as paths relative to it. */
-function filesIn(directory) {
-  return readdirSync(directory, { recursive: true }).filter((file) =>
-    lstatSync(join(directory, file)).isFile(),
-  );
-}
-
 function control(root) {
-  const bytes = filesIn(root).reduce((sum, file) => sum + lstatSync(join(root, file)).size, 0);
   return `Package: ${name}
 Version: ${version}
 Architecture: ${architecture}
 Maintainer: The xbdback authors <xbdback@localhost>
-Installed-Size: ${Math.ceil(bytes / 1024)}
+Installed-Size: ${installedSize(root)}
 Depends: nodejs (>= ${nodeVersion}), libc6, passwd
 Suggests: xen-utils-common, bash-completion, qemu-utils, qemu-system-common, nbdkit
 Section: admin
@@ -144,26 +100,13 @@ Description: ${description}
 `;
 }
 
-/** The package's own files: control, scripts, checksums, and what of /etc is the administrator's. */
-function describe(root) {
-  const files = filesIn(root).sort();
-  const sums = files.map((file) =>
-    createHash("md5")
-      .update(readFileSync(join(root, file)))
-      .digest("hex"),
-  );
+/** What of /etc is the administrator's, and the scripts. */
+function addScripts(root) {
   const metadata = join(root, "DEBIAN");
-  write(join(metadata, "control"), control(root));
-  write(join(metadata, "md5sums"), files.map((file, i) => `${sums[i]}  ${file}\n`).join(""));
-  write(
-    join(metadata, "conffiles"),
-    files
-      .filter((file) => file.startsWith("etc/"))
-      .map((file) => `/${file}\n`)
-      .join(""),
-  );
+  const files = filesIn(root).filter((file) => file.startsWith("etc/"));
+  write(join(metadata, "conffiles"), files.map((file) => `/${file}\n`).join(""));
   for (const script of ["postinst", "prerm", "postrm"]) {
-    install(join(source, "packaging/debian", script), join(metadata, script), 0o755);
+    install(join(SOURCE, "packaging/debian", script), join(metadata, script), 0o755);
   }
 }
 
@@ -183,8 +126,6 @@ if (!existsSync(join(root, "usr/lib/xbdback/build/blkif.wasm")))
 // What the command writes of itself, it writes here, with this machine's part.
 layOut(root);
 removeOtherParts(join(root, "usr/lib/xbdback"));
-describe(root);
-const deb = join(source, "build", `${name}_${version}_${architecture}.deb`);
-chmodSync(root, 0o755);
-run("dpkg-deb", "--root-owner-group", "-Zxz", "--build", root, deb);
-process.stdout.write(`build/${basename(deb)}\n`);
+describe(root, control(root));
+addScripts(root);
+pack(root, `${name}_${version}_${architecture}.deb`);
