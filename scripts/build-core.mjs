@@ -21,14 +21,16 @@ export const MODULES = [
 /** For edited lines: with the names of functions and with assertions. */
 const DEVELOPMENT = { file: "build/blkif.wasm", target: "debug", optimise: null };
 
-function digest(...parts) {
+/** Of all parts, as one hash. */
+export function digest(...parts) {
   const hash = createHash("sha256");
   // With its length, as the end of one part could be the beginning of the next.
   for (const part of parts) hash.update(`${part.length} `).update(part);
   return hash.digest("hex");
 }
 
-function version(root, name) {
+/** Of an installed package. */
+export function version(root, name) {
   return JSON.parse(readFileSync(join(root, "node_modules", name, "package.json"), "utf8")).version;
 }
 

@@ -1,5 +1,5 @@
 // Builds the core (AssemblyScript to build/blkif.wasm) and the host (TypeScript to build/), each only if it changed,
-// what the command runs, the core's header for hosts in C, and the man pages.
+// what the command runs, the core in C with the headers for hosts in C, and the man pages.
 //
 // With --dev, what an edited line needs to be tested, in a second or two: the core with assertions and not optimised, the
 // host with source maps, and neither header nor man pages. The next build without it makes what differs again.
@@ -13,6 +13,7 @@ import { createServer } from "node:net";
 import { dirname, join } from "node:path";
 import { setTimeout as pause } from "node:timers/promises";
 import { fileURLToPath } from "node:url";
+import { writeCore } from "./build-c.mjs";
 import { buildCore, buildDevelopmentCore } from "./build-core.mjs";
 import { writeBundle } from "./bundle.mjs";
 import { writeHeader } from "./c-header.mjs";
@@ -85,5 +86,6 @@ await writeBundle();
 if (!DEV) {
   await writePage();
   await writeHeader();
+  await writeCore();
   await writeManual();
 }

@@ -15,6 +15,7 @@ export const FULL_ONLY = [
   "hosts/",
   "package/architectures",
   "package/build",
+  "package/c-library",
   "package/completion",
   "package/debian",
   "package/tarball",

@@ -2,25 +2,19 @@
  * A small host of the core: one ring, a disk in memory, and the guest of guest.h. On Xen the ring would be mapped, and
  * carry_out_copies() would be IOCTL_GNTDEV_GRANT_COPY on the table as it is; the loop is the one of docs/core.md.
  */
+#include <stdalign.h>
+#include <stddef.h>
 #include <sys/uio.h>
 
-#include "blkif.h"
 #include "guest.h"
 
-#define AT(type, offset) ((type *)(memory.data + (offset)))
+#define AT(type, offset) ((type *)(void *)(memory + (offset)))
 
-static wasm_rt_memory_t memory; /* linear memory, the core's import env.memory */
-static Z_blkif_instance_t core; /* one ring */
+static alignas(XBD_PAGE) uint8_t memory[XBD_MEMORY_BYTES];
+static struct xbd_core core; /* one ring */
 static uint8_t disk[DISK_SECTORS * 512];
 
-/* How wasm2c's code asks for the import. */
-wasm_rt_memory_t *Z_envZ_memory(struct Z_env_instance_t *env)
-{
-	(void)env;
-	return &memory;
-}
-
-/* Copies between the guest's pages and linear memory; every entry gets its status. */
+/* Copies between the guest's pages and the core's memory; every entry gets its status. */
 static void carry_out_copies(void)
 {
 	for (uint32_t i = 0; i < *AT(uint32_t, XBD_OUT_COPIES); i++) {
@@ -65,7 +59,7 @@ static void run(void)
 	uint32_t flags, completions = 0;
 
 	do {
-		flags = Z_blkifZ_step(&core, completions);
+		flags = (uint32_t)xbd_step(&core, (int32_t)completions);
 		completions = 0;
 		if (flags & XBD_STEP_COPY)
 			carry_out_copies();
@@ -79,23 +73,19 @@ static void run(void)
 
 int main(void)
 {
-	wasm_rt_init();
-	Z_blkif_init_module();
-	wasm_rt_allocate_memory(&memory, XBD_MEMORY_BYTES / 65536, XBD_MEMORY_BYTES / 65536);
-	Z_blkif_instantiate(&core, NULL);
-
+	xbd_init(&core, memory);
 	guest_begins(AT(void, XBD_SRING));
 	*AT(uint32_t, XBD_CONFIG_ABI) = XBD_ABI_X86_64;
 	*AT(uint32_t, XBD_CONFIG_ENTRIES) = 32;
-	*AT(uint64_t, XBD_CONFIG_BASE) = (uintptr_t)memory.data;
+	*AT(uint64_t, XBD_CONFIG_BASE) = (uintptr_t)memory;
 	*AT(uint64_t, XBD_CONFIG_SECTORS) = DISK_SECTORS;
 	*AT(uint32_t, XBD_CONFIG_SECTOR_UNITS) = 1;
 	*AT(uint32_t, XBD_CONFIG_MAX_IO) = XBD_MAX_IO;
-	*AT(uint32_t, XBD_CONFIG_BATCH) = 64;
+	*AT(uint32_t, XBD_CONFIG_BATCH) = XBD_MAX_SLOTS;
 	*AT(uint32_t, XBD_CONFIG_PASS_SEGMENTS) = XBD_MAX_PASS_SEGMENTS;
 	*AT(uint32_t, XBD_CONFIG_PASS_BYTES) = XBD_MAX_PASS_BYTES;
-	if (Z_blkifZ_version(&core) != XBD_ABI_VERSION || Z_blkifZ_attach(&core) != XBD_ATTACH_OK) {
-		fprintf(stderr, "the core refuses: header and module of different builds, or a bad configuration\n");
+	if (xbd_version(&core) != XBD_ABI_VERSION || xbd_attach(&core) != XBD_ATTACH_OK) {
+		fprintf(stderr, "the core refuses: header and core of different builds, or a bad configuration\n");
 		return 1;
 	}
 	run();

@@ -1,6 +1,6 @@
 /*
- * Replays the vectors, as test/hosts/script.ts wrote them down, on the core that wasm2c made C of. Reads the script from
- * standard input; ends with 1 and a line on standard error at the first difference.
+ * Replays the vectors, as test/hosts/script.ts wrote them down, on a core in C: instance-c.c or instance-wasm2c.c. Reads the
+ * script from standard input; ends with 1 and a line on standard error at the first difference.
  */
 #define _GNU_SOURCE
 #include <stdint.h>
@@ -9,19 +9,8 @@
 #include <string.h>
 
 #include "blkif-core.h"
-#include "blkif.h"
+#include "instance.h"
 
-struct Z_env_instance_t {
-	wasm_rt_memory_t memory;
-};
-
-wasm_rt_memory_t *Z_envZ_memory(struct Z_env_instance_t *env)
-{
-	return &env->memory;
-}
-
-static struct Z_env_instance_t env;
-static Z_blkif_instance_t core;
 static uint8_t *memory;
 /* What memory must be. */
 static uint8_t *expected;
@@ -73,19 +62,11 @@ static void write_bytes(const char *text, int is_host)
 static void call(const char *text)
 {
 	char name[16];
-	int argument, result, found = 0;
+	int argument, result, found;
 
 	if (sscanf(text, "%15s %d %d", name, &argument, &result) != 3)
 		fail("a call that is not understood, of length", (long)strlen(text));
-	if (strcmp(name, "version") == 0)
-		found = (int)Z_blkifZ_version(&core);
-	else if (strcmp(name, "attach") == 0)
-		found = (int)Z_blkifZ_attach(&core);
-	else if (strcmp(name, "step") == 0)
-		found = (int)Z_blkifZ_step(&core, (u32)argument);
-	else if (strcmp(name, "trim") == 0)
-		found = (int)Z_blkifZ_trim(&core, (u32)argument);
-	else
+	if (!call_export(name, argument, &found))
 		fail("no such export, in call", (long)calls);
 	snprintf(last_call, sizeof last_call, "%s", text);
 	calls++;
@@ -113,7 +94,7 @@ static void play(char *line)
 	} else if (strncmp(line, "vector ", 7) == 0) {
 		free(vector);
 		vector = strdup(line + 7);
-		Z_blkif_instantiate(&core, &env);
+		begin_instance();
 		vectors++;
 	} else if (strcmp(line, "end") != 0) {
 		fail("a line that is not understood, of length", (long)strlen(line));
@@ -126,10 +107,7 @@ int main(void)
 	size_t capacity = 0;
 	char end[] = "end";
 
-	wasm_rt_init();
-	Z_blkif_init_module();
-	wasm_rt_allocate_memory(&env.memory, XBD_MEMORY_BYTES / 65536, XBD_MEMORY_BYTES / 65536);
-	memory = env.memory.data;
+	memory = allocate_memory();
 	expected = calloc(1, XBD_MEMORY_BYTES);
 	if (!expected)
 		fail("no memory, bytes", XBD_MEMORY_BYTES);
@@ -139,6 +117,10 @@ int main(void)
 	}
 	play(end);
 	compare(0, XBD_MEMORY_BYTES);
+	free(expected);
+	free(vector);
+	free(line);
+	free_memory();
 	printf("%u vectors, %u calls\n", vectors, calls);
 	return 0;
 }

@@ -11,8 +11,8 @@
  * Memory is zero at first. Compared is all of it but the data and persistent windows, which the core never touches.
  */
 import * as abi from "../../assembly/abi.js";
-import { documentNames, isExpectation, parseVectors, readDocument } from "../vectors/document.js";
-import { Player } from "../vectors/player.js";
+import { checkVector } from "../vectors/check.js";
+import { documentNames, parseVectors, readDocument } from "../vectors/document.js";
 
 const COMPARED = [
   [0, abi.DATA],
@@ -103,7 +103,10 @@ class Recorder {
   }
 }
 
-/** Plays every vector in this process, on the core that Node runs, and writes down what went into it and came out. */
+/**
+ * Plays every vector in this process, on the core that Node runs, and writes down what went into it and came out. Throws an
+ * Error where that is not what the document says: what is written down is what the documents say.
+ */
 export function recordVectors(): Script {
   const recorder = new Recorder();
   const RealInstance = WebAssembly.Instance;
@@ -118,10 +121,9 @@ export function recordVectors(): Script {
   Object.assign(WebAssembly, { Instance: Recorded });
   try {
     for (const file of documentNames()) {
-      for (const { line, title, blocks } of parseVectors(file, readDocument(file))) {
-        recorder.begin(`${file}:${line} ${title}`);
-        const player = new Player();
-        for (const block of blocks) if (!isExpectation(block)) player.play(block);
+      for (const vector of parseVectors(file, readDocument(file))) {
+        recorder.begin(`${file}:${vector.line} ${vector.title}`);
+        checkVector(vector);
       }
     }
   } finally {
