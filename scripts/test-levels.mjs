@@ -54,6 +54,7 @@ export const FULL_ONLY = [
   "restart/kept-descriptors",
   "restart/kept-trouble",
   "restart/held",
+  "restart/served",
   "vbd/faults",
   "vbd/many",
   "vbd/neighbours",

@@ -16,6 +16,15 @@ for (const [i, way] of WAYS.slice(0, 2).entries()) {
   });
 }
 
+for (const [i, disk] of (["qcow2", "vhd"] as const).entries()) {
+  test(`the daemon and the helper of an image are killed, alone and at once: ${disk}`, {
+    ...LIMIT,
+    skip: absent(PROGRAMS[disk], "qemu-img"),
+  }, async () => {
+    await playSlice(WAYS[i], ALL, 320 + i, disk);
+  });
+}
+
 test("an NBD server is killed, and the guest sees pauses", {
   ...LIMIT,
   skip: absent(PROGRAMS.nbd, "qemu-img"),

@@ -1,7 +1,7 @@
 /** Disks that another program serves, and that the torture kills as well. */
 import { type ChildProcess, execFile, spawn } from "node:child_process";
 import { once } from "node:events";
-import { rmSync } from "node:fs";
+import { readdirSync, readFileSync, rmSync } from "node:fs";
 import { connect } from "node:net";
 import { join } from "node:path";
 import { setTimeout as sleep } from "node:timers/promises";
@@ -11,40 +11,116 @@ import { hashFile } from "./processes.js";
 
 const run = promisify(execFile);
 
-/** What `--disk` names, beside raw. */
-export const SERVED = ["vhost-user", "nbd"] as const;
-export type Served = (typeof SERVED)[number];
-
-export const PROGRAMS: Readonly<Record<Served, Program>> = {
+/** What `--disk` names, beside raw, and the program that serves it. */
+export const PROGRAMS = {
   "vhost-user": "qemu-storage-daemon",
   nbd: "qemu-nbd",
-};
+  qcow2: "qemu-storage-daemon",
+  vhd: "qemu-storage-daemon",
+} as const satisfies Record<string, Program>;
+export type Served = keyof typeof PROGRAMS;
+export const SERVED = Object.keys(PROGRAMS) as Served[];
+
+/** How qemu-img makes images in which a helper of the daemon's keeps tables. */
+const FORMATS = {
+  qcow2: ["-f", "qcow2"],
+  vhd: ["-f", "vpc", "-o", "force_size=on"],
+} as const;
+
+/** A disk that is more than a file of this machine. */
+export interface ServedDisk {
+  readonly target: string;
+  /** Starts its server, if nobody else does; resolves when it listens. */
+  serve(): Promise<void>;
+  /** Resolves when the server is gone. */
+  kill(): Promise<void>;
+  /** What the disk has, while no server has it. Rejects where the image is damaged beyond clusters that nothing refers to. */
+  sha256(): Promise<string>;
+}
+
+/** Makes a disk of zeros in a directory, and serves it. */
+export function startServed(kind: Served, directory: string, bytes: number): Promise<ServedDisk> {
+  return kind === "qcow2" || kind === "vhd"
+    ? HelpedImage.make(kind, directory, bytes)
+    : DiskServer.start(kind, directory, bytes);
+}
+
+/** An image that the daemon starts a helper for. */
+class HelpedImage implements ServedDisk {
+  readonly target: string;
+  readonly #image: string;
+
+  private constructor(kind: keyof typeof FORMATS, image: string) {
+    this.target = `${kind}:${image}`;
+    this.#image = image;
+  }
+
+  static async make(kind: keyof typeof FORMATS, directory: string, bytes: number): Promise<HelpedImage> {
+    const image = join(directory, `disk.${kind}`);
+    await run("qemu-img", ["create", "-q", ...FORMATS[kind], image, String(bytes)]);
+    return new HelpedImage(kind, image);
+  }
+
+  async serve(): Promise<void> {}
+
+  async kill(): Promise<void> {
+    const pids = this.#helpers();
+    for (const pid of pids) {
+      try {
+        process.kill(pid, "SIGKILL");
+      } catch {
+        // It has ended by itself.
+      }
+    }
+    while (this.#helpers().some((pid) => pids.includes(pid))) await sleep(2);
+  }
+
+  sha256(): Promise<string> {
+    return contentOf(this.#image);
+  }
+
+  /** As the kernel names them: a launcher of the daemon's has the image in its arguments, too. */
+  #helpers(): number[] {
+    return readdirSync("/proc")
+      .filter((name) => /^[0-9]+$/.test(name))
+      .map(Number)
+      .filter((pid) => {
+        try {
+          const comm = readFileSync(`/proc/${pid}/comm`, "utf8");
+          return (
+            comm.startsWith("qemu-storage") &&
+            readFileSync(`/proc/${pid}/cmdline`, "utf8").includes(this.#image)
+          );
+        } catch {
+          return false;
+        }
+      });
+  }
+}
 
 /** A server of a qcow2 image: of those, QEMU keeps tables in its memory, which a kill loses with the data that they lead to. */
-export class DiskServer {
+class DiskServer implements ServedDisk {
   readonly target: string;
-  readonly #kind: Served;
+  readonly #kind: "vhost-user" | "nbd";
   readonly #image: string;
   readonly #socket: string;
   #process: ChildProcess | null = null;
   #exited: Promise<unknown> = Promise.resolve();
 
-  private constructor(kind: Served, directory: string) {
+  private constructor(kind: "vhost-user" | "nbd", directory: string) {
     this.#kind = kind;
     this.#image = join(directory, "disk.qcow2");
     this.#socket = join(directory, "disk.sock");
     this.target = kind === "nbd" ? `nbd+unix:///?socket=${this.#socket}` : `vhost-user:${this.#socket}`;
   }
 
-  /** Makes the image, and serves it. */
-  static async start(kind: Served, directory: string, bytes: number): Promise<DiskServer> {
+  static async start(kind: "vhost-user" | "nbd", directory: string, bytes: number): Promise<DiskServer> {
     const server = new DiskServer(kind, directory);
     await run("qemu-img", ["create", "-q", "-f", "qcow2", server.#image, String(bytes)]);
     await server.serve();
     return server;
   }
 
-  /** Starts it; resolves when it listens. */
   async serve(): Promise<void> {
     rmSync(this.#socket, { force: true });
     const [program, ...args] = this.#kind === "nbd" ? this.#qemuNbd() : this.#storageDaemon();
@@ -61,22 +137,14 @@ export class DiskServer {
     }
   }
 
-  /** Resolves when it is gone. */
   async kill(): Promise<void> {
     this.#process?.kill("SIGKILL");
     await this.#exited;
     this.#process = null;
   }
 
-  /** What the disk has, while no server has it. Rejects where the image is damaged beyond clusters that nothing refers to. */
-  async sha256(): Promise<string> {
-    await run("qemu-img", ["check", "-q", this.#image]).catch((error: { code: number; stdout: string }) => {
-      // 3: clusters are leaked, which a kill does.
-      if (error.code !== 3) throw new Error(`qemu-img check: ${error.code}, ${error.stdout}`);
-    });
-    const raw = `${this.#image}.raw`;
-    await run("qemu-img", ["convert", "-O", "raw", this.#image, raw]);
-    return hashFile(raw);
+  sha256(): Promise<string> {
+    return contentOf(this.#image);
   }
 
   #qemuNbd(): string[] {
@@ -99,6 +167,17 @@ export class DiskServer {
       `type=vhost-user-blk,id=e,node-name=disk,addr.type=unix,addr.path=${this.#socket},writable=on,iothread=io,num-queues=4`,
     ];
   }
+}
+
+async function contentOf(image: string): Promise<string> {
+  await run("qemu-img", ["check", "-q", image]).catch((error: { code: number; stdout: string }) => {
+    // 3: clusters are leaked, which a kill does. 63: the format has no check.
+    if (error.code !== 3 && error.code !== 63)
+      throw new Error(`qemu-img check: ${error.code}, ${error.stdout}`);
+  });
+  const raw = `${image}.raw`;
+  await run("qemu-img", ["convert", "-O", "raw", image, raw]);
+  return hashFile(raw);
 }
 
 async function listens(path: string): Promise<boolean> {

@@ -3,7 +3,7 @@ import { setTimeout as sleep } from "node:timers/promises";
 import { random } from "../../host/guest/workload.js";
 import { removeVbd } from "../../host/toolstack/vbd.js";
 import { DEVID, Guest, hashFile, Site } from "./processes.js";
-import { DiskServer, type Served } from "./served.js";
+import { type Served, type ServedDisk, startServed } from "./served.js";
 
 const DOMID = 1;
 const DISK_BYTES = 32 << 20;
@@ -47,9 +47,9 @@ export async function playSlice(
   const site = await Site.start();
   const dice = random(seed);
   const pauses: number[] = [];
-  let server: DiskServer | null = null;
+  let server: ServedDisk | null = null;
   try {
-    if (disk !== "raw") server = await DiskServer.start(disk, site.images, DISK_BYTES);
+    if (disk !== "raw") server = await startServed(disk, site.images, DISK_BYTES);
     site.serve(...STARTS[0]);
     const spec = server ? await site.plugTarget(DOMID, server.target) : await site.plug(DOMID, DISK_BYTES);
     const guest = new Guest({
@@ -98,7 +98,7 @@ export async function playSlice(
   }
 }
 
-async function die(site: Site, server: DiskServer | null, death: Death): Promise<void> {
+async function die(site: Site, server: ServedDisk | null, death: Death): Promise<void> {
   await Promise.all([
     death === "server" ? null : site.backend?.kill(),
     death === "backend" ? null : server?.kill(),
@@ -108,7 +108,7 @@ async function die(site: Site, server: DiskServer | null, death: Death): Promise
 /** Starts what is dead, the one or the other first; resolves with when the backend began, where it was dead alone. */
 async function live(
   site: Site,
-  server: DiskServer | null,
+  server: ServedDisk | null,
   death: Death,
   dice: () => number,
 ): Promise<number | null> {

@@ -4,8 +4,8 @@
  * started again. With another victim, guests are killed at random moments, alone or with the backend, and nothing of them may
  * stay.
  *
- * `--disk vhost-user|nbd`: the disk is a server's, which is killed as well, `--server-kills N` times alone, and `--both-kills N`
- * times with the backend. It serves a qcow2 image, of which it loses what was not flushed.
+ * `--disk vhost-user|nbd|qcow2|vhd`: the disk is a server's, or a helper's of the backend, which is killed as well, `--server-kills
+ * N` times alone, and `--both-kills N` times with the backend. It loses what was not flushed.
  */
 import { parseArgs } from "node:util";
 import { quantile } from "../../bench/statistics.js";
