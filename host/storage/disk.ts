@@ -39,8 +39,9 @@ export async function openDisk(target: string, options: DiskOptions): Promise<Bl
 async function openWrapped(target: string, source: Wrapped, options: DiskOptions): Promise<BlockDevice> {
   const layer = readLayer(target, source);
   if ("overlay" in layer) return openOverlay(target, layer.overlay, basesIn(source.inner), options);
-  const { readOnly, ...rest } = options;
-  const inner = await openDisk(source.inner, { ...rest, readOnly: readOnly || layer.readsOnly === true });
+  if (!("open" in layer))
+    return openDisk(source.inner, { ...options, readOnly: options.readOnly || layer.readsOnly === true });
+  const inner = await openDisk(source.inner, options);
   try {
     return await layer.open(inner, { ...options, name: target });
   } catch (error) {
@@ -66,7 +67,7 @@ function basesIn(target: string): KnownBase[] {
     const layer = readLayer(target, source);
     if ("overlay" in layer) return [{ path: layer.overlay, format: "qcow2" }, ...basesIn(source.inner)];
     // It is only read in any case.
-    if (layer.readsOnly) return basesIn(source.inner);
+    if ("readsOnly" in layer) return basesIn(source.inner);
     throw notBase(target, "is not an image; put the wrapper before the overlay instead of behind it");
   }
   if (source === null) throw notBase(target, "is neither an absolute path nor a known target");
@@ -105,7 +106,7 @@ export async function usesOf(
     Promise.all(bases.map(async (base) => ({ ...(await lookUp(base)), readOnly: true })));
   if (source?.kind !== "wrapped") return [{ ...(await lookUp(target)), readOnly }, ...(await known())];
   const layer = readLayer(target, source);
-  if (!("overlay" in layer)) return usesOf(source.inner, readOnly || layer.readsOnly === true, bases);
+  if (!("overlay" in layer)) return usesOf(source.inner, readOnly || "readsOnly" in layer, bases);
   const below = bases.length > 0 ? await known() : await usesOf(source.inner, true);
   return [{ ...(await lookUp(layer.overlay)), readOnly }, ...below];
 }

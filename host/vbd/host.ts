@@ -22,7 +22,7 @@ export interface VbdHost {
   readonly log: Log;
   /** Nobody, where it is left out. */
   readonly tell?: TellEvent;
-  /** The limits of a disk of this guest that has none of its own; none where it is left out. */
+  /** The limits of a disk of this guest that has none of its own; those of its target where it is left out. */
   readonly limits?: (guest: string | null, target: string | null) => DefaultLimits;
   /** Opens a store; openDisk where it is left out. */
   readonly open?: Open;

@@ -1,10 +1,10 @@
 /** The limits of disks that have none of their own, as an administrator writes them: for all guests, or for one by its name. */
 import { type Limits, NO_LIMITS } from "../reactor/throttle.js";
 import { parseSize } from "../storage/size.js";
-import { parseWrapped, WRAPPERS } from "../storage/wrapper/index.js";
+import { ratesIn } from "../storage/wrapper/index.js";
 
-/** Who has set the limits: the disk's own keys, one of the two options of `serve`, or nobody. */
-export type LimitSource = "disk" | "guest-limit" | "limit" | null;
+/** Who has set the limits: the disk's own keys, its target, one of the two options of `serve`, or nobody. */
+export type LimitSource = "disk" | "target" | "guest-limit" | "limit" | null;
 
 export interface DefaultLimits {
   readonly limits: Limits;
@@ -52,24 +52,15 @@ export function parseGuestLimit(text: string): { guest: string; limits: Limits }
   return { guest: text.slice(0, colon), limits: parseLimits(text.slice(colon + 1)) };
 }
 
-/**
- * The limits of a disk of this guest, whose name is null where it is not known. A disk whose target says limit: has that one
- * alone.
- */
+/** The limits of a disk of this guest, whose name is null where it is not known. Those of a target's limit: come first. */
 export function defaultLimits(
   { limit, guestLimit }: LimitSettings,
   guest: string | null,
   target: string | null,
 ): DefaultLimits {
-  if (target !== null && limitsItself(target)) return NO_DEFAULT;
+  const rates = target === null ? null : ratesIn(target);
+  if (rates) return { limits: { ...NO_LIMITS, ...rates }, limitsFrom: "target" };
   const ofGuest = guestLimit.map(parseGuestLimit).findLast((one) => one.guest === guest);
   if (ofGuest) return { limits: ofGuest.limits, limitsFrom: "guest-limit" };
   return limit === undefined ? NO_DEFAULT : { limits: parseLimits(limit), limitsFrom: "limit" };
-}
-
-function limitsItself(target: string): boolean {
-  for (let layer = parseWrapped(target); layer !== null; layer = parseWrapped(layer.inner)) {
-    if (layer.wrapper === WRAPPERS["limit"]) return true;
-  }
-  return false;
 }

@@ -31,7 +31,7 @@ import { Failure } from "./failure.js";
 import type { VbdHost } from "./host.js";
 import { storeOf, type Verdict } from "./hotplug.js";
 import { imageOf, type Kind, kindOf } from "./kind.js";
-import { NO_DEFAULT } from "./limit-defaults.js";
+import { defaultLimits } from "./limit-defaults.js";
 import { Looker } from "./looker.js";
 import { type VbdId, vbdName } from "./name.js";
 import type { Observation } from "./observation.js";
@@ -366,7 +366,8 @@ export class Vbd {
   #takeDefaultLimits(): void {
     if (this.#connection) return;
     const target = this.#store && "path" in this.#store ? this.#store.path : null;
-    this.#throttling.setDefault(this.#host.limits?.(this.#domainName, target) ?? NO_DEFAULT);
+    const limits = this.#host.limits?.(this.#domainName, target);
+    this.#throttling.setDefault(limits ?? defaultLimits({ guestLimit: [] }, this.#domainName, target));
   }
 
   /** State 1: say what we can do, then wait for the frontend and for the hotplug script. */

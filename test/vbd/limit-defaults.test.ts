@@ -2,6 +2,7 @@
 import assert from "node:assert/strict";
 import { test } from "node:test";
 import { NO_LIMITS } from "../../host/reactor/throttle.js";
+import { openDisk } from "../../host/storage/disk.js";
 import { defaultLimits, parseGuestLimit, parseLimits } from "../../host/vbd/limit-defaults.js";
 import { DEVID, DOMID, LIMIT, Machine, type MachineOptions, until } from "./harness.js";
 
@@ -26,7 +27,7 @@ test("limits as they are written, and what is said of others", () => {
   assert.throws(() => parseGuestLimit("web:iops"), { message: /"iops" is not a limit/ });
 });
 
-test("a guest's own come first, the last of them; a target with limit: has that one alone", () => {
+test("a guest's own come first, the last of them; a target with limit: has that alone", () => {
   const settings = { limit: "iops=100", guestLimit: ["web:iops=1", "db:none", "web:bps=1M"] };
   const of = (guest: string | null, target: string | null = "/disk.img") =>
     defaultLimits(settings, guest, target);
@@ -34,7 +35,10 @@ test("a guest's own come first, the last of them; a target with limit: has that 
   assert.deepEqual(of("db"), { limits: NO_LIMITS, limitsFrom: "guest-limit" });
   for (const guest of ["mail", null])
     assert.deepEqual(of(guest), { limits: { iops: 100, bps: 0, burst: 1 }, limitsFrom: "limit" });
-  assert.deepEqual(of("web", "readonly:limit:iops=9:/disk.img"), { limits: NO_LIMITS, limitsFrom: null });
+  assert.deepEqual(of("web", "readonly:limit:iops=9:/disk.img"), {
+    limits: { iops: 9, bps: 0, burst: 1 },
+    limitsFrom: "target",
+  });
   assert.deepEqual(of("web", "/limit:iops=9:x").limitsFrom, "guest-limit");
   assert.deepEqual(defaultLimits({ guestLimit: [] }, "web", null), { limits: NO_LIMITS, limitsFrom: null });
 });
@@ -93,6 +97,28 @@ test(
     });
   },
 );
+
+test("a target's limit holds until the disk gets another, and again", LIMIT, async () => {
+  const machine = await Machine.start({ open: openDisk });
+  try {
+    const guest = await machine.guest();
+    await machine.plug({ path: `readonly:limit:iops=7+bps=1M:${machine.image()}` });
+    await machine.connect(guest);
+    const vbd = machine.backend.vbd(NAME);
+    const now = () => {
+      const { limits, limitsFrom } = machine.status()!;
+      return [limits.iops, limits.bps, limitsFrom];
+    };
+    assert.deepEqual(now(), [7, 1 << 20, "target"]);
+    await vbd.throttle({ limits: NO_LIMITS });
+    assert.deepEqual(now(), [0, 0, "disk"]);
+    await vbd.throttle({ limits: null });
+    assert.deepEqual(now(), [7, 1 << 20, "target"]);
+    assert.equal(machine.status()!.through, null, "it is served as if it stood alone");
+  } finally {
+    await machine.close();
+  }
+});
 
 test("what the toolstack wrote for a disk counts, and none is a limit of its own, too", LIMIT, async () => {
   const limits = () => ({ limits: ONE, limitsFrom: "limit" }) as const;

@@ -78,10 +78,15 @@ async function limit(id: VbdId, options: LimitOptions): Promise<void> {
 
 type Limited = Pick<VbdStatus, "limits" | "limitsFrom">;
 
+const SOURCES = {
+  limit: " (serve --limit)",
+  "guest-limit": " (serve --guest-limit)",
+  target: " (its target)",
+};
+
 /** "500 requests/s, 50 MiB/s, bursts of 1 s (serve --limit)". */
 export function describeLimits({ limits, limitsFrom }: Limited): string {
-  const configured = limitsFrom === "limit" || limitsFrom === "guest-limit";
-  return `${inWords(limits)}${configured ? ` (serve --${limitsFrom})` : ""}`;
+  return `${inWords(limits)}${limitsFrom === null || limitsFrom === "disk" ? "" : SOURCES[limitsFrom]}`;
 }
 
 function inWords({ iops, bps, burst }: Limits): string {

@@ -2,7 +2,7 @@
 import { cow } from "./cow.js";
 import { delay } from "./delay.js";
 import { error } from "./error.js";
-import type { Layer, WrapperKind } from "./kind.js";
+import type { Layer, Rates, WrapperKind } from "./kind.js";
 import { limit } from "./limit.js";
 import { log } from "./log.js";
 import { readonly } from "./readonly.js";
@@ -27,6 +27,27 @@ export function parseWrapped(text: string): Wrapped | null {
   if (!wrapper.hasArgument) return { kind: "wrapped", wrapper, argument: "", inner: rest };
   const end = rest.includes(":") ? rest.indexOf(":") : rest.length;
   return { kind: "wrapped", wrapper, argument: rest.slice(0, end), inner: rest.slice(end + 1) };
+}
+
+/** The lowest of each rate that a target's wrappers name; null where none does. */
+export function ratesIn(target: string): Rates | null {
+  const all = layersOf(target).flatMap((layer) => ("rates" in layer ? (layer.rates ?? []) : []));
+  const lowest = (key: keyof Rates): number => {
+    const some = all.map((rates) => rates[key]).filter((rate) => rate > 0);
+    return some.length > 0 ? Math.min(...some) : 0;
+  };
+  return all.length > 0 ? { iops: lowest("iops"), bps: lowest("bps") } : null;
+}
+
+/** From the outermost; none of a target that is not opened, because one is written wrong. */
+function layersOf(target: string): Layer[] {
+  const wrapped = parseWrapped(target);
+  if (wrapped === null) return [];
+  try {
+    return [layerOf(wrapped), ...layersOf(wrapped.inner)];
+  } catch {
+    return [];
+  }
 }
 
 /** Throws an Error that says how it is written right. */

@@ -15,13 +15,26 @@ export interface WrapperOptions extends OpenOptions {
 }
 
 /** A wrapper with its argument. */
-export type Layer = Filter | Overlay;
+export type Layer = Filter | Overlay | Property;
 
+/** What operations pass through. */
 export interface Filter {
-  /** The target below is only read, whatever the disk's mode. */
-  readonly readsOnly?: boolean;
   /** Puts it before a disk that is open, which it takes over. Rejects with a DeviceError, and the disk stays the caller's. */
   open(inner: BlockDevice, options: WrapperOptions): BlockDevice | Promise<BlockDevice>;
+}
+
+/** What is true of the disk below, which is served as if it stood alone. */
+export interface Property {
+  /** It is only read, whatever the disk's mode. */
+  readonly readsOnly?: boolean;
+  readonly rates?: Readonly<Rates>;
+}
+
+/** A second; 0: as many as there are. */
+export interface Rates {
+  iops: number;
+  /** Bytes. */
+  bps: number;
 }
 
 /** An image over the target below, of which it has one user. */
