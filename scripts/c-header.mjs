@@ -97,14 +97,16 @@ export function coreHeader(state) {
     "/** One ring's core, which a host allocates. Its fields are the core's own. */",
     "struct xbd_core {",
     "\tuint8_t *memory;",
+    "\tuint8_t *ring;",
     ...state.map((line) => `\t${line}`),
     "};",
     "",
     "/**",
     " * Makes a core of `memory`: XBD_MEMORY_BYTES, page aligned, which need not be zero and is this core's until its ring has",
-    " * been detached. Nothing else has to be undone.",
+    " * been detached. Nothing else has to be undone. `ring` is where the ring's pages are mapped, one behind the other; NULL",
+    " * if that is at XBD_SRING of the memory. With a ring elsewhere and no persistent grants, XBD_SRING bytes are enough.",
     " */",
-    "void xbd_init(struct xbd_core *core, void *memory);",
+    "void xbd_init(struct xbd_core *core, void *memory, void *ring);",
   ];
   return header(CORE_INTRODUCTION, before, define, ["struct xbd_core *core"]);
 }

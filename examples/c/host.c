@@ -73,7 +73,7 @@ static void run(void)
 
 int main(void)
 {
-	xbd_init(&core, memory);
+	xbd_init(&core, memory, NULL);
 	guest_begins(AT(void, XBD_SRING));
 	*AT(uint32_t, XBD_CONFIG_ABI) = XBD_ABI_X86_64;
 	*AT(uint32_t, XBD_CONFIG_ENTRIES) = 32;

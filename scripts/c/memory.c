@@ -77,7 +77,7 @@ static inline uint32_t count_trailing_zeros(uint64_t value)
 static inline _Atomic uint32_t *shared32(const struct xbd_core *core, uint32_t at)
 {
 	SHARED(at, 4);
-	return (_Atomic uint32_t *)(void *)(core->memory + at);
+	return (_Atomic uint32_t *)(void *)(core->ring + (at - XBD_SRING));
 }
 
 /* An index of the ring. The order is that of ring.h's read, write and full barriers. */
@@ -116,7 +116,7 @@ static inline void shared_copyEntry16(const struct xbd_core *core, uint32_t to, 
 static inline void shared_storeResponse(const struct xbd_core *core, uint32_t to, uint64_t id, uint32_t operation,
 	uint32_t status)
 {
-	uint8_t *response = core->memory + to;
+	uint8_t *response = core->ring + (to - XBD_SRING);
 
 	SHARED(to, 12);
 	atomic_store_explicit(shared32(core, to), (uint32_t)id, memory_order_relaxed);

@@ -25,7 +25,7 @@ void begin_instance(void)
 {
 	/* What it keeps outside its memory is its own to begin with. */
 	memset(&core, 0xa5, sizeof core);
-	xbd_init(&core, memory);
+	xbd_init(&core, memory, NULL);
 }
 
 int call_export(const char *name, int argument, int *result)
