@@ -42,7 +42,7 @@ install(join(SOURCE, "build/c/blkif-core.c"), join(root, "usr/share/blkif-core/b
 write(join(root, "usr/share/pkgconfig/blkif-core.pc"), PKG_CONFIG);
 write(join(documents, "copyright"), copyright());
 for (const name of ["core.md", "restart.md"]) install(join(SOURCE, "docs", name), join(documents, name));
-for (const name of ["c/host.c", "c/guest.h"])
+for (const name of ["c/host.c", "c/guest.h", "c-backend/backend.c"])
   install(join(SOURCE, "examples", name), join(documents, "examples", name));
 describe(root, control(root));
 pack(root, `libblkif-core-dev_${version}_all.deb`);
