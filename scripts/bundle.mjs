@@ -20,7 +20,7 @@ const ENTRIES = {
   "module-worker": join(compiled, "storage/module/module-worker.js"),
 };
 
-/** See host/reactor/build.ts. */
+/** See host/platform/build.ts. */
 const BUILD = "@BUILD@";
 
 /** What the files are to contain, with the hash of all of them and the core's in its place. */

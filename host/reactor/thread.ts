@@ -3,10 +3,10 @@ import { closeSync } from "node:fs";
 import type { Worker } from "node:worker_threads";
 import type { Counters } from "../core/blkif.js";
 import { readCounters, readInflight } from "../core/blkif.js";
+import { BUILD } from "../platform/build.js";
 import { eventFd, signalEventFd } from "../platform/libc.js";
 import type { Store } from "../storage/raw.js";
 import type { VhostStore } from "../storage/vhost-user/store.js";
-import { BUILD } from "./build.js";
 import { type Latency, readLatency } from "./latency.js";
 import { returnMemory, takeMemory } from "./memory-pool.js";
 import {

@@ -32,13 +32,6 @@ export const LAYERS: Readonly<Record<string, readonly string[]>> = {
   ],
 };
 
-/** Imports against the order, as "file -> file", with the reason. */
-export const BACKWARDS: Readonly<Record<string, string>> = {
-  "host/storage/module/thread.ts -> host/reactor/build.ts": "the release's hash, which every thread compares",
-  "host/storage/module/module-worker.ts -> host/reactor/build.ts":
-    "the release's hash, which every thread compares",
-};
-
 /** Files of host/core that need Node, which the others do without: they run in browsers. */
 export const CORE_WITH_NODE: Readonly<Record<string, string>> = {
   "host/core/load.ts": "reads blkif.wasm from the disk; the package's entry does not export it",

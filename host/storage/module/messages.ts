@@ -3,7 +3,7 @@ import type { MessagePort } from "node:worker_threads";
 import type { Device, HowToOpen } from "./interface.js";
 
 export interface ModuleSettings {
-  /** See host/reactor/build.ts. */
+  /** See host/platform/build.ts. */
   readonly build: string;
   /** The module's. */
   readonly path: string;

@@ -4,7 +4,7 @@
  */
 import { pathToFileURL } from "node:url";
 import { workerData } from "node:worker_threads";
-import { BUILD } from "../../reactor/build.js";
+import { BUILD } from "../../platform/build.js";
 import { DEVICE_API, type Device, type DeviceModule } from "./interface.js";
 import type { Description, ModuleAnswer, ModuleRequest, ModuleSettings, Opened } from "./messages.js";
 

@@ -2,7 +2,7 @@
 import { createInterface } from "node:readline";
 import type { Readable } from "node:stream";
 import { MessageChannel, type MessagePort, Worker } from "node:worker_threads";
-import { BUILD } from "../../reactor/build.js";
+import { BUILD } from "../../platform/build.js";
 import type { HowToOpen } from "./interface.js";
 import type { Description, ModuleAnswer, ModuleRequest, ModuleSettings, Opened } from "./messages.js";
 
