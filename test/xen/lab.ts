@@ -26,9 +26,20 @@ function run(program: string, args: readonly string[]): string {
   return stdout;
 }
 
+/** Xen's two xenstores: its C one, and the OCaml one, which Debian's dom0 starts. */
+export type Xenstored = "xenstored" | "oxenstored";
+
+/** The environment in which the lab's script makes and starts the machine with that xenstored. */
+function machineOf(xenstored: Xenstored): NodeJS.ProcessEnv {
+  return { ...process.env, XENLAB_XENSTORED: xenstored };
+}
+
 /** Builds what is not there yet; that takes minutes and needs root and the network. */
-export function buildLab(): void {
-  const { status } = spawnSync(lab, ["build"], { stdio: ["ignore", 2, "inherit"] });
+export function buildLab(xenstored: Xenstored = "xenstored"): void {
+  const { status } = spawnSync(lab, ["build"], {
+    stdio: ["ignore", 2, "inherit"],
+    env: machineOf(xenstored),
+  });
   assert.equal(status, 0, "the lab could not be built");
 }
 
@@ -65,16 +76,17 @@ export async function runInLab(
   script: string,
   seconds: number,
   env: Record<string, string> = {},
+  xenstored: Xenstored = "xenstored",
 ): Promise<LabOutcome> {
   const directory = packProduct();
-  const log = join(directory, `${script}.console`);
+  const log = join(directory, `${script}.${xenstored}.console`);
   const args = [
     ...["run", "--script", join(scenarios, script), "--timeout", String(seconds), "--log", log],
     ...["--share", `${scenarios}:/share`, "--share", `${directory}:/package`],
     ...["--share", `${join(directory, "node_modules")}:/usr/lib/node_modules`],
     ...Object.entries(env).flatMap(([key, value]) => ["--env", `${key}=${value}`]),
   ];
-  const child = spawn(lab, args, { stdio: ["ignore", "pipe", "pipe"] });
+  const child = spawn(lab, args, { stdio: ["ignore", "pipe", "pipe"], env: machineOf(xenstored) });
   let output = "";
   for (const stream of [child.stdout, child.stderr]) {
     stream.setEncoding("latin1").on("data", (text) => {

@@ -1,7 +1,7 @@
 /** A scenario of the lab as a test, with a subtest for each of its checks. */
 import assert from "node:assert/strict";
 import { test } from "node:test";
-import { runInLab } from "./lab.js";
+import { runInLab, type Xenstored } from "./lab.js";
 
 /** The part of an output that belongs to a check: what was printed since the one before. */
 export function checksOf(output: string): { name: string; ok: boolean; said: string }[] {
@@ -24,10 +24,11 @@ export function scenario(
   name: string,
   script: string,
   seconds: number,
-  env: Record<string, string> = {},
+  env: Record<string, string>,
+  xenstored: Xenstored,
 ): void {
   test(name, { timeout: (seconds + 120) * 1000 }, async (t) => {
-    const { status, output, console } = await runInLab(script, seconds, env);
+    const { status, output, console } = await runInLab(script, seconds, env, xenstored);
     for (const check of checksOf(output)) {
       await t.test(check.name, () => assert.ok(check.ok, `${check.name}\n${check.said}`));
     }

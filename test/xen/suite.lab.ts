@@ -1,9 +1,10 @@
 /**
  * Real guests on a real Xen, in QEMU's software emulation: `npm run test:xen`. XBDBACK_TEST=full has the long loops and
- * every combination in it; XBDBACK_SCENARIOS="xl.sh boot.sh" runs just those.
+ * every combination in it, on the C xenstored and on oxenstored. XBDBACK_SCENARIOS="xl.sh boot.sh" runs just those,
+ * XBDBACK_XENSTORED=oxenstored (or xenstored, or both) on that one only.
  */
 import assert from "node:assert/strict";
-import { buildLab } from "./lab.js";
+import { buildLab, type Xenstored } from "./lab.js";
 import { scenario } from "./scenario.js";
 
 /** What is proved, the script that does it, and the seconds that it may take: some four times what it does alone. */
@@ -20,21 +21,39 @@ const scenarios: [string, string, number][] = [
   ["guest, daemon and device die in every order", "death.sh", 1200],
   ["the daemon is killed under a guest at work", "restart.sh", 900],
   ["a driver domain", "driver.sh", 1200],
+  ["xenstored itself", "xenstored.sh", 900],
   ["fio over the ways in which a frontend connects", "matrix.sh", 1800],
 ];
 
-const named = process.env["XBDBACK_SCENARIOS"]?.split(" ");
-for (const name of named ?? []) {
-  assert.ok(
-    scenarios.some(([, script]) => script === name),
-    `no scenario ${name}`,
-  );
-}
+/** What is run on oxenstored in every run; the others in full ones. */
+const ON_OXENSTORED = ["xenstored.sh"];
+
 const full = process.env["XBDBACK_TEST"] === "full";
 
-buildLab();
-for (const [name, script, seconds] of scenarios) {
-  if (!named || named.includes(script)) {
-    scenario(name, script, full ? 2 * seconds : seconds, { FULL: full ? "1" : "0" });
+/** The words of a variable, each of which must be known. */
+function chosen<T extends string>(variable: string, known: readonly T[]): T[] | null {
+  const words = process.env[variable]?.split(" ") ?? null;
+  for (const word of words ?? []) assert.ok(known.includes(word as T), `${variable}: ${word} is not known`);
+  return words as T[] | null;
+}
+
+const named = chosen(
+  "XBDBACK_SCENARIOS",
+  scenarios.map(([, script]) => script),
+);
+const onlyOn = chosen<Xenstored>("XBDBACK_XENSTORED", ["xenstored", "oxenstored"]);
+
+function isWanted(script: string, xenstored: Xenstored): boolean {
+  if (named && !named.includes(script)) return false;
+  if (onlyOn) return onlyOn.includes(xenstored);
+  return xenstored === "xenstored" || full || ON_OXENSTORED.includes(script);
+}
+
+for (const xenstored of ["xenstored", "oxenstored"] as const) {
+  const wanted = scenarios.filter(([, script]) => isWanted(script, xenstored));
+  if (wanted.length > 0) buildLab(xenstored);
+  for (const [name, script, seconds] of wanted) {
+    const title = xenstored === "oxenstored" ? `${name}, on oxenstored` : name;
+    scenario(title, script, full ? 2 * seconds : seconds, { FULL: full ? "1" : "0" }, xenstored);
   }
 }

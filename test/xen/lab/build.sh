@@ -12,13 +12,20 @@ BOOT_MODULES="virtio_pci virtio_blk ext4"
 DOM0_MODULES="xen-privcmd xen-evtchn xen-gntdev xen-gntalloc xenfs xen-blkback virtio_console 9p 9pnet_virtio loop brd"
 DOMU_MODULES="xen-blkfront ext4"
 
+# Makes what is not there yet.
 build() {
+  if [ "$(cat "$CACHE/stamp" 2>/dev/null)" != "$(stamp)" ]; then make_images; fi
+  if [ ! -f "$FROZEN/state" ]; then freeze; fi
+  [ -f "$FROZEN/state" ] || die "the machine did not get ready"
+}
+
+make_images() {
   [ "$(id -u)" = 0 ] || die "build must run as root"
   local t0=$SECONDS
   install_host_tools
   mkdir -p "$CACHE"/{debs/partial,boot}
   cd "$CACHE"
-  rm -f stamp
+  rm -rf stamp frozen-*
   download
   unpack
   kernels
@@ -27,10 +34,8 @@ build() {
   initramfs
   tools_image
   root_image
-  freeze
-  [ -f boot/state ] || die "the machine did not get ready"
   stamp > stamp
-  say "built in $((SECONDS - t0)) s: $(du -sh boot | cut -f1) in $CACHE/boot"
+  say "images made in $((SECONDS - t0)) s: $(du -sh boot | cut -f1) in $CACHE/boot"
 }
 
 # stamp - changes with everything that the images depend on.

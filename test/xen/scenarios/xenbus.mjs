@@ -1,23 +1,12 @@
 // xenstore over the kernel's device, as in a driver domain: many requests at once, each with its own answer, and events.
 import assert from "node:assert/strict";
-import { setTimeout as sleep } from "node:timers/promises";
 
 process.env.XENSTORED_PATH = "/none";
-const { connectXen } = await import("/usr/lib/node_modules/xbdback/build/host/platform/xen/xenstore.js");
+const { check, connectXen, NODE, until } = await import("./xenstore-checks.mjs");
 const xenstore = await connectXen();
-const NODE = "/local/domain/0/data/xenbus";
 // Of one length, and of others: the kernel holds one message.
 const names = ["online", "params", "status", "device", "script", "config", "mode-a", "sector-size"];
 const value = (name) => `value of ${name}`;
-
-async function check(name, body) {
-  try {
-    await body();
-    console.log(`CHECK ok ${name}`);
-  } catch (error) {
-    console.log(`${error.stack}\nCHECK FAILED ${name}`);
-  }
-}
 
 await check("writes at once write each its own key", async () => {
   await Promise.all(names.map((name) => xenstore.write(`${NODE}/${name}`, value(name))));
@@ -37,7 +26,7 @@ await check("reads at once have each its own answer, between events", async () =
   const before = events;
   await xenstore.write(`${NODE}/round`, "the last");
   // It comes after the answer, and may be one event with those that waited.
-  while (events === before) await sleep(10);
+  await until(() => events > before);
 });
 
 await check("transactions at once", async () => {
