@@ -13,6 +13,7 @@ import { machineCommand } from "./machine.js";
 import { pauseCommand, unpauseCommand } from "./pause.js";
 import { recordCommand } from "./record.js";
 import { replayCommand } from "./replay.js";
+import { reportCommand } from "./report.js";
 import { resizeCommand } from "./resize.js";
 import { showCommand } from "./show.js";
 import { statsCommand } from "./stats.js";
@@ -43,6 +44,7 @@ export function operatorCommands(): Command[] {
     replayCommand(),
     decodeCommand(),
     machineCommand(),
+    reportCommand(),
     completionCommand(),
   ];
 }
