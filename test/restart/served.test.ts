@@ -16,7 +16,7 @@ for (const [i, way] of WAYS.slice(0, 2).entries()) {
   });
 }
 
-for (const [i, disk] of (["qcow2", "vhd"] as const).entries()) {
+for (const [i, disk] of (["qcow2", "vhd", "overlay"] as const).entries()) {
   test(`the daemon and the helper of an image are killed, alone and at once: ${disk}`, {
     ...LIMIT,
     skip: absent(PROGRAMS[disk], "qemu-img"),

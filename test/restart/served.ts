@@ -17,14 +17,16 @@ export const PROGRAMS = {
   nbd: "qemu-nbd",
   qcow2: "qemu-storage-daemon",
   vhd: "qemu-storage-daemon",
+  overlay: "qemu-storage-daemon",
 } as const satisfies Record<string, Program>;
 export type Served = keyof typeof PROGRAMS;
 export const SERVED = Object.keys(PROGRAMS) as Served[];
 
-/** How qemu-img makes images in which a helper of the daemon's keeps tables. */
+/** How qemu-img makes images in which a helper of the daemon's keeps tables. The daemon makes an overlay over a raw one. */
 const FORMATS = {
   qcow2: ["-f", "qcow2"],
   vhd: ["-f", "vpc", "-o", "force_size=on"],
+  overlay: ["-f", "raw"],
 } as const;
 
 /** A disk that is more than a file of this machine. */
@@ -40,7 +42,7 @@ export interface ServedDisk {
 
 /** Makes a disk of zeros in a directory, and serves it. */
 export function startServed(kind: Served, directory: string, bytes: number): Promise<ServedDisk> {
-  return kind === "qcow2" || kind === "vhd"
+  return kind === "qcow2" || kind === "vhd" || kind === "overlay"
     ? HelpedImage.make(kind, directory, bytes)
     : DiskServer.start(kind, directory, bytes);
 }
@@ -50,15 +52,16 @@ class HelpedImage implements ServedDisk {
   readonly target: string;
   readonly #image: string;
 
-  private constructor(kind: keyof typeof FORMATS, image: string) {
-    this.target = `${kind}:${image}`;
+  private constructor(target: string, image: string) {
+    this.target = target;
     this.#image = image;
   }
 
   static async make(kind: keyof typeof FORMATS, directory: string, bytes: number): Promise<HelpedImage> {
     const image = join(directory, `disk.${kind}`);
-    await run("qemu-img", ["create", "-q", ...FORMATS[kind], image, String(bytes)]);
-    return new HelpedImage(kind, image);
+    const made = kind === "overlay" ? join(directory, "base.img") : image;
+    await run("qemu-img", ["create", "-q", ...FORMATS[kind], made, String(bytes)]);
+    return new HelpedImage(kind === "overlay" ? `cow:${image}:${made}` : `${kind}:${image}`, image);
   }
 
   async serve(): Promise<void> {}

@@ -4,7 +4,7 @@
  * started again. With another victim, guests are killed at random moments, alone or with the backend, and nothing of them may
  * stay.
  *
- * `--disk vhost-user|nbd|qcow2|vhd`: the disk is a server's, or a helper's of the backend, which is killed as well, `--server-kills
+ * `--disk vhost-user|nbd|qcow2|vhd|overlay`: the disk is a server's, or a helper's of the backend, which is killed as well, `--server-kills
  * N` times alone, and `--both-kills N` times with the backend. It loses what was not flushed.
  */
 import { parseArgs } from "node:util";
