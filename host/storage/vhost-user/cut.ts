@@ -9,8 +9,9 @@ import type { Segment } from "./virtqueue.js";
 export function cut(
   whole: readonly Segment[],
   { segments, segmentBytes, sectorSize }: Pick<Limits, "segments" | "segmentBytes" | "sectorSize">,
-): Segment[][] {
-  const parts: Segment[][] = [];
+): (readonly Segment[])[] {
+  if (whole.length <= segments && longest(whole) <= segmentBytes) return [whole];
+  const parts: (readonly Segment[])[] = [];
   let part: Segment[] = [];
   let bytes = 0;
   for (let { address, length: left } of whole) {
@@ -29,6 +30,12 @@ export function cut(
   }
   if (part.length > 0) parts.push(part);
   return parts;
+}
+
+function longest(segments: readonly Segment[]): number {
+  let most = 0;
+  for (const { length } of segments) if (length > most) most = length;
+  return most;
 }
 
 /** Whether a sector fits into a request when each of its 512 bytes is elsewhere. */
@@ -50,5 +57,7 @@ function takeTail(part: Segment[], bytes: number): Segment[] {
 }
 
 export function bytesOf(segments: readonly Segment[]): number {
-  return segments.reduce((sum, { length }) => sum + length, 0);
+  let bytes = 0;
+  for (const { length } of segments) bytes += length;
+  return bytes;
 }

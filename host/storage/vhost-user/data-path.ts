@@ -46,15 +46,33 @@ export class WindowPath implements DataPath {
       if (at < DATA || at + length > SRING) throw new Error("data outside of the ring's window");
       whole.push({ address: this.#window + at - DATA, length });
     }
-    return cut(whole, this.#limits).map((segments) => ({
-      bytes: bytesOf(segments),
-      place: () => segments,
-      views: () => segments.map((segment) => this.#view(segment)),
-    }));
+    const parts = cut(whole, this.#limits);
+    if (parts.length === 1) return [new WindowPart(this, parts[0])];
+    return parts.map((segments) => new WindowPart(this, segments));
   }
 
-  #view({ address, length }: Segment): Uint8Array {
+  view({ address, length }: Segment): Uint8Array {
     return new Uint8Array(this.#bytes, address - this.#window, length);
+  }
+}
+
+class WindowPart implements PartData {
+  readonly bytes: number;
+  readonly #path: WindowPath;
+  readonly #segments: readonly Segment[];
+
+  constructor(path: WindowPath, segments: readonly Segment[]) {
+    this.bytes = bytesOf(segments);
+    this.#path = path;
+    this.#segments = segments;
+  }
+
+  place(): readonly Segment[] {
+    return this.#segments;
+  }
+
+  views(): Uint8Array[] {
+    return this.#segments.map((segment) => this.#path.view(segment));
   }
 }
 

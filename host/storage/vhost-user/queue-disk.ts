@@ -13,6 +13,7 @@ import { QueueState, type VhostStore } from "./store.js";
 import { type QueuedRequest, Violation, Virtqueue } from "./virtqueue.js";
 
 const { EIO, EOPNOTSUPP, EROFS } = constants.errno;
+const SECTOR_BYTES = 2 ** SECTOR_SHIFT;
 const SUCCESS: Outcome = { result: Result.Success };
 
 export interface QueueDiskOptions {
@@ -36,14 +37,31 @@ interface Operation {
   outcome: Outcome;
 }
 
-type Part = Omit<QueuedRequest, "segments"> & {
+type Range = QueuedRequest["range"];
+
+class Part implements QueuedRequest {
   readonly operation: Operation;
+  readonly type: number;
+  readonly sector: number;
   readonly data: PartData | null;
+  readonly range: Range;
   /** When its connection was first lost, by performance.now(). */
-  lostAt?: number;
+  lostAt: number | null = null;
   /** A number of {@link QueueDisk.#holds}, when it was held last. */
-  heldAs?: number;
-};
+  heldAs = 0;
+
+  constructor(operation: Operation, type: number, position: number, data: PartData | null, range: Range) {
+    this.operation = operation;
+    this.type = type;
+    this.sector = position / SECTOR_BYTES;
+    this.data = data;
+    this.range = range;
+  }
+
+  get reads(): boolean {
+    return this.type === Request.in;
+  }
+}
 
 export class QueueDisk implements Pick<BlockDevice, "read" | "write" | "flush" | "discard"> {
   readonly name: string;
@@ -149,7 +167,7 @@ export class QueueDisk implements Pick<BlockDevice, "read" | "write" | "flush" |
       this.#releaseHeld(outcome === null ? holds : 0);
     };
     const operation = this.#begin("flush", 0, 0, ended, 1);
-    this.#send({ operation, type: Request.flush, sector: 0, reads: false, data: null });
+    this.#send(new Part(operation, Request.flush, 0, null, null));
   }
 
   discard(position: number, length: number, secure: boolean, done: Done): void {
@@ -162,17 +180,11 @@ export class QueueDisk implements Pick<BlockDevice, "read" | "write" | "flush" |
       this.#later(done, refusal ?? unable);
       return;
     }
-    const longest = discard.sectors * 2 ** SECTOR_SHIFT;
+    const longest = discard.sectors * SECTOR_BYTES;
     const operation = this.#begin(verb, position, length, done, Math.ceil(length / longest));
     for (let at = 0; at < length; at += longest) {
-      this.#send({
-        operation,
-        type: discard.type,
-        sector: (position + at) / 2 ** SECTOR_SHIFT,
-        reads: false,
-        data: null,
-        range: { sectors: Math.min(longest, length - at) / 2 ** SECTOR_SHIFT, flags: discard.flags },
-      });
+      const range = { sectors: Math.min(longest, length - at) / SECTOR_BYTES, flags: discard.flags };
+      this.#send(new Part(operation, discard.type, position + at, null, range));
     }
   }
 
@@ -260,7 +272,7 @@ export class QueueDisk implements Pick<BlockDevice, "read" | "write" | "flush" |
     const kept = this.#kept;
     const { data, sector } = part;
     if (kept === null || data === null || this.flushErrno !== 0) return true;
-    const has = kept.add(sector * 2 ** SECTOR_SHIFT, data.views(), data.bytes);
+    const has = kept.add(sector * SECTOR_BYTES, data.views(), data.bytes);
     if (!has) {
       part.heldAs = ++this.#holds;
       this.#held.push(part);
@@ -301,11 +313,10 @@ export class QueueDisk implements Pick<BlockDevice, "read" | "write" | "flush" |
     done: Done,
   ): void {
     const operation = this.#begin(verb, position, length, done, parts.length);
-    const reads = verb === "read";
+    const type = verb === "read" ? Request.in : Request.out;
     let at = position;
     for (const data of parts) {
-      const sector = at / 2 ** SECTOR_SHIFT;
-      this.#send({ operation, type: reads ? Request.in : Request.out, sector, reads, data });
+      this.#send(new Part(operation, type, at, data, null));
       at += data.bytes;
     }
   }
@@ -326,7 +337,7 @@ export class QueueDisk implements Pick<BlockDevice, "read" | "write" | "flush" |
     const id = queue.next as number;
     this.#out[id] = part;
     const segments = part.data?.place(id, part.reads) ?? [];
-    if (queue.push({ ...part, segments })) this.#options.kick();
+    if (queue.push(part, segments)) this.#options.kick();
   }
 
   #settle({ operation }: Part, status: number, fault: string | null): void {

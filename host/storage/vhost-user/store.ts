@@ -95,7 +95,7 @@ export class QueueState {
 
   note(out: number, answers: number): void {
     Atomics.store(this.#words, Word.out, out);
-    Atomics.add(this.#words, Word.answers, answers);
+    if (answers > 0) Atomics.add(this.#words, Word.answers, answers);
   }
 
   /** The memfd of the last connection (see area.ts), which is open until no queue uses it. */

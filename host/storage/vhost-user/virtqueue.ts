@@ -52,9 +52,8 @@ export interface QueuedRequest {
   readonly sector: number;
   /** The server writes to the segments. */
   readonly reads: boolean;
-  readonly segments: readonly Segment[];
   /** For DISCARD and WRITE_ZEROES, instead of segments. */
-  readonly range?: { readonly sectors: number; readonly flags: number };
+  readonly range: { readonly sectors: number; readonly flags: number } | null;
 }
 
 /**
@@ -105,9 +104,9 @@ export class Virtqueue {
   }
 
   /** Puts a request, for which there must be room, on the ring. True if the server wants to hear of it. */
-  push(request: QueuedRequest): boolean {
+  push(request: QueuedRequest, segments: readonly Segment[]): boolean {
     const id = this.#free.pop() as number;
-    this.#owed[id] = this.#describe(id, request);
+    this.#owed[id] = this.#describe(id, request, segments);
     const head = this.#shape.indirect ? id : id * CHAIN;
     this.#u16[(Control.available + 4 + 2 * (this.#available % this.#size)) >> 1] = head;
     const before = this.#available;
@@ -158,39 +157,40 @@ export class Virtqueue {
   }
 
   /** Writes all of a request but its head's place; the bytes that the server owes. */
-  #describe(id: number, { type, sector, reads, segments, range }: QueuedRequest): number {
+  #describe(id: number, request: QueuedRequest, segments: readonly Segment[]): number {
+    const { type, sector, reads, range } = request;
+    const { indirect } = this.#shape;
     const record = Control.records + id * RECORD_BYTES;
     this.#u32[record >> 2] = type;
     this.#u32[(record >> 2) + 1] = 0;
     this.#set64(record + 8, range ? 0 : sector);
     this.#u8[record + STATUS_AT] = NO_STATUS;
-    const first = this.#shape.indirect
+    const base = indirect ? 0 : id * CHAIN;
+    const first = indirect
       ? Control.tables + id * TABLE_BYTES
-      : Control.descriptors + id * CHAIN * DESCRIPTOR_BYTES;
-    const base = this.#shape.indirect ? 0 : id * CHAIN;
-    let place = 0;
+      : Control.descriptors + base * DESCRIPTOR_BYTES;
+    let at = first;
+    let next = base + 1;
     let owed = 1;
-    const add = (address: number, length: number, writes: boolean, last = false): void => {
-      const flags = (last ? 0 : Descriptor.next) | (writes ? Descriptor.write : 0);
-      this.#setDescriptor(first + place * DESCRIPTOR_BYTES, address, length, flags, base + place + 1);
-      place++;
-    };
-    add(this.#address + record, REQUEST_HEADER_BYTES, false);
+    this.#setDescriptor(at, this.#address + record, REQUEST_HEADER_BYTES, Descriptor.next, next++);
     for (const { address, length } of segments) {
-      add(address, length, reads);
+      const flags = reads ? Descriptor.next | Descriptor.write : Descriptor.next;
+      this.#setDescriptor((at += DESCRIPTOR_BYTES), address, length, flags, next++);
       if (reads) owed += length;
     }
     if (range) {
       this.#set64(record + RANGE_AT, sector);
       this.#u32[(record + RANGE_AT + 8) >> 2] = range.sectors;
       this.#u32[(record + RANGE_AT + 12) >> 2] = range.flags;
-      add(this.#address + record + RANGE_AT, RANGE_BYTES, false);
+      at += DESCRIPTOR_BYTES;
+      this.#setDescriptor(at, this.#address + record + RANGE_AT, RANGE_BYTES, Descriptor.next, next++);
     }
-    add(this.#address + record + STATUS_AT, 1, true, true);
-    if (this.#shape.indirect) {
-      const at = Control.descriptors + id * DESCRIPTOR_BYTES;
-      const bytes = place * DESCRIPTOR_BYTES;
-      this.#setDescriptor(at, this.#address + first, bytes, Descriptor.indirect, 0);
+    at += DESCRIPTOR_BYTES;
+    this.#setDescriptor(at, this.#address + record + STATUS_AT, 1, Descriptor.write, 0);
+    if (indirect) {
+      const head = Control.descriptors + id * DESCRIPTOR_BYTES;
+      const bytes = at + DESCRIPTOR_BYTES - first;
+      this.#setDescriptor(head, this.#address + first, bytes, Descriptor.indirect, 0);
     }
     return owed;
   }
@@ -199,7 +199,7 @@ export class Virtqueue {
     this.#set64(at, address);
     this.#u32[(at + 8) >> 2] = length;
     this.#u16[(at + 12) >> 1] = flags;
-    this.#u16[(at + 14) >> 1] = flags & Descriptor.next ? next : 0;
+    this.#u16[(at + 14) >> 1] = next;
   }
 
   #set64(at: number, value: number): void {
