@@ -103,11 +103,11 @@ export class UringLoop {
     }
     onTurn();
     if (reactor.ready || this.#stopped || timeout <= 0) ring.enter(0, 0);
-    else if (this.#pending > 0 || engine.foreign > 0) ring.enter(1, Math.min(timeout, EVENT_LOOP_MS));
+    else if (this.#pending > 0 || engine.foreign > 0) this.#sleep(Math.min(timeout, EVENT_LOOP_MS), 1);
     else if (!this.#findWork()) {
       // The frontends are to ring from now on; what they have not rung for is found here.
       if (reactor.listen()) ring.enter(0, 0);
-      else this.#sleep(timeout);
+      else this.#sleep(timeout, this.#awaited);
     }
   }
 
@@ -130,10 +130,20 @@ export class UringLoop {
     this.#hear();
   }
 
-  #sleep(timeout: number): void {
+  /** Completions that are worth a wake-up. */
+  get #awaited(): number {
+    const { ring, underWay } = this.#options.engine;
+    return ring.canWaitForMore ? Math.min(underWay >> PATIENCE_SHIFT, MAX_AWAITED) : 1;
+  }
+
+  #sleep(timeout: number, awaited: number): void {
     const { engine, pollUs } = this.#options;
     const { ring } = engine;
-    const awaited = ring.canWaitForMore ? Math.min(engine.underWay >> PATIENCE_SHIFT, MAX_AWAITED) : 0;
+    // Until now nobody had to signal what is found at the next turn anyway.
+    if (engine.askForSignals()) {
+      ring.enter(0, 0);
+      return;
+    }
     if (awaited > 1) {
       ring.enter(awaited, timeout, PATIENCE_US);
       return;
@@ -154,7 +164,7 @@ export class UringLoop {
     const { ring } = engine;
     if (pollUs === 0 || !this.#looks) return false;
     if (ring.prepared > 0) ring.enter(0, 0);
-    if (ring.ready > 0) return true;
+    if (ring.ready > 0 || engine.hasAnswers) return true;
     if (!reactor.quiet()) return false;
     const end = performance.now() + pollUs / 1000;
     do {
@@ -164,7 +174,7 @@ export class UringLoop {
         ring.enter(0, 0);
         if (ring.ready > 0) return true;
       }
-      if (reactor.look()) return true;
+      if (reactor.look() || engine.hasAnswers) return true;
     } while (performance.now() < end);
     this.#looks = false;
     return false;

@@ -24,6 +24,11 @@ const EVENT_BYTES = 8;
 /** What is written to eventfds, and behind it what they had counted, of which nobody wants to know. */
 const words = new BigUint64Array(new ArrayBuffer(2 * EVENT_BYTES));
 words[0] = 1n;
+/**
+ * Kicks of which one is waited for. The others end nobody's sleep; but a server that has filled the counter makes them all
+ * wait in the kernel.
+ */
+const KICKS_A_REPORT = 16;
 
 export class VhostQueue implements IoQueue {
   readonly discardData = removePages;
@@ -43,6 +48,8 @@ export class VhostQueue implements IoQueue {
   #kicking = -1;
   /** The server is to be woken again, when it has been woken. */
   #kickAgain = false;
+  /** Kicks without a report since the last one with it. */
+  #quietKicks = 0;
   /** The core's memory is not this one's any more. */
   #closed = false;
   #finished = false;
@@ -66,6 +73,7 @@ export class VhostQueue implements IoQueue {
       connect: (memoryFd, before) => this.#connect(memoryFd, before),
     });
     this.#ios = new DeviceQueue(this.#disk, core, owner);
+    engine.addAnswerer(this.#disk);
     this.#hear();
     this.#listen();
   }
@@ -93,7 +101,9 @@ export class VhostQueue implements IoQueue {
     await this.#disk.close();
     this.#finished = true;
     const engine = this.#engine;
+    engine.removeAnswerer(this.#disk);
     for (const call of [this.#hearing, this.#listening, this.#kicking]) if (call >= 0) engine.cancel(call);
+    engine.cancelQuiet(this.#store.kickFd);
     // The descriptors are closed by another thread, and must not be others by the time the kernel hears of them.
     while (engine.ring.prepared > 0) engine.ring.enter(0, 0);
     this.#control?.close();
@@ -142,7 +152,7 @@ export class VhostQueue implements IoQueue {
           this.#follower.report(Fault.event);
           return;
         }
-        this.#disk.answered();
+        // Answers are taken when all completions are.
         this.#hear();
       },
     );
@@ -154,6 +164,11 @@ export class VhostQueue implements IoQueue {
       return;
     }
     const { kickFd } = this.#store;
+    if (this.#quietKicks++ < KICKS_A_REPORT) {
+      this.#engine.writeQuietly(kickFd, this.#words, EVENT_BYTES);
+      return;
+    }
+    this.#quietKicks = 0;
     this.#kicking = this.#engine.call(Op.write, kickFd, 0, this.#words, EVENT_BYTES, 0, () => {
       this.#kicking = -1;
       if (!this.#kickAgain || this.#finished) return;

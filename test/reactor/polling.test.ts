@@ -25,6 +25,7 @@ function loopOver(
   ring: ReturnType<typeof promisingRing>,
   look: (loop: UringLoop) => boolean,
   reap: (loop: UringLoop) => void = () => {},
+  askForSignals: () => boolean = () => false,
 ): UringLoop {
   const inbox = new Uint8Array(new ArrayBuffer(64));
   let quiet = false;
@@ -43,7 +44,7 @@ function loopOver(
     },
   };
   const engine = {
-    ...{ ring, underWay: 0, foreign: 0 },
+    ...{ ring, underWay: 0, foreign: 0, hasAnswers: false, askForSignals },
     ...{ reap: () => reap(loop), read() {}, poll() {}, writeWord() {} },
   };
   const loop = new UringLoop({
@@ -102,4 +103,26 @@ test("a guest that never ceases to ask keeps no completion waiting", async () =>
   );
   await loop.run();
   assert.ok(looks <= 1);
+});
+
+test("an answer that comes before its signal was asked for is taken, and not slept on", async () => {
+  const ring = promisingRing();
+  const enters: unknown[] = [];
+  const enter = ring.enter;
+  ring.enter = function (...args: unknown[]): void {
+    enters.push(args[0]);
+    enter.call(this);
+  };
+  let asked = false;
+  const loop = loopOver(
+    ring,
+    () => false,
+    (loop) => {
+      if (asked) loop.stop();
+    },
+    () => (asked = true),
+  );
+  await loop.run();
+  assert.ok(asked);
+  assert.ok(!enters.includes(1), "it has slept");
 });

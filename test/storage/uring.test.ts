@@ -7,7 +7,15 @@ import * as abi from "../../assembly/abi.js";
 import { BlkifCore } from "../../host/core/blkif.js";
 import { coreModule } from "../../host/core/load.js";
 import { allocateMemory } from "../../host/core/memory.js";
-import { addressOf, eventFd, makeFifo, signalEventFd } from "../../host/platform/libc.js";
+import {
+  addressOf,
+  eventFd,
+  makeFifo,
+  readNonBlocking,
+  signalEventFd,
+  writeNonBlocking,
+} from "../../host/platform/libc.js";
+import { waitingEventFd } from "../../host/platform/sharing.js";
 import { Activity } from "../../host/reactor/activity.js";
 import type { IoOwner } from "../../host/reactor/io-queue.js";
 import { UringQueue } from "../../host/reactor/uring-queue.js";
@@ -117,6 +125,35 @@ test(
     closeSync(fd);
   },
 );
+
+test("quiet writes have no completions; those that wait can be cancelled", LIMIT, () => {
+  const engine = new UringEngine();
+  const word = new Uint8Array(new BigUint64Array([1n]).buffer);
+  const counter = (fd: number): bigint => {
+    const read = new BigUint64Array(1);
+    readNonBlocking(fd, new Uint8Array(read.buffer));
+    return read[0];
+  };
+  const [free, full] = [eventFd(), waitingEventFd()];
+  for (let i = 0; i < 2; i++) engine.writeQuietly(free, addressOf(word), 8);
+  engine.ring.enter(0, 0);
+  assert.equal(counter(free), 2n);
+  assert.equal(engine.reap(), 0);
+  const most = 2n ** 64n - 2n;
+  writeNonBlocking(full, new Uint8Array(new BigUint64Array([most]).buffer));
+  for (let i = 0; i < 2; i++) engine.writeQuietly(full, addressOf(word), 8);
+  engine.ring.enter(0, 0);
+  assert.equal(engine.reap(), 0, "they wait");
+  engine.cancelQuiet(full);
+  // Of the two, which have not succeeded, and of the cancelling.
+  for (let ends = 0; ends < 3; ends += engine.reap()) engine.ring.enter(1, 1000);
+  assert.equal(counter(full), most);
+  engine.ring.enter(0, 0);
+  signalEventFd(full);
+  assert.equal(counter(full), 1n, "none waits any longer");
+  engine.close();
+  for (const fd of [free, full]) closeSync(fd);
+});
 
 test("who looks without a call sees that a completion waits for one", LIMIT, () => {
   const engine = new UringEngine();

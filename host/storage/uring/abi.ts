@@ -85,6 +85,8 @@ export const FIXED_FILE = 1 << 8;
 export const ASYNC = 1 << 12;
 /** IOSQE_CQE_SKIP_SUCCESS, likewise: there is a completion only if it fails. */
 export const QUIET = 1 << 14;
+/** IORING_ASYNC_CANCEL_ALL. */
+export const CANCEL_ALL = 1;
 export const FSYNC_DATASYNC = 1;
 export const POLLIN = 1;
 

@@ -4,13 +4,13 @@ import { AT_FDCWD, O_CLOEXEC } from "../../platform/numbers.js";
 import { discardBlocks } from "../calls/discard.js";
 import type { IoVector } from "../device.js";
 import type { ErrnoDone, IoEngine, TransferDone } from "../engine.js";
-import { ASYNC, FIXED_FILE, FSYNC_DATASYNC, Op, POLLIN, QUIET } from "./abi.js";
+import { ASYNC, CANCEL_ALL, FIXED_FILE, FSYNC_DATASYNC, Op, POLLIN, QUIET } from "./abi.js";
 import { Uring, type UringSizes } from "./ring.js";
 
 const TWO_TO_32 = 4294967296;
 
 /** The upper word of user_data: whose completion it is. */
-const Kind = { call: 0, queue: 1, poll: 2, word: 3 } as const;
+const Kind = { call: 0, queue: 1, poll: 2, word: 3, quiet: 4 } as const;
 
 /** Words on their way into descriptors; each has been taken long before its place is used again. */
 const WORDS = 4096;
@@ -19,6 +19,15 @@ const WORDS = 4096;
 export interface CompletionQueue {
   /** `place` (0 to 65535) is what the operation was started with; `result` as the system call's, or -errno. */
   completed(place: number, result: number): void;
+}
+
+/** Somebody whose answers come in shared memory, and who signals one only where that was asked for before it came. */
+export interface Answerer {
+  readonly hasAnswers: boolean;
+  /** Takes the answers that are there. */
+  takeAnswers(): void;
+  /** Asks for a signal at the next answer. */
+  askForSignal(): void;
 }
 
 /** Slots for registered buffers are taken so many at a time. */
@@ -42,6 +51,7 @@ export class UringEngine implements IoEngine {
   readonly #freeCalls: number[] = [];
   readonly #queues: (CompletionQueue | null)[] = [];
   readonly #polls: (() => void)[] = [];
+  readonly #answerers: Answerer[] = [];
   readonly #words = new Uint32Array(new ArrayBuffer(4 * WORDS));
   readonly #wordsAddress = addressOf(new Uint8Array(this.#words.buffer));
   #nextWord = 0;
@@ -150,6 +160,19 @@ export class UringEngine implements IoEngine {
     this.ring.prepare(Op.write | QUIET, fd, 0, 0, address - high * TWO_TO_32, high, 4, 0, 0, Kind.word);
   }
 
+  /** Writes to a descriptor, and nobody hears whether that succeeded: without a completion, it ends no sleep. */
+  writeQuietly(fd: number, address: number, length: number): void {
+    const file = this.fileOf(fd);
+    const high = Math.floor(address / TWO_TO_32);
+    const low = address - high * TWO_TO_32;
+    this.ring.prepare(Op.write | QUIET | file.flags, file.fd, 0, 0, low, high, length, 0, fd, Kind.quiet);
+  }
+
+  /** Ends such writes to a descriptor that wait; before Linux 5.19 one of them. */
+  cancelQuiet(fd: number): void {
+    this.ring.prepare(Op.asyncCancel, -1, 0, 0, fd, Kind.quiet, 0, CANCEL_ALL, 0, Kind.quiet);
+  }
+
   /** Registers a descriptor, so that the kernel need not look it up for each operation. */
   register(fd: number): void {
     const slot = this.ring.addFile(fd);
@@ -179,14 +202,38 @@ export class UringEngine implements IoEngine {
     this.#freeBlocks.push(slot);
   }
 
-  /** Hands out the completions that are there; returns how many. */
+  /** Takes answers at each {@link reap}, from now on. */
+  addAnswerer(answerer: Answerer): void {
+    this.#answerers.push(answerer);
+  }
+
+  removeAnswerer(answerer: Answerer): void {
+    this.#answerers.splice(this.#answerers.indexOf(answerer), 1);
+  }
+
+  /** Whether {@link reap} would find answers. */
+  get hasAnswers(): boolean {
+    for (const answerer of this.#answerers) if (answerer.hasAnswers) return true;
+    return false;
+  }
+
+  /** To be called before a sleep, which an answer ends only if that was asked for. True if there are some by now. */
+  askForSignals(): boolean {
+    for (const answerer of this.#answerers) answerer.askForSignal();
+    return this.hasAnswers;
+  }
+
+  /** Hands out the completions that are there, and has answers taken; returns how many completions there were. */
   reap(): number {
-    return this.ring.reap(this);
+    const completions = this.ring.reap(this);
+    for (const answerer of this.#answerers) if (answerer.hasAnswers) answerer.takeAnswers();
+    return completions;
   }
 
   completed(low: number, high: number, result: number): void {
     if (high === Kind.queue) this.#queues[low >>> 16]?.completed(low & 0xffff, result);
     else if (high === Kind.poll) this.#polls[low]();
+    else if (high === Kind.quiet) return;
     else if (high === Kind.word) throw new SystemError("write", -result, "event channels");
     else {
       const call = this.#calls[low] as Call;

@@ -43,7 +43,10 @@ export function ownQueue(store: VhostStore): OwnQueue {
   });
   const calls = pollReadable(callFd, () => {
     drainEventFd(callFd);
-    disk.answered();
+    do {
+      disk.takeAnswers();
+      disk.askForSignal();
+    } while (disk.hasAnswers);
   });
   const orders = pollReadable(toldFd, () => {
     drainEventFd(toldFd);

@@ -7,6 +7,7 @@ import { SystemError } from "../../platform/libc.js";
 import { type BlockDevice, type Done, type IoVector, Result } from "../device.js";
 import { KeptWrites } from "../kept-writes.js";
 import { lossBy, type Outcome, outOfReach } from "../refusal.js";
+import type { Answerer } from "../uring/engine.js";
 import { Request, SECTOR_SHIFT, Status } from "./abi.js";
 import type { DataPath, PartData } from "./data-path.js";
 import { QueueState, type VhostStore } from "./store.js";
@@ -63,7 +64,7 @@ class Part implements QueuedRequest {
   }
 }
 
-export class QueueDisk implements Pick<BlockDevice, "read" | "write" | "flush" | "discard"> {
+export class QueueDisk implements Pick<BlockDevice, "read" | "write" | "flush" | "discard">, Answerer {
   readonly name: string;
   readonly #options: QueueDiskOptions;
   readonly #store: VhostStore;
@@ -188,9 +189,18 @@ export class QueueDisk implements Pick<BlockDevice, "read" | "write" | "flush" |
     }
   }
 
-  /** The server may have answered something. */
-  answered(): void {
+  /** The server has answered something. */
+  get hasAnswers(): boolean {
+    return this.#queue?.hasAnswers ?? false;
+  }
+
+  takeAnswers(): void {
     if (this.#take()) this.#sendWaiting();
+  }
+
+  /** Asks the server for a call at the next answer. */
+  askForSignal(): void {
+    this.#queue?.askForCall();
   }
 
   /** False where nothing more can come of it. */

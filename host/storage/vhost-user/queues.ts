@@ -78,7 +78,7 @@ export class Queues {
   async setUp(index: number, here: boolean, bytes: number, session: Session | null): Promise<VhostStore> {
     const callFd = waitingEventFd();
     const toldFd = waitingEventFd();
-    const [kickFd, theirKick] = here ? socketPair() : twice(waitingEventFd());
+    const [kickFd, theirKick] = here ? socketPair() : twice(eventFd());
     const state = QueueState.make();
     state.order(this.#order, this.#memoryFd);
     const own = { index, kickFd, callFd, toldFd, reportFd: this.#reportFd, state: state.buffer, bytes };

@@ -118,9 +118,19 @@ export class Virtqueue {
     return event === before;
   }
 
+  /** The server has answered something. */
+  get hasAnswers(): boolean {
+    return Atomics.load(this.#i32, Control.used >> 2) >>> 16 !== this.#seen;
+  }
+
+  /** Asks the server for a call at the next answer. Where it does not look at it, it calls at each. */
+  askForCall(): void {
+    Atomics.store(this.#i32, (Control.available + 4 + 2 * this.#size) >> 2, this.#seen);
+  }
+
   /**
-   * Takes what the server has answered, and asks it for a call at the next answer. `ended` gets a request's number and its
-   * status, or what is wrong with the answer. Throws a {@link Violation} where nothing more can be believed.
+   * Takes what the server has answered. `ended` gets a request's number and its status, or what is wrong with the answer.
+   * Throws a {@link Violation} where nothing more can be believed.
    */
   take(ended: (id: number, status: number, fault: string | null) => void): void {
     do {
@@ -129,9 +139,7 @@ export class Virtqueue {
       if (answers > this.out)
         throw new Violation(`a used index that is ${answers} ahead, with ${this.out} requests in flight`);
       for (let i = 0; i < answers; i++) this.#takeOne(ended);
-      // Where the server does not look at it, it costs nothing.
-      Atomics.store(this.#i32, (Control.available + 4 + 2 * this.#size) >> 2, this.#seen);
-    } while (Atomics.load(this.#i32, Control.used >> 2) >>> 16 !== this.#seen);
+    } while (this.hasAnswers);
   }
 
   #takeOne(ended: (id: number, status: number, fault: string | null) => void): void {
