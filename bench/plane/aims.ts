@@ -2,8 +2,10 @@
 import type { Measured } from "../statistics.js";
 import type { AnswerResult } from "./answers.js";
 import { type HungResult, slowestCommand } from "./hung.js";
+import type { IdleResult } from "./idle-images.js";
 import type { NeighbourResult } from "./neighbours.js";
 import { bestLoad, type RowResult, type ScaleResult } from "./results.js";
+import { isImage } from "./rows.js";
 
 export interface Aim {
   /** The row that tells. */
@@ -45,9 +47,44 @@ function aim(
   return [{ row, what, unit, ...limit, value: median, ...spread, reached }];
 }
 
+/** Disks behind a qemu-storage-daemon, beside a plain client of it, and beside qemu-nbd. */
+function imageAims({ name, blockSize, depth, compared }: RowResult): Aim[] {
+  const { vhost, "qemu-nbd": nbd } = compared;
+  if (depth === 1)
+    return aim(name, "latency above vhost's, pinned", { atMost: 25 }, vhost?.added, "µs", 1e-3);
+  const [toVhost, toNbd] = blockSize === 4096 ? [0.8, 2.5] : [0.9, 3];
+  return [
+    ...aim(name, "IOPS to vhost's", { atLeast: toVhost }, vhost?.ratio),
+    ...aim(name, "IOPS to qemu-nbd's", { atLeast: toNbd }, nbd?.ratio),
+  ];
+}
+
+/** Where reactors, the server and the guest have a CPU each. */
+const CPUS_FOR_QUEUES = 6;
+
+/** Four rings, each with a virtqueue, to one. */
+function queueAims(rows: readonly RowResult[], cores: number): Aim[] {
+  if (cores < CPUS_FOR_QUEUES) return [];
+  return rows.flatMap((row) => {
+    const one = rows.find(
+      (other) =>
+        other.queues === 1 && other.disk === row.disk && other.depth === row.depth && isImage(row.disk),
+    );
+    if (row.queues === 1 || !one) return [];
+    const ratio = row.contestants["xbdback"].iops.median / one.contestants["xbdback"].iops.median;
+    return aim(row.name, "IOPS to those of one queue", { atLeast: 1.3 }, ratio);
+  });
+}
+
+function idleAims({ name, memoryPerVbd }: IdleResult): Aim[] {
+  const memory = memoryPerVbd.daemon + memoryPerVbd.helper;
+  return aim(name, "memory of an idle vbd and its helper (PSS)", { atMost: 10 }, memory / MIB, "MiB");
+}
+
 function rowAims(row: RowResult): Aim[] {
   const { name, cache, disk, blockSize, depth, sequential, queues, persistent, contestants, syscalls } = row;
   const { xbdback } = contestants;
+  if (isImage(disk)) return depth <= 32 ? imageAims(row) : [];
   if (queues > 1 || !persistent || disk !== "file" || row.apart || row.pollUs > 0) return [];
   if (sequential) return aim(name, "bytes to fio's", { atLeast: 0.97 }, xbdback.ratioToFio);
   if (blockSize !== 4096 || (row.readPercent > 0 && row.readPercent < 100)) return [];
@@ -128,17 +165,33 @@ function hungAims(result: HungResult): Aim[] {
 const answerAims = ({ name, answer }: AnswerResult): Aim[] =>
   aim(name, "answer to the hotplug script", { atMost: ANSWER_MS }, answer, "ms");
 
+/** What was measured. */
+interface Results {
+  readonly rows?: readonly RowResult[];
+  readonly scale?: readonly ScaleResult[];
+  readonly idle?: readonly IdleResult[];
+  readonly neighbours?: readonly NeighbourResult[];
+  readonly hung?: readonly HungResult[];
+  readonly answers?: readonly AnswerResult[];
+  /** CPUs of the machine. */
+  readonly cores?: number;
+}
+
 /** In the order of the rows. An aim whose row or contestant was not measured is not there. */
-export function aimsOf(
-  rows: readonly RowResult[],
-  scales: readonly ScaleResult[],
-  neighbours: readonly NeighbourResult[],
-  hung: readonly HungResult[],
-  answers: readonly AnswerResult[],
-): Aim[] {
+export function aimsOf({
+  rows = [],
+  scale = [],
+  idle = [],
+  neighbours = [],
+  hung = [],
+  answers = [],
+  cores = 1,
+}: Results): Aim[] {
   return [
     ...rows.flatMap(rowAims),
-    ...scaleAims(scales),
+    ...queueAims(rows, cores),
+    ...scaleAims(scale),
+    ...idle.flatMap(idleAims),
     ...neighbours.flatMap(neighbourAims),
     ...hung.flatMap(hungAims),
     ...answers.flatMap(answerAims),

@@ -20,6 +20,7 @@ const PACKAGES: Readonly<Record<string, string>> = {
   "qemu-nbd": "qemu-utils",
   nbdkit: "nbdkit",
   "qemu-storage-daemon": "qemu-system-common",
+  gcc: "gcc",
 };
 
 /** TMPFS_MAGIC and RAMFS_MAGIC: no O_DIRECT, and no disk. */

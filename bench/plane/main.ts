@@ -21,6 +21,7 @@ import { type AnswerResult, answerRows, measureAnswers } from "./answers.js";
 import { atExit, exitOnSignals } from "./cleanup.js";
 import { type Environment, examine, isInMemory } from "./environment.js";
 import { hungRows } from "./hung.js";
+import { type IdleResult, idleRows, measureIdle } from "./idle-images.js";
 import { writeImage } from "./image.js";
 import { type Failure, measureRows, type Plan } from "./measure.js";
 import { measureSection } from "./neighbour-section.js";
@@ -31,7 +32,7 @@ import { type RowResult, rowResult, type ScaleResult, scaleResult } from "./resu
 import { rows, scaleRows } from "./rows.js";
 import { measureScale } from "./scale.js";
 import { findTool } from "./syscalls.js";
-import { aimLines, answerLines, EXPLANATION, head, rowLines, scaleLines } from "./table.js";
+import { aimLines, answerLines, EXPLANATION, head, idleLines, rowLines, scaleLines } from "./table.js";
 
 const USAGE = `npm run bench -- [options] [parts]     measures the rows whose name has all parts
   --quick            fewer rows, repeats and a smaller file: under two minutes
@@ -100,6 +101,7 @@ function parse(args: string[]) {
       rows: chosen(rows()),
       scales: chosen(scaleRows()),
       answers: chosen(answerRows()),
+      idle: chosen(idleRows()),
       neighbours: chosen(neighbourRows()),
       hung: chosen(hungRows()),
     };
@@ -162,9 +164,20 @@ async function measure(options: Options, scratch: string, say: (line: string) =>
       failures.push({ rows: [row.name], reason: (error as Error).message });
     }
   }
+  const idle: IdleResult[] = [];
+  for (const row of options.idle) {
+    try {
+      const result = await measureIdle(row, plan);
+      idle.push(result);
+      say(idleLines(result));
+    } catch (error) {
+      failures.push({ rows: [row.name], reason: (error as Error).message });
+    }
+  }
   const beside = await measureSection(options.neighbours, options.hung, plan);
   failures.push(...beside.failures);
-  const aims = aimsOf(measured, scale, beside.neighbours, beside.hung, answers);
+  const cores = environment.cores;
+  const aims = aimsOf({ rows: measured, scale, idle, answers, ...beside, cores });
   say(`\n${aimLines(aims)}`);
   return {
     ...{
@@ -177,7 +190,7 @@ async function measure(options: Options, scratch: string, say: (line: string) =>
       serveOptions,
       noSyscalls,
     },
-    ...{ rows: measured, scale, answers, ...beside, aims, failures },
+    ...{ rows: measured, scale, idle, answers, ...beside, aims, failures },
     elapsedSeconds: Math.round((performance.now() - start) / 1000),
   };
 }
@@ -194,13 +207,8 @@ async function main(): Promise<void> {
   const options = parse(process.argv.slice(2));
   if (options.help) return console.log(USAGE);
   if (options.plot !== undefined) return redraw(options.output, options.plot);
-  const chosen = [
-    ...options.rows,
-    ...options.scales,
-    ...options.answers,
-    ...options.neighbours,
-    ...options.hung,
-  ];
+  const { rows, scales, idle, answers, neighbours, hung } = options;
+  const chosen = [...rows, ...scales, ...idle, ...answers, ...neighbours, ...hung];
   if (chosen.length === 0) throw new UsageError("no row has all of these parts: --list prints the names");
   if (options.list) return console.log(chosen.map(({ name }) => name).join("\n"));
   const say = (line: string): void => {

@@ -2,7 +2,7 @@
 import { closeSync, createReadStream, fsyncSync, openSync } from "node:fs";
 import { cpus } from "node:os";
 import { join } from "node:path";
-import { startBacking } from "./backing.js";
+import { type Backing, startBacking } from "./backing.js";
 import { FioNbd, FioUring } from "./fio.js";
 import { Observed } from "./observed.js";
 import { NbdServer } from "./peers.js";
@@ -10,6 +10,7 @@ import { pin } from "./processes.js";
 import { type NbdPeer, type Row, sameSetup } from "./rows.js";
 import { type Contestant, PINNED_CPU, type Sample } from "./sample.js";
 import { countSyscalls, type Tool } from "./syscalls.js";
+import { Vhost } from "./vhost.js";
 import { Machine, Xbdback } from "./xbdback.js";
 
 export interface Plan {
@@ -114,7 +115,7 @@ async function measureSetup(
       return server;
     };
     for (const row of rows) {
-      const { contestants, left } = await contestantsOf(row, xbdback, serverOf, plan);
+      const { contestants, left } = await contestantsOf(row, xbdback, serverOf, backing.vhost, plan);
       const samples = await measureRow(row, contestants, plan, backing.files);
       each({ row, samples, syscalls: await syscallsOf(row, xbdback, plan), left });
     }
@@ -128,6 +129,7 @@ async function contestantsOf(
   row: Row,
   xbdback: Xbdback,
   serverOf: (peer: NbdPeer) => Promise<NbdServer>,
+  vhost: Backing["vhost"],
   { file, scratch, missing }: Plan,
 ): Promise<{ contestants: Contestant[]; left: Record<string, string> }> {
   const left: Record<string, string> = {};
@@ -138,6 +140,12 @@ async function contestantsOf(
   for (const peer of row.peers) {
     if (peer === "traced" || peer === "recorded") {
       contestants.push(new Observed(peer, xbdback, scratch));
+      continue;
+    }
+    if (peer === "vhost") {
+      const noGcc = missing.get("gcc");
+      if (noGcc) left[peer] = noGcc;
+      else if (vhost) contestants.push(new Vhost(vhost.pid, vhost.socket));
       continue;
     }
     const reason = noFio ?? missing.get(peer);

@@ -25,7 +25,9 @@ const SERIES = [
   ["nbdkit", "nbdkit"],
 ] as const;
 
-const BACKINGS = { nbd: "qemu-nbd behind", qcow2: "qcow2", cow: "overlay" } as const;
+const BACKINGS = {
+  ...{ nbd: "qemu-nbd behind", raw: "raw, served", qcow2: "qcow2", overlay: "qcow2 overlay" },
+} as const;
 
 const STYLE = `
   svg { font-family: system-ui, -apple-system, "Segoe UI", Roboto, "Helvetica Neue", Arial, sans-serif; }

@@ -3,6 +3,7 @@ import type { Aim } from "./aims.js";
 import type { AnswerResult } from "./answers.js";
 import type { Environment } from "./environment.js";
 import type { HungResult } from "./hung.js";
+import type { IdleResult } from "./idle-images.js";
 import type { Failure } from "./measure.js";
 import type { NeighbourResult } from "./neighbours.js";
 import type { RowResult, ScaleResult } from "./results.js";
@@ -23,6 +24,7 @@ export interface Report {
   readonly noSyscalls: string | null;
   readonly rows: readonly RowResult[];
   readonly scale: readonly ScaleResult[];
+  readonly idle: readonly IdleResult[];
   readonly answers: readonly AnswerResult[];
   readonly neighbours: readonly NeighbourResult[];
   readonly hung: readonly HungResult[];

@@ -30,6 +30,15 @@ export interface RowResult extends Omit<Row, "peers" | "quick"> {
   readonly syscalls: SyscallsPerRequest | null;
   /** p50 of xbdback less that of fio, in nanoseconds. */
   readonly addedLatency: Measured | null;
+  /** What xbdback is beside each of the others, by name and repeat. */
+  readonly compared: Readonly<Record<string, Comparison>>;
+}
+
+export interface Comparison {
+  /** xbdback's IOPS to the other's. */
+  readonly ratio: Measured;
+  /** p50 of xbdback less the other's, in nanoseconds. */
+  readonly added: Measured;
 }
 
 export interface ScaleResult extends Omit<ScaleSamples, "loads"> {
@@ -87,6 +96,13 @@ function contestantResult(
   };
 }
 
+function comparison(own: readonly Sample[], other: readonly Sample[]): Comparison {
+  return {
+    ratio: summary(own.map(({ iops }, i) => iops / other[i].iops))!,
+    added: summary(own.map(({ latency }, i) => latency.p50 - other[i].latency.p50))!,
+  };
+}
+
 export function rowResult({ row, samples, syscalls, left }: RowSamples): RowResult {
   const { peers: _peers, quick: _quick, ...described } = row;
   const fio = samples.get("fio");
@@ -98,6 +114,11 @@ export function rowResult({ row, samples, syscalls, left }: RowSamples): RowResu
     ),
     left,
     syscalls,
+    compared: Object.fromEntries(
+      [...samples]
+        .filter(([name]) => name !== "xbdback")
+        .map(([name, other]) => [name, comparison(xbdback, other)]),
+    ),
     addedLatency: fio ? summary(xbdback.map(({ latency }, i) => latency.p50 - fio[i].latency.p50)) : null,
   };
 }

@@ -4,10 +4,15 @@ export type Cache = "none" | "writeback";
 export type NbdPeer = "qemu-nbd" | "nbdkit";
 /** fio's io_uring in other ways: one I/O a system call, registered buffers, buffers in pages like a loopback guest's. */
 export type FioPeer = "fio-single" | "fio-fixed" | "fio-shm";
-export type Peer = NbdPeer | FioPeer | "traced" | "recorded";
+/** vhost: a plain client of the same vhost-user-blk server. */
+export type Peer = NbdPeer | FioPeer | "traced" | "recorded" | "vhost";
 
-/** file: the file itself. nbd: through a qemu-nbd. qcow2: an image that xbdback starts qemu-storage-daemon for. cow: an overlay on the file. */
-export type Disk = "file" | "nbd" | "qcow2" | "cow";
+/** What a qemu-storage-daemon has behind a vbd; an overlay is a qcow2 image, half of whose disk is in its base, the file. */
+export const IMAGES = ["raw", "qcow2", "overlay"] as const;
+/** file: the file itself. nbd: through a qemu-nbd. */
+export type Disk = "file" | "nbd" | (typeof IMAGES)[number];
+
+export const isImage = (disk: Disk): boolean => (IMAGES as readonly Disk[]).includes(disk);
 
 export interface Image {
   readonly path: string;
@@ -59,6 +64,7 @@ const SIZES = { "4k": 4096, "128k": 131072, "1m": 1048576 } as const;
 /** Only where they tell something new: the whole is to take twenty minutes at most. */
 function peersOf(setup: Setup, size: keyof typeof SIZES, depth: number): Peer[] {
   const { cache, disk, queues, persistent, pollUs, apart } = setup;
+  if (isImage(disk)) return queues > 1 || depth === 1 ? ["vhost"] : ["vhost", "qemu-nbd"];
   if (disk !== "file") return ["qemu-nbd"];
   if (queues > 1 || !persistent) return [];
   if (apart || pollUs > 0) return size === "4k" && depth > 1 ? ["fio-single"] : [];
@@ -78,10 +84,11 @@ function row(
 ): Row {
   const { queues = 1, persistent = true, disk = "file", pollUs = 0, apart = false } = more;
   const setup = { cache, disk, queues, persistent, pollUs, apart };
-  const words = [cache === "none" ? "direct" : "warm", pattern, size, `qd${depth}`];
+  const section = isImage(disk) ? ["images", disk] : [cache === "none" ? "direct" : "warm"];
+  const words = [...section, pattern, size, `qd${depth}`];
   if (queues > 1) words.push(`${queues}queues`);
   if (!persistent) words.push("copy");
-  if (disk !== "file") words.push(disk);
+  if (disk !== "file" && !isImage(disk)) words.push(disk);
   if (apart) words.push("apart");
   if (pollUs > 0) words.push(`poll${pollUs}`);
   return {
@@ -105,6 +112,22 @@ const poll = { pollUs: 30 };
 
 function beside(row: Row, ...peers: Peer[]): Row {
   return { ...row, peers: [...row.peers, ...peers] };
+}
+
+function imageRows(disk: (typeof IMAGES)[number]): Row[] {
+  const one = [
+    row("writeback", "randread", "4k", 1, { disk }),
+    row("writeback", "randread", "4k", 32, { disk }),
+    row("writeback", "randwrite", "4k", 32, { disk }),
+    row("writeback", "read", "128k", 16, { disk }),
+    row("writeback", "write", "128k", 16, { disk }),
+  ];
+  if (disk !== "qcow2") return one;
+  return [
+    ...one,
+    row("writeback", "randread", "4k", 128, { disk }),
+    row("writeback", "randread", "4k", 128, { ...queues, disk }),
+  ];
 }
 
 /** Those of one set-up are neighbours. */
@@ -146,11 +169,10 @@ export function rows(): Row[] {
     row("writeback", "randread", "4k", 32, { ...copy, ...quick }),
     row("writeback", "randread", "4k", 32, { ...apart, ...poll }),
     row("writeback", "read", "128k", 16, { ...apart, ...poll }),
-    ...(["nbd", "qcow2", "cow"] as const).flatMap((disk) => [
-      row("writeback", "randread", "4k", 32, { disk }),
-      row("writeback", "randwrite", "4k", 32, { disk }),
-      row("writeback", "read", "128k", 16, { disk }),
-    ]),
+    ...IMAGES.flatMap(imageRows),
+    row("writeback", "randread", "4k", 32, { disk: "nbd" }),
+    row("writeback", "randwrite", "4k", 32, { disk: "nbd" }),
+    row("writeback", "read", "128k", 16, { disk: "nbd" }),
   ];
 }
 

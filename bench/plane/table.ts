@@ -3,8 +3,10 @@ import type { Measured } from "../statistics.js";
 import type { Aim } from "./aims.js";
 import type { AnswerResult } from "./answers.js";
 import { COMMANDS, type HungResult } from "./hung.js";
+import type { IdleResult } from "./idle-images.js";
 import type { GoodResult, NeighbourResult } from "./neighbours.js";
 import type { ContestantResult, RowResult, ScaleResult } from "./results.js";
+import { isImage } from "./rows.js";
 
 const MIB = 1 << 20;
 
@@ -58,7 +60,7 @@ export function head(): string {
   return line(COLUMNS.map(([name]) => name));
 }
 
-export function rowLines({ name, contestants, left, syscalls }: RowResult): string {
+export function rowLines({ name, disk, contestants, left, syscalls, compared }: RowResult): string {
   const lines = [name, ...Object.entries(contestants).map(([who, result]) => contestantLine(who, result))];
   const { notifications } = contestants["xbdback"];
   const counts: string[] = [];
@@ -68,9 +70,25 @@ export function rowLines({ name, contestants, left, syscalls }: RowResult): stri
     counts.push(
       `system calls ${two(syscalls.backend)} (io_uring_enter ${two(syscalls.backendEnters)}), guest ${two(syscalls.guest)}`,
     );
+  if (isImage(disk)) lines.push(`  xbdback to ${comparisons(compared)}`);
   if (counts.length > 0) lines.push(`  a request of xbdback: ${counts.join("; ")}`);
   for (const [who, reason] of Object.entries(left)) lines.push(`  no ${who}: ${reason}`);
   return lines.join("\n");
+}
+
+function comparisons(compared: RowResult["compared"]): string {
+  return Object.entries(compared)
+    .filter(([who]) => who !== "fio")
+    .map(([who, { ratio, added }]) => {
+      const latency = `p50 ${(added.median / 1000).toFixed(1)} µs more`;
+      return `${who}'s: ${two(ratio.median)} (${range(ratio, two)}), ${latency}`;
+    })
+    .join("; to ");
+}
+
+export function idleLines({ name, memoryPerVbd: { daemon, helper } }: IdleResult): string {
+  const parts = `${two(daemon / MIB)} of the daemon, ${two(helper / MIB)} of its helper`;
+  return `${name}\n  memory of an idle vbd ${two((daemon + helper) / MIB)} MiB PSS: ${parts}`;
 }
 
 export function scaleLines(scale: ScaleResult): string {
@@ -131,7 +149,9 @@ export function aimLines(aims: readonly Aim[]): string {
 
 export const EXPLANATION = `
 direct   O_DIRECT; warm: through the page cache, which holds the file; 4queues: rings; copy: no persistent grants; apart, poll30: see docs/bench.md
-nbd, qcow2, cow: behind the vbd there is a qemu-nbd, an image in qemu-storage-daemon, an overlay on the file; qemu-nbd then serves the same without us
+nbd      behind the vbd there is a qemu-nbd
+images   behind it there is a qemu-storage-daemon with a raw image, a qcow2 image, an overlay half filled; warm
+vhost    a plain client in C of the same qemu-storage-daemon, of its second socket (vhost.c)
 fio      io_uring on the file itself, one job, up to the whole depth in a system call: the limit
 fio-single  the same, one I/O in a system call: fio without options
 fio-fixed, fio-shm  fio with registered buffers, and with buffers in pages like a loopback guest's

@@ -26,7 +26,7 @@ test("what is told of hung storage is documented; the slowest command of all rep
   });
   assertDocumented(result);
   assert.deepEqual(
-    aimsOf([], [], [], [result], []).map(({ what, value, reached }) => [what, value, reached]),
+    aimsOf({ hung: [result] }).map(({ what, value, reached }) => [what, value, reached]),
     [
       ["of the good guest's fair share", 0.9, true],
       ["its p99", 1, true],

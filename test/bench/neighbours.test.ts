@@ -32,7 +32,7 @@ test("a good guest beside a neighbour: what is told is documented, and is an aim
   assertDocumented(result);
   assert.deepEqual([result.share.min, result.share.max], [0.75, 1]);
   assert.deepEqual(
-    aimsOf([], [], [result], [], []).map(({ what, reached }) => [what, reached]),
+    aimsOf({ neighbours: [result] }).map(({ what, reached }) => [what, reached]),
     [
       ["of the good guest's fair share", true],
       ["its p99", true],
@@ -44,10 +44,10 @@ test("at depth 32 the share alone is an aim; on qcow2 images nothing is", () => 
   const deep = resultOf("neighbours/direct/libuv/copyread/qd32");
   assert.equal(deep.depth, 32);
   assert.deepEqual(
-    aimsOf([], [], [deep], [], []).map(({ what }) => what),
+    aimsOf({ neighbours: [deep] }).map(({ what }) => what),
     ["of the good guest's fair share"],
   );
-  assert.deepEqual(aimsOf([], [], [resultOf("neighbours/warm/qcow2/copyread")], [], []), []);
+  assert.deepEqual(aimsOf({ neighbours: [resultOf("neighbours/warm/qcow2/copyread")] }), []);
 });
 
 test("each kind of neighbour has a row of each cache and engine, and those of one set-up follow each other", () => {

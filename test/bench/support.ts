@@ -25,7 +25,7 @@ export function bench(...args: string[]): { status: number | null; stdout: strin
 }
 
 /** Keys of the report whose objects are by name, not by words of the format. */
-const NAMED = ["contestants", "left", "programs"];
+const NAMED = ["compared", "contestants", "left", "programs"];
 
 function keysOf(value: unknown, into = new Set<string>()): Set<string> {
   if (Array.isArray(value)) for (const entry of value) keysOf(entry, into);
