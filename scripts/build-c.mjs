@@ -38,22 +38,17 @@ function exported({ name, function: called, takes, needsCore }) {
   ].join("\n");
 }
 
-/** The texts of the C file and its header. `replaced` as in compileModule. */
-export async function coreInC(root = ROOT, replaced = {}) {
+async function translated(root, entry, replaced) {
   // The compilers take half a second to load, and are seldom needed.
   const { compileModule } = await import("./c/module.mjs");
   const { translateModule } = await import("./c/program.mjs");
-  const program = translateModule(await compileModule(root, "assembly/index.ts", replaced), root);
-  const source = [
-    INTRODUCTION,
-    readFileSync(join(ROOT, "scripts/c/memory.c"), "utf8"),
-    ...program.constants,
-    "",
-    ...program.prototypes,
-    "",
-    program.functions,
-    "/* ---- The exports ---- */",
-    "",
+  return translateModule(await compileModule(root, entry, replaced), root);
+}
+
+const memoryPart = () => readFileSync(join(ROOT, "scripts/c/memory.c"), "utf8");
+
+function initialiser(program) {
+  return [
     "void xbd_init(struct xbd_core *core, void *memory, void *ring)",
     "{",
     "\tcore->memory = memory;",
@@ -61,9 +56,41 @@ export async function coreInC(root = ROOT, replaced = {}) {
     ...program.initial.map((line) => `\t${line}`),
     "}",
     "",
+  ];
+}
+
+/** The texts of the C file and its header. `replaced` as in compileModule. */
+export async function coreInC(root = ROOT, replaced = {}) {
+  const program = await translated(root, "assembly/index.ts", replaced);
+  const source = [
+    INTRODUCTION,
+    memoryPart(),
+    ...program.constants,
+    "",
+    ...program.prototypes,
+    "",
+    program.functions,
+    "/* ---- The exports ---- */",
+    "",
+    ...initialiser(program),
     program.exports.map(exported).join("\n"),
   ].join("\n");
   return { source, header: coreHeader(program.state) };
+}
+
+/**
+ * The same with the player of sessions (assembly/session), of which `byHand` has a part, for fuzzers to include. Its own
+ * tables lie behind the core's, so it is made for one choice of `sizes`, which are in the text as macros, too.
+ */
+export async function playerInC(root, byHand, sizes) {
+  let abi = readFileSync(join(root, "assembly/abi.ts"), "utf8");
+  for (const [name, value] of Object.entries(sizes))
+    abi = abi.replace(new RegExp(`^(export const ${name} =) \\d+;`, "m"), `$1 ${value};`);
+  const program = await translated(root, "assembly/session/index.ts", { "assembly/abi.ts": abi });
+  const macros = Object.entries(sizes).map(([name, value]) => `#define XBD_${name} ${value}`);
+  const parts = [memoryPart(), byHand, ...program.constants, ...program.prototypes, program.functions];
+  const source = [...macros, coreHeader(program.state), ...parts, ...initialiser(program)];
+  return source.join("\n");
 }
 
 /** What both files are made of, as one hash. */

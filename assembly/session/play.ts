@@ -24,6 +24,7 @@ import {
   MAX_PASS_BYTES,
   MAX_PASS_SEGMENTS,
   MAX_PERSISTENT,
+  MAX_RING_PAGES,
   MAX_SEGMENTS,
   MAX_SLOTS,
   PAGE,
@@ -134,7 +135,7 @@ export function begin(length: u32): void {
   readU32();
   readU16();
   store<u32>(CONFIG_ABI, readU8() & 1);
-  const pages: u32 = 1 << (readU8() % 5);
+  const pages = min<u32>(1 << (readU8() % 5), MAX_RING_PAGES);
   store<u32>(CONFIG_ENTRIES, pages * 32);
   store<u32>(CONFIG_FEATURES, readU16() & 63);
   store<u32>(CONFIG_SECTOR_UNITS, 1 << (readU8() & 3));

@@ -1,9 +1,9 @@
-/** Branch coverage of the core by a corpus, as llvm-cov counts it in wasm2c's C, by source file of the core. */
+/** Branch coverage of the core by a corpus, as llvm-cov counts it in the core's C, by source file of the core. */
 import { execFileSync } from "node:child_process";
-import { mkdtempSync, readFileSync, rmSync } from "node:fs";
+import { mkdtempSync, readdirSync, readFileSync, rmSync } from "node:fs";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
-import { run } from "../build.js";
+import { ROOT, run } from "../build.js";
 
 export interface Uncovered {
   /** AssemblyScript's name, "decode/validate". */
@@ -25,8 +25,11 @@ interface Export {
   data: { functions: { name: string; branches: number[][]; filenames: string[] }[] }[];
 }
 
-/** Functions of the core, not of the player, as wasm2c names them: w2c_assembly_decode_validate. */
-const CORE = /^(?:.*:)?w2c_assembly_(?!session_)([a-z]+)_(\w+)$/;
+/** Functions of the core, not of the player, named after their file: decode_validate. */
+const FILES = readdirSync(join(ROOT, "assembly"), { withFileTypes: true })
+  .filter((entry) => entry.isFile() && entry.name.endsWith(".ts"))
+  .map(({ name }) => name.replace(".ts", ""));
+const CORE = new RegExp(`^(?:.*:)?(${FILES.filter((name) => name !== "shared").join("|")})_(\\w+)$`);
 
 /** Plays all of `corpus` on the coverage build; the core's files in the order of their names. */
 export function coverage(program: string, corpus: string): FileCoverage[] {
@@ -58,7 +61,7 @@ function summarize(exported: Export): FileCoverage[] {
     const file = files.get(match[1]) ?? { branches: 0, uncovered: [] };
     files.set(match[1], file);
     for (const [line, , , , whenTrue, whenFalse, fileIndex, , kind] of branches) {
-      // Branches of macros belong to wasm2c's bounds checks.
+      // Branches of macros are checks of accesses.
       if (fileIndex !== 0 || kind !== 4) continue;
       file.branches += 2;
       const path = filenames[0];

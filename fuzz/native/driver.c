@@ -1,41 +1,35 @@
-/* libFuzzer's entry: plays its input as a session, and aborts where the player or the core traps. */
-#include <stdint.h>
-#include <stdio.h>
-#include <stdlib.h>
-#include <string.h>
+/*
+ * libFuzzer's entry: plays its input as a session. The core is the one of scripts/build-c.mjs with small tables, in the same
+ * text as the player; one block of memory serves all inputs, and only what a session begins with is set again.
+ */
+#include "player-and-core.c"
 
-#include "session.h"
-#include "wasm-rt-impl.h"
+/* Everything above the player's own tables: INPUT of assembly/session/memory.ts. Longer inputs are not played. */
+#define INPUT session_index_input()
+#define LONGEST 65536
 
-static Z_session_instance_t session;
-static uint8_t *input;
-static size_t limit;
+static struct xbd_core core;
 
-int LLVMFuzzerInitialize(int *argc, char ***argv) {
-  (void)argc;
-  (void)argv;
-  wasm_rt_init();
-  Z_session_init_module();
-  Z_session_instantiate(&session);
-  input = Z_sessionZ_memory(&session)->data + Z_sessionZ_input(&session);
-  limit = Z_sessionZ_inputBytes(&session);
-  return 0;
+int LLVMFuzzerInitialize(int *argc, char ***argv)
+{
+	(void)argc, (void)argv;
+	void *memory;
+	/* No larger than what is used, so that the address sanitizer sees what lies behind. */
+	if (posix_memalign(&memory, XBD_PAGE, INPUT + LONGEST) != 0)
+		abort();
+	memset(memory, 0, INPUT + LONGEST);
+	xbd_init(&core, memory, NULL);
+	return 0;
 }
 
-int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size) {
-  if (size > limit) return -1;
-  memcpy(input, data, size);
-  wasm_rt_trap_t trap = wasm_rt_impl_try();
-  if (trap != 0) {
-    uint32_t violation = Z_sessionZ_violated(&session);
-    if (violation != 0)
-      fprintf(stderr, "violation %u (assembly/session/format.ts)\n", violation);
-    else
-      fprintf(stderr, "the core trapped: %s\n", wasm_rt_strerror(trap));
-    abort();
-  }
-  Z_sessionZ_begin(&session, (uint32_t)size);
-  while (Z_sessionZ_next(&session)) continue;
-  Z_sessionZ_finish(&session);
-  return 0;
+int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
+{
+	if (size > LONGEST)
+		return -1;
+	memcpy(core.memory + INPUT, data, size);
+	session_play_begin(&core, (uint32_t)size);
+	while (session_play_next(&core))
+		continue;
+	session_play_finish(&core);
+	return 0;
 }

@@ -1,13 +1,17 @@
-/** `npm run fuzz:native -- [--seconds N] [--seed S] [--coverage]`: wasm2c, clang, libFuzzer and AddressSanitizer. */
-import { join, relative } from "node:path";
+/**
+ * `npm run fuzz:native -- [--seconds N] [--seed S] [--coverage]`: clang, libFuzzer and AddressSanitizer on the core in C.
+ * `npm run fuzz:native -- --campaign N [--seed S]` goes on with a campaign until it has made N executions in all.
+ */
+import { dirname, join, relative } from "node:path";
 import { parseArgs } from "node:util";
 import { ROOT } from "../build.js";
 import { buildNative, missingTools } from "./build.js";
+import { runCampaign } from "./campaign.js";
 import { coverage } from "./coverage.js";
 import { fuzzNative, seedCorpus } from "./fuzz.js";
 
-function printCoverage(corpus: string): void {
-  const files = coverage(buildNative("coverage"), corpus);
+async function printCoverage(corpus: string): Promise<void> {
+  const files = coverage(await buildNative("coverage"), corpus);
   let branches = 0;
   let covered = 0;
   for (const file of files) {
@@ -15,7 +19,7 @@ function printCoverage(corpus: string): void {
     covered += file.covered;
     process.stdout.write(`${file.file.padEnd(26)} ${file.covered} of ${file.branches} branches\n`);
     for (const { name, line, never, text } of file.uncovered)
-      process.stdout.write(`    ${name}: never ${never} at session.c:${line}: ${text}\n`);
+      process.stdout.write(`    ${name}: never ${never} at player-and-core.c:${line}: ${text}\n`);
   }
   const percent = ((100 * covered) / branches).toFixed(1);
   process.stdout.write(`branch coverage of the core: ${percent} % (${covered} of ${branches})\n`);
@@ -27,11 +31,14 @@ async function main(): Promise<number> {
       seconds: { type: "string", default: "60" },
       seed: { type: "string", default: "1" },
       coverage: { type: "boolean", default: false },
+      campaign: { type: "string", default: "0" },
     },
   });
   const seconds = Number(values.seconds);
   const seed = Number(values.seed);
-  if (!(seconds >= 0) || !Number.isInteger(seed)) throw new Error("--seconds and --seed take numbers");
+  const campaign = Number(values.campaign);
+  if (!(seconds >= 0) || !Number.isInteger(seed) || !(campaign >= 0))
+    throw new Error("--seconds, --seed and --campaign take numbers");
   const missing = missingTools(values.coverage);
   if (missing) {
     process.stderr.write(`${missing}\n`);
@@ -39,23 +46,24 @@ async function main(): Promise<number> {
   }
   const corpus = join(ROOT, "build/fuzz-native/corpus");
   const findings = join(ROOT, "build/fuzz-native/findings");
-  process.stdout.write("building with wasm2c and clang\n");
-  const program = buildNative("fuzzer");
+  process.stdout.write("building with clang\n");
+  const program = await buildNative("fuzzer");
   seedCorpus(corpus, seed);
-  process.stdout.write(`fuzzing for ${seconds} s\n`);
-  const report = await fuzzNative(program, corpus, findings, seconds, seed);
+  process.stdout.write(campaign ? "the campaign goes on\n" : `fuzzing for ${seconds} s\n`);
+  const report = campaign
+    ? await runCampaign(program, dirname(corpus), campaign, seed)
+    : await fuzzNative(program, corpus, findings, seconds, seed);
   const rate = Math.round(report.executions / report.seconds);
   process.stdout.write(
     `${report.executions} executions (${rate} a second), ${report.finding ? 1 : 0} findings\n`,
   );
   if (report.finding) {
     const path = relative(process.cwd(), report.finding.file);
-    process.stdout.write(
-      `${report.finding.what}\nto play it again: npm run fuzz -- --replay ${path} --raw\n`,
-    );
+    const again = `${relative(process.cwd(), program)} ${path}`;
+    process.stdout.write(`${report.finding.what}\nto play it again: ${again}\n`);
     return 1;
   }
-  if (values.coverage) printCoverage(corpus);
+  if (values.coverage) await printCoverage(corpus);
   return 0;
 }
 

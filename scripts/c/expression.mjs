@@ -133,7 +133,7 @@ export class Expressions {
   }
 
   load({ bytes, isSigned, ptr, offset, type }) {
-    const text = `load${bytes * 8}(core, ${this.address(this.value(ptr), offset)})`;
+    const text = `${this.program.access}load${bytes * 8}(core, ${this.address(this.value(ptr), offset)})`;
     const wide = bytes === (type === binaryen.i64 ? 8 : 4);
     if (isSigned && !wide) return `(${TYPES.get(type)})(int${bytes * 8}_t)${text}`;
     return type === binaryen.i64 && !wide ? `(uint64_t)${text}` : text;
@@ -150,7 +150,9 @@ export class Expressions {
     if (!operator) throw new Error(`no C for the binary operator ${op}`);
     const rightInfo = info(right);
     const constant = this.isConstant(rightInfo);
-    if (operator.divides && !constant) throw new Error("no C for a division by what may be 0");
+    // A player of sessions may be stopped by a division by 0, as WebAssembly's is.
+    if (operator.divides && !constant && !this.program.access)
+      throw new Error("no C for a division by what may be 0");
     const [a, b] = constant ? [this.value(left, may), this.value(right)] : this.operands([left, right]);
     const { sign, signed, shifts, bits, compares } = operator;
     if (shifts) {

@@ -85,14 +85,20 @@ class Writer extends Expressions {
         const [ptr, value] = this.operands([it.ptr, it.value]);
         const narrow =
           it.bytes < 4 && info(it.value).id === binaryen.ConstId ? `(uint${it.bytes * 8}_t)` : "";
-        this.line(`store${it.bytes * 8}(core, ${this.address(ptr, it.offset)}, ${narrow}${value});`);
+        this.line(
+          `${this.program.access}store${it.bytes * 8}(core, ${this.address(ptr, it.offset)}, ${narrow}${value});`,
+        );
         return;
       }
       case binaryen.MemoryFillId:
-        this.line(`fill(core, ${this.operands([it.dest, it.value, it.size]).join(", ")});`);
+        this.line(
+          `${this.program.access}fill(core, ${this.operands([it.dest, it.value, it.size]).join(", ")});`,
+        );
         return;
       case binaryen.MemoryCopyId:
-        this.line(`move(core, ${this.operands([it.dest, it.source, it.size]).join(", ")});`);
+        this.line(
+          `${this.program.access}move(core, ${this.operands([it.dest, it.source, it.size]).join(", ")});`,
+        );
         return;
       case binaryen.DropId:
         if (info(it.value).id === binaryen.CallId) this.line(`${this.value(it.value, true)};`);

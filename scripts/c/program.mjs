@@ -7,8 +7,11 @@ import { translate } from "./function.mjs";
 import { functionName, globalName } from "./names.mjs";
 import { literal, TYPES } from "./operators.mjs";
 
-/** Functions that memory.c has. */
-const BY_HAND = /^assembly\/shared\//;
+/** Functions that memory.c has, and fuzz/native/player.c. */
+const BY_HAND = /^assembly\/((shared|session\/(log|violation))\/|session\/ring\/compareRing$)/;
+
+/** Guests and hosts, in the player of sessions, reach all of memory: their accesses have a word in front. */
+const accessOf = (name) => (name.startsWith("assembly/session/") ? "any_" : "");
 
 function readFunctions(module) {
   return Array.from({ length: module.getNumFunctions() }, (_, i) => {
@@ -92,7 +95,10 @@ export function translateModule(module, root) {
   for (const file of files) {
     texts.push(comments.tops.get(file), "");
     for (const it of written.filter(({ name }) => fileOf(name) === file)) {
-      const { prototype, text } = translate({ ...it, comment: comments.functions.get(it.name) }, program);
+      const { prototype, text } = translate(
+        { ...it, comment: comments.functions.get(it.name) },
+        { ...program, access: accessOf(it.name) },
+      );
       prototypes.push(prototype);
       texts.push(text);
     }
@@ -109,7 +115,7 @@ export function translateModule(module, root) {
     prototypes,
     functions: text,
     exports: exports
-      .filter(({ kind }) => kind === binaryen.ExternalFunction)
+      .filter(({ kind, value }) => kind === binaryen.ExternalFunction && !BY_HAND.test(value))
       .map(({ name, value }) => {
         const { params } = functions.find((it) => it.name === value);
         return {
