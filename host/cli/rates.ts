@@ -1,6 +1,6 @@
 /** What vbds did between two moments, from their counters at both. */
-import type { Counters } from "../core/blkif.js";
-import { LATENCY_BUCKETS, LATENCY_OPERATIONS, type Latency } from "../reactor/latency.js";
+import { type Counters, IO_OPERATIONS } from "../core/blkif.js";
+import { LATENCY_BUCKETS, type Latency } from "../reactor/latency.js";
 import type { VbdStatus } from "../vbd/status.js";
 import { word } from "./output.js";
 
@@ -70,7 +70,7 @@ function ratesOf(now: Sample, before: Sample | undefined, seconds: number): Rate
 function latencyOf(now: Latency, before: Latency | undefined): Pick<Rates, "latency" | "latency99"> {
   const buckets = new Array<number>(LATENCY_BUCKETS).fill(0);
   let seconds = 0;
-  for (const operation of LATENCY_OPERATIONS) {
+  for (const operation of IO_OPERATIONS) {
     seconds += now[operation].seconds - (before?.[operation].seconds ?? 0);
     for (let i = 0; i < LATENCY_BUCKETS; i++) {
       buckets[i] += now[operation].buckets[i] - (before?.[operation].buckets[i] ?? 0);

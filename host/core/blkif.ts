@@ -84,6 +84,10 @@ export interface CoreCopy {
   readonly length: number;
 }
 
+/** What an I/O does, by its IO_READ, IO_WRITE, IO_FLUSH or IO_DISCARD. */
+export const IO_OPERATIONS = ["read", "write", "flush", "discard"] as const;
+export type IoOperation = (typeof IO_OPERATIONS)[number];
+
 const COUNTER_NAMES = [
   "read",
   "write",

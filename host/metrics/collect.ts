@@ -1,6 +1,5 @@
 /** The daemon's metrics. Labels are numbers, names that the toolstack has given, and words of ours: nothing that a guest has chosen. */
-import type { Counters } from "../core/blkif.js";
-import { LATENCY_OPERATIONS } from "../reactor/latency.js";
+import { type Counters, IO_OPERATIONS } from "../core/blkif.js";
 import type { ReactorStatus } from "../reactor/ring-host.js";
 import type { VbdStatus } from "../vbd/status.js";
 import type { StorageStatus } from "../vbd/storage-status.js";
@@ -178,7 +177,7 @@ function names({ name, vdev, device, domainName }: VbdStatus): Labels {
 
 /** An operation that never happened has no series. */
 function durations({ latency }: VbdStatus, labels: Labels): HistogramSample[] {
-  return LATENCY_OPERATIONS.flatMap((op) => {
+  return IO_OPERATIONS.flatMap((op) => {
     const { buckets, seconds } = latency[op];
     if (buckets.every((count) => count === 0)) return [];
     return [{ labels: { ...labels, op }, bounds: BOUNDS, counts: coarse(buckets), sum: seconds }];

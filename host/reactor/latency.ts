@@ -3,11 +3,11 @@
  * ring's memory, so that any thread can read it; one thread writes it, and the clock is read once a pass.
  */
 import * as abi from "../../assembly/abi.js";
+import { IO_OPERATIONS, type IoOperation } from "../core/blkif.js";
 import type { LinearMemory } from "../core/memory.js";
 
 /** Bucket i counts I/Os that took less than 2^i microseconds, and no less than half of that; the last one all longer ones. */
 export const LATENCY_BUCKETS = 25;
-export const LATENCY_OPERATIONS = ["read", "write", "flush", "discard"] as const;
 
 /** Of one operation. */
 export interface OperationLatency {
@@ -16,7 +16,7 @@ export interface OperationLatency {
   /** Seconds that all of them took together. */
   readonly seconds: number;
 }
-export type Latency = Record<(typeof LATENCY_OPERATIONS)[number], OperationLatency>;
+export type Latency = Record<IoOperation, OperationLatency>;
 
 /** f64 of an operation: the buckets, then the milliseconds of all; a power of two. */
 const STRIDE = 32;
@@ -50,7 +50,7 @@ export class LatencyTable {
 /** The table that lies in a ring's memory. */
 export function readLatency(memory: LinearMemory): Latency {
   const table = tableOf(memory);
-  const entries = LATENCY_OPERATIONS.map((name, operation) => {
+  const entries = IO_OPERATIONS.map((name, operation) => {
     const at = operation * STRIDE;
     const buckets = Array.from(table.subarray(at, at + LATENCY_BUCKETS));
     return [name, { buckets, seconds: table[at + LATENCY_BUCKETS] / 1000 }];
@@ -65,7 +65,7 @@ export function noLatency(): Latency {
 
 /** A new table of both. */
 export function sumOfLatency(one: Latency, other: Latency): Latency {
-  const entries = LATENCY_OPERATIONS.map((name) => [
+  const entries = IO_OPERATIONS.map((name) => [
     name,
     {
       buckets: one[name].buckets.map((count, i) => count + other[name].buckets[i]),
@@ -76,5 +76,5 @@ export function sumOfLatency(one: Latency, other: Latency): Latency {
 }
 
 function tableOf({ memory }: LinearMemory): Float64Array {
-  return new Float64Array(memory.buffer, abi.HOST, LATENCY_OPERATIONS.length * STRIDE);
+  return new Float64Array(memory.buffer, abi.HOST, IO_OPERATIONS.length * STRIDE);
 }

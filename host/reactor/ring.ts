@@ -4,7 +4,7 @@
  */
 import { randomInt } from "node:crypto";
 import * as abi from "../../assembly/abi.js";
-import { BlkifCore, type Counters, DEFAULT_BATCH, type RingConfig } from "../core/blkif.js";
+import { BlkifCore, type Counters, DEFAULT_BATCH, IO_OPERATIONS, type RingConfig } from "../core/blkif.js";
 import { coreModule } from "../core/load.js";
 import { type LinearMemory, PAGE_SIZE } from "../core/memory.js";
 import type { EventChannels, GrantTable } from "../platform/ports.js";
@@ -55,7 +55,6 @@ export interface RingPlace {
 }
 
 const GRANT_OPERATIONS = abi.STEP_COPY | abi.STEP_MAP;
-const OPERATIONS = ["read", "write", "flush", "discard"];
 /** A few are normal: a request may be taken before its event is seen. */
 const TOLERATED_IDLE_EVENTS = 16;
 const MAX_MASK_MS = 64;
@@ -427,7 +426,7 @@ export class Ring implements IoOwner, GateRing {
     if (result !== Result.Success) {
       // What was read up to the error may be in the window, and is never copied from it.
       if (!this.#broken) this.#place.windows.note(this.#window, this.#core);
-      this.#options.onError(OPERATIONS[this.#core.ioAt(slot).operation] ?? "I/O", error, result);
+      this.#options.onError(IO_OPERATIONS[this.#core.ioAt(slot).operation] ?? "I/O", error, result);
     }
     if (!this.#broken) this.#core.setCompletion(this.#completions++, slot, result);
     this.wake();

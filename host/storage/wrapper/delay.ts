@@ -1,8 +1,9 @@
 /** delay:TIME[-TIME][+OPERATION…]:TARGET. Each operation begins later, by a time or one between two: a slow disk. */
+import type { IoOperation } from "../../core/blkif.js";
 import type { BlockDevice, Done } from "../device.js";
 import { described, type WrapperKind, wordsOf } from "./kind.js";
 import { Timers } from "./timers.js";
-import { type Operation, type OperationName, Wrapper } from "./wrapper.js";
+import { type Operation, Wrapper } from "./wrapper.js";
 
 /** Of delays in milliseconds. */
 const LONGEST = 3_600_000;
@@ -11,14 +12,14 @@ const MILLISECONDS: Readonly<Record<string, number>> = { us: 0.001, ms: 1, s: 10
 class Delay extends Wrapper {
   readonly #least: number;
   readonly #most: number;
-  readonly #operations: ReadonlySet<OperationName>;
+  readonly #operations: ReadonlySet<IoOperation>;
   readonly #timers = new Timers();
 
   constructor(
     name: string,
     inner: BlockDevice,
     [least, most]: readonly [number, number],
-    operations: ReadonlySet<OperationName>,
+    operations: ReadonlySet<IoOperation>,
   ) {
     const time = least === most ? `${least} ms` : `${least} to ${most} ms`;
     super(name, `delay of ${time}${described(operations)}`, inner);

@@ -3,15 +3,16 @@
  * named, on those sectors of 512 bytes, so many in a hundred. To see what a guest makes of a bad disk.
  */
 import { constants } from "node:os";
+import type { IoOperation } from "../../core/blkif.js";
 import { SystemError } from "../../platform/libc.js";
 import { type BlockDevice, type Done, Result } from "../device.js";
 import { SECTOR } from "../geometry.js";
 import { later } from "../refusal.js";
 import { described, type WrapperKind, wordsOf } from "./kind.js";
-import { type Operation, type OperationName, Wrapper } from "./wrapper.js";
+import { type Operation, Wrapper } from "./wrapper.js";
 
 interface Faults {
-  readonly operations: ReadonlySet<OperationName>;
+  readonly operations: ReadonlySet<IoOperation>;
   /** 0 to 1. */
   readonly rate: number;
   /** Bytes from the first to the end of the last; null: everywhere. */

@@ -3,9 +3,9 @@
  * delay:5ms:/disk.img. An argument has no colon, and no comma, so that the target fits into any disk specification; it is a
  * path, in which %3A, %2C and %25 stand for ":", "," and "%", or words with "+" between them.
  */
+import { IO_OPERATIONS, type IoOperation } from "../../core/blkif.js";
 import type { BlockDevice } from "../device.js";
 import type { OpenOptions } from "../open.js";
-import { OPERATIONS, type OperationName } from "./wrapper.js";
 
 export interface WrapperOptions extends OpenOptions {
   /** The whole target, for people. */
@@ -67,18 +67,18 @@ export function pathOf(argument: string): string {
  * The words of an argument: operations, and others, each of which `take` must know (true). Without an operation in it, all
  * are meant. Throws an Error that names a word that is neither.
  */
-export function wordsOf(argument: string, take: (word: string) => boolean): ReadonlySet<OperationName> {
-  const operations = new Set<OperationName>();
+export function wordsOf(argument: string, take: (word: string) => boolean): ReadonlySet<IoOperation> {
+  const operations = new Set<IoOperation>();
   for (const word of argument.split("+")) {
-    const operation = OPERATIONS.find((name) => name === word);
+    const operation = IO_OPERATIONS.find((name) => name === word);
     if (operation) operations.add(operation);
     else if (!take(word)) throw new Error(`"${word}" is not known here`);
   }
-  return operations.size > 0 ? operations : new Set(OPERATIONS);
+  return operations.size > 0 ? operations : new Set(IO_OPERATIONS);
 }
 
 /** For people: " for reads and flushes"; "" where all are meant. */
-export function described(operations: ReadonlySet<OperationName>): string {
-  if (operations.size === OPERATIONS.length) return "";
+export function described(operations: ReadonlySet<IoOperation>): string {
+  if (operations.size === IO_OPERATIONS.length) return "";
   return ` on ${[...operations].join(", ")}`;
 }

@@ -2,14 +2,12 @@
  * What all wrappers have in common: a disk that stands before another one and does all as that does, but for what a
  * wrapper changes in {@link Wrapper.operate}.
  */
+import type { IoOperation } from "../../core/blkif.js";
 import type { BlockDevice, Done, IoVector, Outage } from "../device.js";
 import { later, outOfReach } from "../refusal.js";
 
-export const OPERATIONS = ["read", "write", "flush", "discard"] as const;
-export type OperationName = (typeof OPERATIONS)[number];
-
 export interface Operation {
-  readonly name: OperationName;
+  readonly name: IoOperation;
   /** Bytes; both 0 of a flush. */
   readonly position: number;
   readonly length: number;
@@ -142,13 +140,7 @@ export class Wrapper implements BlockDevice {
     return this.inner.close();
   }
 
-  #begin(
-    name: OperationName,
-    position: number,
-    length: number,
-    done: Done,
-    start: (done: Done) => void,
-  ): void {
+  #begin(name: IoOperation, position: number, length: number, done: Done, start: (done: Done) => void): void {
     const refusal = outOfReach(this, this.#closed !== null, name, position, length);
     if (refusal) {
       later(done, refusal);
