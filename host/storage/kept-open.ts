@@ -43,6 +43,10 @@ function inherit(
   try {
     const left = KeptWrites.inherit(place, crowded);
     if (left !== null) {
+      if (left.lost !== 0)
+        log(
+          "a write that was acknowledged is lost; nothing more is written until the disk is attached again",
+        );
       if (left.count > 0) log(`${left.count} writes that the last daemon has not flushed are written again`);
       return left;
     }

@@ -25,6 +25,10 @@ export const FLUSHED_FOR_BYTES = RING_BYTES / 2;
 export const MOST_UNFLUSHED_BYTES = RING_BYTES;
 const TIDY_MS = 5000;
 
+/** For the operator, when a server refuses what was kept. */
+export const CANNOT_REPEAT =
+  "a write that was acknowledged cannot be repeated; nothing more is written until the disk is attached again";
+
 /** What another thread needs for the same log. Plain data. */
 export interface SharedLog {
   readonly memoryFd: number;

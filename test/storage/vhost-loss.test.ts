@@ -247,7 +247,8 @@ test(
 test("a request that every server dies of fails, and others are done", LIMIT, async (t) => {
   const server = new VolatileServer(MIB);
   server.dies = ({ sector }) => (sector === 64 ? "before" : null);
-  const { device } = await open(t, server.script, { reconnectMs: 300 });
+  // Long enough for two of them, also where this process waits for a CPU.
+  const { device } = await open(t, server.script, { reconnectMs: 2000 });
   const [good, bad] = await Promise.all([
     write(device, 0, fill(scatter(512), pattern(512, 2))),
     read(device, 64 * 512, scatter(512)),

@@ -4,7 +4,7 @@ import { Command, CommandFlag, NbdError, Transmission } from "../../nbd/protocol
 import { SystemError } from "../../platform/libc.js";
 import { type BlockDevice, type Done, type IoVector, type Outage, Result, views } from "../device.js";
 import { SECTOR, wholeSectors } from "../geometry.js";
-import type { KeptWrites } from "../kept-writes.js";
+import { CANNOT_REPEAT, type KeptWrite, type KeptWrites } from "../kept-writes.js";
 import { later, lossBy, type Outcome, outOfReach } from "../refusal.js";
 import { Link, type LinkOptions } from "./link.js";
 import type { Export, Line } from "./negotiate.js";
@@ -350,21 +350,31 @@ export class NbdDevice implements BlockDevice {
   /** Writes again, one by one, what the last server may have lost. */
   async #restore(session: Session, broken: Promise<never>): Promise<void> {
     const held = this.#held.map(({ position, data, length }) => ({ position, views: data, length }));
-    for (const { position, length, views: data } of [...(this.#kept?.writes() ?? []), ...held]) {
-      for (let at = 0; at < length; at += this.#longest) {
-        const part = slice(data, at, Math.min(this.#longest, length - at));
-        const errno = await Promise.race([broken, rewrite(session, position + at, part)]);
-        if (errno === 0) continue;
-        // What the guest has seen written is gone.
-        this.flushErrno ||= errno;
-        this.#options.log(
-          "a write that was acknowledged cannot be repeated; nothing more is written until the disk is attached again",
-        );
-        this.#kept?.lose(errno);
-        this.#releaseHeld(new Set());
-        return;
-      }
+    for (const write of [...(this.#kept?.writes() ?? []), ...held]) {
+      const errno = await this.#repeat(write, session, broken);
+      if (errno === 0) continue;
+      // What the guest has seen written is gone.
+      this.flushErrno ||= errno;
+      this.#options.log(CANNOT_REPEAT);
+      this.#kept?.lose(errno);
+      this.#releaseHeld(new Set());
+      return;
     }
+  }
+
+  /** The errno, or 0. */
+  async #repeat(
+    { position, length, views: data }: KeptWrite,
+    session: Session,
+    broken: Promise<never>,
+  ): Promise<number> {
+    if (position + length > this.#size) return EIO;
+    for (let at = 0; at < length; at += this.#longest) {
+      const part = slice(data, at, Math.min(this.#longest, length - at));
+      const errno = await Promise.race([broken, rewrite(session, position + at, part)]);
+      if (errno !== 0) return errno;
+    }
+    return 0;
   }
 }
 

@@ -5,7 +5,7 @@
 import { closeSync } from "node:fs";
 import { constants } from "node:os";
 import type { Outage } from "../device.js";
-import type { KeptWrites } from "../kept-writes.js";
+import { CANNOT_REPEAT, type KeptWrites } from "../kept-writes.js";
 import type { Patience } from "../patience.js";
 import { RetryPause } from "../retry-pause.js";
 import { negotiate, type Offer, share } from "./handshake.js";
@@ -193,9 +193,7 @@ export class Link {
         // What the guest has seen written is gone.
         this.#options.onLoss();
         kept.lose(constants.errno.EIO);
-        this.#options.log(
-          "a write that was acknowledged cannot be repeated; nothing more is written until the disk is attached again",
-        );
+        this.#options.log(CANNOT_REPEAT);
       }
       while (!this.queues.complete(session)) await this.queues.announce(session);
       return memoryFd;

@@ -3,7 +3,7 @@ import { closeSync, readFileSync } from "node:fs";
 import { constants } from "node:os";
 import { SECTOR } from "../geometry.js";
 import { openKept } from "../kept-open.js";
-import type { KeptWrites } from "../kept-writes.js";
+import { CANNOT_REPEAT, type KeptWrites } from "../kept-writes.js";
 import { DeviceError, type OpenOptions, refusal } from "../open.js";
 import { DEFAULT_PATIENCE, type Patience } from "../patience.js";
 import { VhostDevice, type VhostDeviceOptions } from "./device.js";
@@ -74,8 +74,10 @@ async function openBy(
     if (kept) {
       const { limits, shape } = offer;
       const store = { name, limits, shape, reconnectMs: patience.reconnectMs };
-      if (!(await restore({ session, memoryFd, kept, store, bytes: offer.size }))) kept.lose(EIO);
-      if (kept.lost !== 0) log("a write that was acknowledged is lost; nothing more is written");
+      if (!(await restore({ session, memoryFd, kept, store, bytes: offer.size }))) {
+        kept.lose(EIO);
+        log(CANNOT_REPEAT);
+      }
     }
     return new VhostDevice(
       { session, offer, memoryFd },
