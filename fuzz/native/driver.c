@@ -4,6 +4,8 @@
  */
 #include "player-and-core.c"
 
+#include "mutate.c"
+
 /* Everything above the player's own tables: INPUT of assembly/session/memory.ts. Longer inputs are not played. */
 #define INPUT session_index_input()
 #define LONGEST 65536
