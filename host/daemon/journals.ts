@@ -17,6 +17,11 @@ export function keptDirectory(platform: Platform): string {
   return platform.kind === "xen" ? "/run/xbdback/kept-writes" : paths.keptWrites(platform.directory);
 }
 
+/** Where helpers have their sockets. */
+export function helpersDirectory(platform: Platform): string {
+  return platform.kind === "xen" ? "/run/xbdback/helpers" : paths.helpers(platform.directory);
+}
+
 /** Throws the error of mkdir(2) when they cannot be there. */
 export function openJournals(platform: Platform, kind: string): Journals {
   const directory = platform.kind === "xen" ? XEN_DIRECTORY : paths.journals(platform.directory);

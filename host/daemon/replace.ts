@@ -2,10 +2,10 @@
  * Taking the place of a daemon that serves: it is stopped when its successor has loaded all that it needs, so that guests wait
  * for no more than the handing over (docs/restart.md).
  */
-import { readFileSync } from "node:fs";
 import { createConnection } from "node:net";
 import { setTimeout as sleep } from "node:timers/promises";
 import { peerOf } from "../platform/libc.js";
+import { startOf } from "../platform/process-start.js";
 import { control } from "./control.js";
 
 const RETRY_MS = 2;
@@ -96,18 +96,4 @@ export function killAdvice(pid: number): string {
     `\`kill -9 ${pid}\` loses nothing of image files and block devices, ` +
     "and closes the writable disks of NBD servers and others without a lock"
   );
-}
-
-/** When a process began, by the kernel's ticks: tells it from a later one of the same number. Null when it has ended. */
-function startOf(pid: number): string | null {
-  let stat: string;
-  try {
-    stat = readFileSync(`/proc/${pid}/stat`, "utf8");
-  } catch {
-    return null;
-  }
-  // The second field may hold anything, in brackets.
-  const fields = stat.slice(stat.lastIndexOf(")") + 2).split(" ");
-  const [state] = fields;
-  return state === "Z" || state === "X" ? null : fields[19];
 }

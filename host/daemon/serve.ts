@@ -19,11 +19,12 @@ import { commands } from "./commands.js";
 import { ControlServer } from "./control.js";
 import { Endpoint } from "./endpoint.js";
 import { Events } from "./events.js";
+import { HelperPlaces } from "./helper-places.js";
 import { Hotplug } from "./hotplug.js";
 import { formatHttpAddress, type HttpAddress, servePage } from "./http.js";
 import { describeDifference, ImageRecords } from "./image-records.js";
 import { ImageWatch } from "./image-watch.js";
-import { keptDirectory, openJournals, recordsDirectory } from "./journals.js";
+import { helpersDirectory, keptDirectory, openJournals, recordsDirectory } from "./journals.js";
 import type { KeptDescriptors } from "./kept-descriptors.js";
 import { KeptPlaces } from "./kept-places.js";
 import { OtherBackends } from "./other-backends.js";
@@ -131,8 +132,10 @@ export async function serve(options: ServeOptions, lost: (error: Error) => void)
     const records = new ImageRecords(recordsDirectory(platform), kind);
     const others = new OtherBackends(xenstore, domid, kind);
     const kept = new KeptPlaces(keptDirectory(platform), kind);
+    const helpers = new HelperPlaces(helpersDirectory(platform), kind, host.log);
+    undo.push(() => helpers.close());
     const opener = host.open ?? openDisk;
-    const stores = new Stores(xenstore, opener, records, caps?.vbds, descriptors, others, kept);
+    const stores = new Stores(xenstore, opener, records, caps?.vbds, descriptors, others, kept, helpers);
     const images = new ImageWatch(() => stores.images(), host.log);
     undo.push(() => images.close());
     const open: Open = (path, options, vbd) => stores.open(path, options, vbd);
@@ -165,6 +168,7 @@ export async function serve(options: ServeOptions, lost: (error: Error) => void)
         sweep(exists: (name: string) => boolean): void {
           records.sweep(exists);
           kept.sweep(exists);
+          helpers.sweep((name) => exists(name) || stores.unreleased.includes(name));
           descriptors?.sweep(exists);
         },
       },

@@ -13,6 +13,7 @@ import { DeviceError, errnoOf, type OpenOptions, refusal } from "../storage/open
 import type { Prepared } from "../vbd/exchange.js";
 import { type VbdId, vbdName } from "../vbd/name.js";
 import type { Open } from "../vbd/store-opener.js";
+import type { HelperPlaces } from "./helper-places.js";
 import {
   describeDifference,
   differenceFrom,
@@ -68,12 +69,14 @@ export class Stores {
   readonly #descriptors: KeptDescriptors | null;
   readonly #others: OtherBackends | null;
   readonly #kept: KeptPlaces | null;
+  readonly #helpers: HelperPlaces | null;
   #keeping = true;
   #closed = false;
 
   /**
    * `records`: null where none are kept. `maxVbds`: of one domain. `descriptors`: null without a service manager. `others`:
-   * null where no other backends are looked at. `kept`: null where unflushed writes end with this process.
+   * null where no other backends are looked at. `kept`: null where unflushed writes end with this process. `helpers`: null
+   * where helper programs do.
    */
   constructor(
     xenstore: Xenstore,
@@ -83,6 +86,7 @@ export class Stores {
     descriptors: KeptDescriptors | null = null,
     others: OtherBackends | null = null,
     kept: KeptPlaces | null = null,
+    helpers: HelperPlaces | null = null,
   ) {
     this.#xenstore = xenstore;
     this.#open = open;
@@ -91,6 +95,7 @@ export class Stores {
     this.#descriptors = descriptors;
     this.#others = others;
     this.#kept = kept;
+    this.#helpers = helpers;
   }
 
   /**
@@ -189,7 +194,10 @@ export class Stores {
   release(vbd: VbdId): Promise<void> {
     return this.#inTurn(vbd, async () => {
       const held = this.#held.get(vbdName(vbd));
-      if (!held) return this.#descriptors?.release(vbd);
+      if (!held) {
+        await this.#helpers?.end(vbd);
+        return this.#descriptors?.release(vbd);
+      }
       held.kept = false;
       if (held.inUse === null) await this.#end(held, vbd);
     });
@@ -249,7 +257,8 @@ export class Stores {
     }
     if (this.#closed) throw new DeviceError(constants.errno.EBUSY, path, "the daemon is stopping");
     const claims = this.#descriptors?.of(vbd);
-    const fresh = await this.#noting(vbd, path, () => this.#use(path, options, vbd, claims));
+    const lasting = await this.#lasting(path, options, vbd);
+    const fresh = await this.#noting(vbd, path, () => this.#use(path, lasting, vbd, claims));
     try {
       this.#record(fresh);
     } catch (error) {
@@ -258,6 +267,14 @@ export class Stores {
     }
     this.#held.set(name, fresh);
     return fresh;
+  }
+
+  /** With a place for a helper that outlives this process. A disk beside another of the same vbd has none. */
+  async #lasting(path: string, options: OpenOptions, vbd: VbdId): Promise<OpenOptions> {
+    if (!this.#helpers) return options;
+    // Of another disk, which a vbd of this name had under another daemon.
+    if (!this.#records?.read(vbd, path)) await this.#helpers.end(vbd);
+    return { ...options, helperPlace: this.#helpers.of(vbd) };
   }
 
   #record({ claim, image: { bases } }: Held): void {

@@ -76,6 +76,7 @@ export const BLKGETSIZE64 = 0x80081272;
 export const SYS_io_uring_setup = 425;
 export const SYS_io_uring_enter = 426;
 export const SYS_io_uring_register = 427;
+export const SYS_close_range = 436;
 export const SYS_faccessat2 = 439;
 export const SYS_landlock_create_ruleset = 444;
 export const SYS_landlock_add_rule = 445;

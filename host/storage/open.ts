@@ -22,6 +22,7 @@ import {
   type StoreKind,
   storeBytes,
 } from "./geometry.js";
+import type { HelperPlace } from "./helper/place.js";
 import type { KeptPlace } from "./kept-writes.js";
 import { isLockedByQemu, lockAsQemu } from "./qemu-locks.js";
 import { RawDevice, type Store } from "./raw.js";
@@ -68,6 +69,8 @@ export interface OpenOptions {
   readonly kept?: KeptPlace;
   /** The disk is a guest's whose daemon was killed: what that had to keep must be there. */
   readonly unsettled?: boolean;
+  /** Where a helper of the disk's own outlives this process. Default: it ends with it. */
+  readonly helperPlace?: HelperPlace;
   /** Keeps the open files that have the locks: see {@link Claims}. Default: the disk's own open file has them. */
   readonly claims?: Claims;
   /** Whether the page cache is used. Default: writeback. */

@@ -58,3 +58,14 @@ test("its helper is killed; the next one goes on when the cluster has given up t
     await eventually(another, "another one has the disk", 120_000);
   }),
 );
+
+test("the daemon is killed; the next one goes on with the same helper", OPTIONS, (t) =>
+  verifiedThrough(t, 5000, async (_, world) => {
+    const helper = await helperOf(world);
+    world.daemon.process.kill("SIGKILL");
+    await world.daemon.ended;
+    await world.serveAgain();
+    await eventually(() => /taken over/.test(world.daemon.stderr), "the next daemon goes on");
+    assert.equal(await helperOf(world), helper);
+  }),
+);

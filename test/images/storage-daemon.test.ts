@@ -26,7 +26,7 @@ test("qemu-storage-daemon is told of every file, and looks for none itself", () 
   ];
   const { args, reach, hasMonitor } = storageDaemon(image("qcow2", "/a"), { ...how, bases }, "io_uring");
   assert.deepEqual(args.slice(0, 4), [
-    ...["--chardev", "stdio,id=monitor,signal=off"],
+    ...["--chardev", "socket,id=monitor,path=/run/s.monitor,server=on,wait=off"],
     ...["--monitor", "chardev=monitor"],
   ]);
   const file = (driver: string, filename: string, locking: string) => ({
@@ -110,12 +110,7 @@ test("an image in Ceph is told in parts, and its configuration may be read", (t)
 test("without the program, or perl, which ends it with the daemon, it is not started", () => {
   const command = (socket: string) => storageDaemon(image("qcow2", "/a"), { ...how, socket }, "io_uring");
   const start = (absent: string) => () =>
-    Helper.start(
-      "disk",
-      command,
-      () => {},
-      (name) => (name === absent ? null : "/bin/false"),
-    );
+    Helper.start("disk", command, () => {}, { find: (name) => (name === absent ? null : "/bin/false") });
   assert.throws(start("perl"), /^Error: disk: needs perl, which is not installed: `apt install perl-base`$/);
   assert.throws(start("qemu-storage-daemon"), /not installed: `apt install qemu-system-common`$/);
 });

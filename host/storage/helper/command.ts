@@ -12,8 +12,8 @@ export interface HelperCommand {
   readonly args: readonly string[];
   readonly reach: Reach;
   /**
-   * It has QEMU's monitor (QMP) on its standard input, by which it is told to end. It gets no SIGTERM then, which systemd sends
-   * to all processes of a unit at once: it would end before the guests' last requests have. SIGHUP ends it.
+   * It has QEMU's monitor (see monitor.ts), by which it is told to end. It gets no SIGTERM then, which a service manager may
+   * send to all processes of a unit at once: it would end before the guests' last requests have. SIGHUP ends it.
    */
   readonly hasMonitor?: boolean;
 }

@@ -21,6 +21,8 @@ export interface HowToConfine {
   readonly perl?: string | null;
   /** When its parent ends it gets SIGHUP, and SIGTERM is blocked. Default: it gets SIGTERM. */
   readonly byHangup?: boolean;
+  /** It gets nothing when its parent ends. */
+  readonly outlives?: boolean;
 }
 
 /** The command that runs a program confined to its reach, in the C locale. The process stays the same. */
@@ -28,7 +30,7 @@ export function confined(
   program: string,
   args: readonly string[],
   reach: Reach,
-  { perl = findProgram("perl"), byHangup = false }: HowToConfine = {},
+  { perl = findProgram("perl"), byHangup = false, outlives = false }: HowToConfine = {},
 ): Confined {
   const env: NodeJS.ProcessEnv = { ...process.env, LC_ALL: "C" };
   for (const name of [...OWN_VARIABLES, "PERL5OPT", "PERL5LIB"]) delete env[name];
@@ -42,7 +44,7 @@ export function confined(
     BY_ARCHITECTURE[process.arch as Architecture];
   const orders = [
     ...[process.pid, SYS_prctl, SYS_capget, SYS_capset, SYS_rt_sigprocmask],
-    ...[byHangup ? SIGHUP : SIGTERM, byHangup ? SIGTERM : 0],
+    ...[outlives ? 0 : byHangup ? SIGHUP : SIGTERM, byHangup ? SIGTERM : 0],
     ...[files, tcp, scoped, FOR_FILES],
     ...[rules.length, ...rules.flatMap(([path, access]) => [access, path])],
     ...[needed.length, ...needed.flatMap(({ path, writable }) => [writable ? R_OK | W_OK : R_OK, path])],

@@ -1,10 +1,14 @@
 /** The helper of a disk: one process at a time, and the next one when it has died. */
+import { constants } from "node:os";
 import { DeviceError } from "../open.js";
+import { Message } from "../vhost-user/abi.js";
+import type { Session } from "../vhost-user/session.js";
 import type { HelperCommand } from "./command.js";
-import type { Dial } from "./dial.js";
+import { type Dial, overVhostUser } from "./dial.js";
+import type { HelperPlace } from "./place.js";
 import { Helper } from "./process.js";
 import type { SameFiles } from "./same-files.js";
-import type { Aio } from "./storage-daemon.js";
+import { AIO, type Aio } from "./storage-daemon.js";
 
 export class DiskHelper {
   readonly #disk: string;
@@ -12,6 +16,8 @@ export class DiskHelper {
   readonly #log: (line: string) => void;
   #helper: Helper | null = null;
   #aio: Aio = "io_uring";
+  #looked = false;
+  #found = false;
 
   constructor(disk: string, sameFiles: SameFiles, log: (line: string) => void) {
     this.#disk = disk;
@@ -24,15 +30,22 @@ export class DiskHelper {
     return `${this.#helper?.name}, process ${this.#helper?.pid}`;
   }
 
+  /** Another daemon has started it. It answers when all that was asked of it before has ended. */
+  get found(): boolean {
+    return this.#found;
+  }
+
   /** Starts a helper and connects to it, once its predecessor has ended. Rejects with a {@link DeviceError}; none runs then. */
   async start<Connection>(
     makeCommand: (socket: string) => HelperCommand,
     dial: Dial<Connection>,
+    place: HelperPlace | null = null,
   ): Promise<Connection> {
     // Its connection is gone. While it lives, it may still write.
     await this.#helper?.end();
+    this.#found = false;
     await this.#sameFiles.check();
-    const next = Helper.start(this.#disk, makeCommand, this.#log);
+    const next = Helper.start(this.#disk, makeCommand, this.#log, { place });
     this.#helper = next;
     try {
       const connection = await next.connect(this.#disk, dial);
@@ -45,20 +58,52 @@ export class DiskHelper {
     }
   }
 
-  /** The same for a command that does I/O by io_uring: without it, where this kernel or that program cannot. */
-  async startWithAio<Connection>(
+  /**
+   * The same for qemu-storage-daemon: where another daemon has left one in the place, that is connected to. Without io_uring,
+   * where this kernel or that program cannot.
+   */
+  async startStorageDaemon(
     makeCommand: (socket: string, aio: Aio) => HelperCommand,
-    dial: Dial<Connection>,
-  ): Promise<Connection> {
+    place: HelperPlace | null,
+  ): Promise<Session> {
+    const left = this.#looked || !place?.taken ? null : await this.#find(makeCommand, place);
+    this.#looked = true;
+    if (left !== null) return left;
     try {
-      return await this.start((socket) => makeCommand(socket, this.#aio), dial);
+      return await this.start((socket) => makeCommand(socket, this.#aio), overVhostUser, place);
     } catch (error) {
       if (this.#aio === "threads" || !(error instanceof DeviceError) || !/io_uring/.test(error.message))
         throw error;
       this.#aio = "threads";
       this.#log("io_uring is not available to its helper, which is slower without");
-      return await this.start((socket) => makeCommand(socket, "threads"), dial);
+      return await this.start((socket) => makeCommand(socket, "threads"), overVhostUser, place);
     }
+  }
+
+  /** Null where it does not serve the same, and has been ended. Rejects where it cannot be used yet; it lives on then. */
+  async #find(
+    makeCommand: (socket: string, aio: Aio) => HelperCommand,
+    place: HelperPlace,
+  ): Promise<Session | null> {
+    const aio = AIO.find((aio) => place.startedBy(makeCommand(place.socket, aio)));
+    const helper = Helper.find(place, makeCommand(place.socket, aio ?? this.#aio), this.#log);
+    if (aio === undefined) {
+      await helper.end();
+      return null;
+    }
+    this.#helper = helper;
+    this.#aio = aio;
+    this.#found = true;
+    const session = await helper.connect(this.#disk, overVhostUser);
+    try {
+      await session.askNumber(Message.getFeatures);
+    } catch {
+      session.lose("it is given up");
+      const why = `${this.name}, has not done yet what the previous daemon has asked of it`;
+      throw new DeviceError(constants.errno.EBUSY, this.#disk, why);
+    }
+    await this.#sameFiles.check();
+    return session;
   }
 
   /** Resolves when it has ended, having written back what it keeps if it can. To be called when its client is gone. */
@@ -66,8 +111,9 @@ export class DiskHelper {
     await this.#helper?.end();
   }
 
-  /** As {@link end}, for one that never had a client. */
-  async stop(): Promise<void> {
-    await this.#helper?.stop();
+  /** The disk cannot be opened: one that another daemon has started is left, and else it ends. */
+  async giveUp(): Promise<void> {
+    if (this.#found) this.#helper?.leave();
+    else await this.#helper?.stop();
   }
 }

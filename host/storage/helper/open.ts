@@ -1,12 +1,13 @@
 /**
- * Opening what another program has to serve. The program is started for each connection, and ends with it: when it dies, a
- * new one takes its place, and the requests are sent again; when the daemon is killed, it writes back what it keeps and
- * ends. QEMU's lock of an image lasts until then, and the next one waits for it: that is the fence.
+ * Opening what another program has to serve. When it dies, a new one takes its place, and the requests are sent again. When
+ * the daemon is killed, the next one finds it again, if it is qemu-storage-daemon in a place that lasts. Otherwise it writes
+ * back what it keeps and ends: QEMU's lock of an image lasts until then, and the next one waits for it.
  */
 import { constants } from "node:os";
 import { Place } from "../calls/place.js";
 import type { BlockDevice } from "../device.js";
 import type { Cache } from "../direct.js";
+import { fileIdentity } from "../identity.js";
 import { type NbdOptions, openExport } from "../nbd/open.js";
 import { DeviceError, openStore } from "../open.js";
 import { IMAGE_FORMATS } from "../source.js";
@@ -14,7 +15,7 @@ import { openDialed } from "../vhost-user/open.js";
 import { type Chain, described, openChain } from "./chain.js";
 import type { HelpedSource, Layer } from "./command.js";
 import { unconfined } from "./confined.js";
-import { overNbd, overVhostUser } from "./dial.js";
+import { overNbd } from "./dial.js";
 import { DiskHelper } from "./disk-helper.js";
 import { SameFiles } from "./same-files.js";
 import { type Aio, storageDaemon } from "./storage-daemon.js";
@@ -38,7 +39,7 @@ export async function openHelped(
   source: HelpedSource,
   options: HelpedOptions,
 ): Promise<BlockDevice> {
-  const { readOnly, shared = false } = options;
+  const { readOnly } = options;
   if (source.kind === "http" && !readOnly) {
     throw new DeviceError(
       constants.errno.EROFS,
@@ -46,12 +47,7 @@ export async function openHelped(
       "a web server's file is read-only; attach it read-only",
     );
   }
-  return serve(
-    name,
-    source,
-    source.kind === "image" ? await openImage(source, readOnly, shared) : null,
-    options,
-  );
+  return serve(name, source, source.kind === "image" ? await openImage(source, options) : null, options);
 }
 
 /** Starts the helper for a source whose chain, if it is an image, is open: that is closed with the disk, or on failure. */
@@ -75,7 +71,9 @@ export async function serve(
   const confinement = checkConfinement(log) ? "" : ", not confined to its files";
   const helper = new DiskHelper(name, sameFiles, log);
   const behind: Behind = {
-    fenced: source.kind === "http" || (source.kind === "image" && !shared),
+    get fenced() {
+      return helper.found || source.kind === "http" || (source.kind === "image" && !shared);
+    },
     bases,
     server: () => `${helper.name}${confinement}${chain ? `: ${described(chain)}` : ""}`,
     release: async () => {
@@ -84,7 +82,7 @@ export async function serve(
     },
   };
   return connect(name, source, chain, helper, behind, options).catch(async (error) => {
-    await helper.stop();
+    await helper.giveUp();
     await chain?.close();
     throw error;
   });
@@ -117,12 +115,8 @@ async function connect(
     ...(sectorSize && { sectorSize }),
   };
   const command = (socket: string, aio: Aio) => storageDaemon(source, { ...how, socket }, aio);
-  return openDialed(
-    name,
-    () => helper.startWithAio(command, overVhostUser),
-    { ...options, patience },
-    behind,
-  );
+  const dial = () => helper.startStorageDaemon(command, options.helperPlace ?? null);
+  return openDialed(name, dial, { ...options, patience }, behind);
 }
 
 let said = false;
@@ -137,17 +131,19 @@ function checkConfinement(log: (line: string) => void): boolean {
 
 type ImageSource = Extract<HelpedSource, { kind: "image" }>;
 
-async function openImage({ path, format }: ImageSource, readOnly: boolean, shared: boolean): Promise<Chain> {
-  return openChain(await findImage(path, IMAGE_FORMATS[format], readOnly, shared), { shared });
+async function openImage({ path, format }: ImageSource, options: HelpedOptions): Promise<Chain> {
+  const { shared = false } = options;
+  return openChain(await findImage(path, IMAGE_FORMATS[format], { ...options, shared }), { shared });
 }
 
 /** An image that nobody else uses in a way that excludes this use. Rejects with a {@link DeviceError}. */
 export async function findImage(
   path: string,
   driver: string,
-  readOnly: boolean,
-  shared: boolean,
+  { readOnly, shared = false, helperPlace }: Pick<HelpedOptions, "readOnly" | "shared" | "helperPlace">,
 ): Promise<Layer> {
+  // The helper of a daemon before has it open, and locked.
+  if (helperPlace?.taken) return { driver, path, block: (await fileIdentity(path)).startsWith("block ") };
   const { fd, kind } = await openStore(path, { readOnly, shared, format: driver, warn: () => {} });
   await Place.of(path).close(fd);
   return { driver, path, block: kind === "block" };

@@ -30,8 +30,8 @@ export async function openOverlay(
   bases: readonly KnownBase[],
   options: OverlayOptions,
 ): Promise<BlockDevice> {
-  const { readOnly, shared = false, create = true, warn = console.warn } = options;
-  const image = await find(path, readOnly);
+  const { shared = false, create = true, warn = console.warn } = options;
+  const image = await find(path, options);
   const chain = await openChain(image ?? { driver: "qcow2", path, block: false }, {
     ...{ shared, said: bases, absent: image === null },
   });
@@ -54,9 +54,9 @@ export async function openOverlay(
 }
 
 /** Null where there is none, and one may be made. */
-async function find(path: string, readOnly: boolean): Promise<Layer | null> {
+async function find(path: string, { readOnly, helperPlace }: OverlayOptions): Promise<Layer | null> {
   try {
-    const image = await findImage(path, "qcow2", readOnly, false);
+    const image = await findImage(path, "qcow2", { readOnly, ...(helperPlace && { helperPlace }) });
     await refuseFormer(path);
     return image;
   } catch (error) {

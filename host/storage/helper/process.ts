@@ -1,15 +1,19 @@
-/** A helper program at work: from its start, over the one connection to it, to its end. */
-import { type ChildProcess, spawn } from "node:child_process";
-import { mkdtempSync, rmSync } from "node:fs";
+/** A helper program at work: from its start, or from where another daemon has left it, over the connection to it, to its end. */
+import { spawn } from "node:child_process";
+import { closeSync, mkdtempSync } from "node:fs";
+import { Socket } from "node:net";
 import { constants, tmpdir } from "node:os";
 import { join } from "node:path";
 import { createInterface } from "node:readline";
 import { setTimeout as sleep } from "node:timers/promises";
+import { startOf } from "../../platform/process-start.js";
 import { DialError } from "../nbd/negotiate.js";
 import { DeviceError } from "../open.js";
 import { findProgram, type HelperCommand } from "./command.js";
 import { confined } from "./confined.js";
 import type { Dial } from "./dial.js";
+import { Monitor, monitorOf } from "./monitor.js";
+import { HelperPlace } from "./place.js";
 
 const { EBUSY, EIO, ENOENT } = constants.errno;
 const START_MS = 20_000;
@@ -18,54 +22,65 @@ const POLL_MS = 10;
 const END_MS = 10_000;
 const ASKED_MS = 5000;
 const KEPT_LINES = 5;
-const SOCKET = "socket";
-/** To a monitor: what is to be said first, and the end. Its answers are of no use. */
-const QUIT = '{"execute":"qmp_capabilities"}\n{"execute":"quit"}\n';
 
-/** Where its socket is for the short time until we are connected. */
+/** Where one has its sockets that ends with this process. */
 const DIRECTORY = process.env["RUNTIME_DIRECTORY"]?.split(":")[0] || tmpdir();
+
+export interface HowToStart {
+  /** Where it outlives this process. Default: it does not. */
+  readonly place?: HelperPlace | null;
+  /** Finds a program. */
+  readonly find?: typeof findProgram;
+}
+
+interface Whereabouts {
+  readonly place: HelperPlace;
+  /** Its log. */
+  readonly reading: number;
+  /** Null where another daemon has started it. */
+  readonly exited: Promise<void> | null;
+  /** It does not end with this process. */
+  readonly outlives: boolean;
+}
 
 export class Helper {
   /** For people. */
   readonly name: string;
-  readonly #child: ChildProcess;
+  readonly pid: number;
   readonly #command: HelperCommand;
-  readonly #directory: string;
+  readonly #place: HelperPlace;
+  /** It does not end with this process. */
+  readonly #outlives: boolean;
+  /** Another daemon has started it. */
+  readonly #found: boolean;
+  readonly #log: Socket;
+  #monitor: Monitor | null = null;
   /** What it said last. */
   readonly #said: string[] = [];
   readonly #ended: Promise<void>;
   #over = false;
 
+  /** Hears its log, which ends with it. */
   private constructor(
     command: HelperCommand,
-    child: ChildProcess,
-    directory: string,
+    pid: number,
     log: (line: string) => void,
+    { place, reading, exited, outlives }: Whereabouts,
   ) {
-    const { program } = command;
-    this.name = program;
+    this.name = command.program;
+    this.pid = pid;
     this.#command = command;
-    this.#child = child;
-    this.#directory = directory;
-    // It has ended.
-    child.stdin?.on("error", () => {});
-    this.#ended = new Promise((resolve) => {
-      child.once("close", (status, signal) => {
-        this.#over = true;
-        if (signal !== null || status !== 0) log(`${program} ended with ${signal ?? `status ${status}`}`);
-        resolve();
-      });
-      child.once("error", () => resolve());
-    });
-    createInterface({ input: child.stderr as NonNullable<ChildProcess["stderr"]> }).on("line", (text) => {
+    this.#place = place;
+    this.#outlives = outlives;
+    this.#found = exited === null;
+    this.#log = new Socket({ fd: reading, readable: true, writable: false });
+    this.#log.on("error", () => {});
+    createInterface({ input: this.#log }).on("line", (text) => {
       const line = withoutOption(text, command);
       if (this.#said.push(line) > KEPT_LINES) this.#said.shift();
-      log(`${program}: ${line}`);
+      log(`${this.name}: ${line}`);
     });
-  }
-
-  get pid(): number {
-    return this.#child.pid ?? 0;
+    this.#ended = this.#end(exited ?? gone(pid));
   }
 
   /** Starts a helper for a disk of this name. Rejects with a {@link DeviceError} where it is not installed. */
@@ -73,7 +88,7 @@ export class Helper {
     name: string,
     makeCommand: (socket: string) => HelperCommand,
     log: (line: string) => void,
-    find = findProgram,
+    { place: lasting = null, find = findProgram }: HowToStart = {},
   ): Helper {
     const required = (program: string, from: string): string => {
       const path = find(program);
@@ -82,24 +97,48 @@ export class Helper {
       throw new DeviceError(ENOENT, name, why);
     };
     // Nobody else gets at the socket: the directory has mode 0700.
-    const directory = mkdtempSync(join(DIRECTORY, "xbdback-"));
+    const place = lasting ?? new HelperPlace(mkdtempSync(join(DIRECTORY, "xbdback-")), () => {});
+    let logFd = -1;
     try {
-      const made = makeCommand(join(directory, SOCKET));
-      const { args, reach, hasMonitor = false } = made;
-      const path = required(made.program, made.package);
-      // The launcher makes the kernel end it with the daemon. Nothing else would: nbdkit sees to that itself.
+      lasting?.make();
+      const command = makeCommand(place.socket);
+      const { args, reach, hasMonitor = false } = command;
+      const path = required(command.program, command.package);
+      // The launcher makes the kernel end it with the daemon, or a guard, after it. nbdkit sees to that itself.
       if (hasMonitor) required("perl", "perl-base");
-      const command = confined(path, args, reach, { byHangup: hasMonitor });
-      const child = spawn(command.program, command.args, {
+      const how = { byHangup: hasMonitor, outlives: lasting !== null };
+      const { program, args: line, env } = confined(path, args, reach, how);
+      logFd = place.openLog();
+      const reading = place.readLog();
+      const child = spawn(program, line, {
         cwd: "/",
-        env: command.env,
-        stdio: [hasMonitor ? "pipe" : "ignore", "ignore", "pipe"],
+        env,
+        detached: lasting !== null,
+        stdio: ["ignore", "ignore", logFd],
       });
-      return new Helper(made, child, directory, log);
+      const exited = new Promise<void>((resolve) => {
+        child.once("error", () => resolve());
+        child.once("exit", (status, signal) => {
+          if (signal !== null || status !== 0)
+            log(`${command.program} ended with ${signal ?? `status ${status}`}`);
+          resolve();
+        });
+      });
+      lasting?.note(child.pid ?? 0, command);
+      return new Helper(command, child.pid ?? 0, log, { place, reading, exited, outlives: lasting !== null });
     } catch (error) {
-      rmSync(directory, { recursive: true, force: true });
+      place.remove();
       throw error;
+    } finally {
+      if (logFd >= 0) closeSync(logFd);
     }
+  }
+
+  /** The helper that another daemon has left in a place, where it lives. Throws a {@link DeviceError} where it cannot be had yet. */
+  static find(place: HelperPlace, command: HelperCommand, log: (line: string) => void): Helper {
+    place.claim();
+    const { pid } = place;
+    return new Helper(command, pid, log, { place, reading: place.readLog(), exited: null, outlives: true });
   }
 
   /** Connects to it as soon as it listens. Rejects with a {@link DeviceError}; it is to be stopped then. */
@@ -109,11 +148,12 @@ export class Helper {
     milliseconds = START_MS,
   ): Promise<Connection> {
     const end = performance.now() + milliseconds;
-    const socket = join(this.#directory, SOCKET);
     try {
       for (;;) {
         try {
-          return await dial(socket, Math.max(end - performance.now(), 1));
+          const connection = await dial(this.#place.socket, Math.max(end - performance.now(), 1));
+          await this.#openMonitor();
+          return connection;
         } catch (error) {
           await this.#giveUp(disk, error as Error, performance.now() > end, milliseconds / 1000);
         }
@@ -121,7 +161,7 @@ export class Helper {
       }
     } finally {
       // It serves one client, which is connected, or will never be.
-      rmSync(this.#directory, { recursive: true, force: true });
+      if (!this.#outlives) this.#place.remove();
     }
   }
 
@@ -133,23 +173,58 @@ export class Helper {
     if (this.#over && (kind === "unreachable" || kind === "closed")) throw this.#failure(disk);
     if (kind === "unreachable" && !late) return;
     let why = `: ${error.message}`;
-    if (kind === "unreachable") why = ` does not listen ${seconds} s after its start`;
-    else if (kind === "unanswered") why = ` does not answer ${seconds} s after its start`;
+    const since = this.#found ? "" : " after its start";
+    if (kind === "unreachable") why = ` does not listen ${seconds} s${since}`;
+    else if (kind === "unanswered") why = ` does not answer ${seconds} s${since}`;
     throw new DeviceError(EIO, disk, `${this.name}${why}`);
+  }
+
+  async #openMonitor(): Promise<void> {
+    if (!this.#command.hasMonitor || this.#monitor !== null) return;
+    this.#monitor = await Monitor.open(monitorOf(this.#place.socket));
   }
 
   /** Resolves when it has ended, having written back what it keeps if it can. To be called when its client is gone. */
   async end(): Promise<void> {
-    if (this.#command.hasMonitor) this.#child.stdin?.end(QUIT);
-    if (!(await this.#endsWithin(END_MS))) await this.stop();
+    await this.#openMonitor();
+    this.#monitor?.quit();
+    if (await this.#endsWithin(END_MS)) this.#forget();
+    else await this.stop();
   }
 
   /** As {@link end}, for one that never had a client: it would wait for one, and has nothing to write back. */
   async stop(): Promise<void> {
-    this.#child.kill(this.#command.hasMonitor ? "SIGHUP" : "SIGTERM");
-    if (await this.#endsWithin(ASKED_MS)) return;
-    this.#child.kill("SIGKILL");
+    this.#signal(this.#command.hasMonitor ? "SIGHUP" : "SIGTERM");
+    if (!(await this.#endsWithin(ASKED_MS))) this.#signal("SIGKILL");
     await this.#ended;
+    this.#forget();
+  }
+
+  /** Leaves it to others: it lives on. */
+  leave(): void {
+    this.#monitor?.close();
+    this.#log.destroy();
+  }
+
+  #signal(signal: NodeJS.Signals): void {
+    if (this.#over || this.pid === 0) return;
+    try {
+      process.kill(this.pid, signal);
+    } catch {
+      // It has just ended.
+    }
+  }
+
+  #forget(): void {
+    this.#monitor?.close();
+    this.#place.remove();
+  }
+
+  /** Resolves when it has ended, and all that it said was heard. */
+  async #end(exited: Promise<void>): Promise<void> {
+    await new Promise<void>((resolve) => this.#log.once("close", () => resolve()));
+    await exited;
+    this.#over = true;
   }
 
   async #endsWithin(milliseconds: number): Promise<boolean> {
@@ -168,6 +243,12 @@ export class Helper {
     const extra = /Unknown (driver|protocol)/.test(why) ? "; `apt install qemu-block-extra`" : "";
     return new DeviceError(busy ? EBUSY : EIO, disk, `${this.name} cannot serve it: ${why}${extra}`);
   }
+}
+
+/** Resolves when a process has ended that is not a child. */
+async function gone(pid: number): Promise<void> {
+  const begun = startOf(pid);
+  while (begun !== null && startOf(pid) === begun) await sleep(POLL_MS, undefined, { ref: false });
 }
 
 /** A line of QEMU's without the option that it is about, which may be a chain of images in JSON. */

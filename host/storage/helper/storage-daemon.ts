@@ -5,14 +5,16 @@ import { SECTOR } from "../geometry.js";
 import { IMAGE_FORMATS } from "../source.js";
 import { MOST_QUEUES } from "../vhost-user/handshake.js";
 import type { HelpedSource, HelperCommand, HowToServe, Layer } from "./command.js";
+import { monitorOf } from "./monitor.js";
 import type { Reach } from "./reach.js";
 
 /** QEMU's ways to do I/O on files. With threads it does a third of what it does with io_uring, which a kernel may forbid. */
-export type Aio = "io_uring" | "threads";
+export const AIO = ["io_uring", "threads"] as const;
+export type Aio = (typeof AIO)[number];
 
 /**
  * It opens the image, and locks it, when it starts, and serves one client after the other. Without an iothread: with one,
- * QEMU 7.2 never ends when it is asked to while a client is connected, and so would outlive a daemon that is killed.
+ * QEMU 7.2 never ends when it is asked to while a client is connected.
  */
 export function storageDaemon(
   source: Exclude<HelpedSource, { kind: "http" }>,
@@ -33,13 +35,20 @@ export function storageDaemon(
     "num-queues": MOST_QUEUES,
     ...(sectorSize !== SECTOR && { "logical-block-size": sectorSize }),
   };
+  // A comma in a value is written twice.
+  const monitor = monitorOf(socket).replaceAll(",", ",,");
   return {
     program: "qemu-storage-daemon",
     package: "qemu-system-common",
     reach: disk.reach,
     hasMonitor: true,
     args: [
-      ...["--chardev", "stdio,id=monitor,signal=off", "--monitor", "chardev=monitor"],
+      ...[
+        "--chardev",
+        `socket,id=monitor,path=${monitor},server=on,wait=off`,
+        "--monitor",
+        "chardev=monitor",
+      ],
       ...["--blockdev", JSON.stringify(node), "--export", JSON.stringify(server)],
     ],
   };
