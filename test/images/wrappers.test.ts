@@ -124,7 +124,7 @@ withPrograms(QEMU, "an overlay over an image, and its helper, survive kill -9", 
   const before = await hashFile(image);
   const overlay = world.scene.path("overlay.qcow2");
   (await world.run("attach", "1", `format=qcow2,vdev=xvda,target=cow:${overlay}:${image}`)).expect(0);
-  const guest = work(world, 5000);
+  const guest = work(world, 30_000);
   await progress(guest, 200);
   (await world.run("show", "1/xvda"))
     .expect(0)
