@@ -92,14 +92,14 @@ for (const [format, queues] of [
   );
 }
 
-/** Asks for 16 writes at once, and says so when some of them are done, so that the server has all of them. */
+/** Asks for 24 writes at once, and says so when some of them are done, so that the server has all of them. */
 const WRITER = `
 const [open, helpers, path] = process.argv.slice(1);
 const { openVhostUser } = await import(open);
 const { fill, pattern, scatter, write } = await import(helpers);
 const disk = await openVhostUser("disk", path, { readOnly: false });
 let done = 0;
-for (let i = 0; i < 16; i++)
+for (let i = 0; i < 24; i++)
   void write(disk, i * 8192, fill(scatter(4096), pattern(4096, i + 1))).then(() => ++done === 2 && console.log("sent"));`;
 
 withPrograms(
@@ -129,11 +129,11 @@ withPrograms(
     await writer.until(/sent/);
     const block = (i: number): Buffer => readFileSync(image).subarray(i * 8192, i * 8192 + 4096);
     const landed = (): number =>
-      [...Array(16).keys()].filter((i) => block(i).equals(pattern(4096, i + 1))).length;
-    assert.ok(landed() < 16);
+      [...Array(24).keys()].filter((i) => block(i).equals(pattern(4096, i + 1))).length;
+    assert.ok(landed() < 24);
     writer.process.kill("SIGKILL");
     const disk = await openVhostUser("disk", socket, { readOnly: false });
-    assert.equal(landed(), 16);
+    assert.equal(landed(), 24);
     assert.equal(disk.fenced, true);
     await disk.close();
   },

@@ -272,7 +272,7 @@ test(
     const { device, servers } = await open(
       t,
       { ...server.script, serves: (asked, one) => (silent ? true : serves!(asked, one)) },
-      { reconnectMs: 500 },
+      { reconnectMs: 3000 },
     );
     assert.equal((await write(device, 0, fill(scatter(512), pattern(512, 4)))).result, Result.Success);
     silent = true;
