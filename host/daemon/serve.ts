@@ -135,7 +135,10 @@ export async function serve(options: ServeOptions, lost: (error: Error) => void)
     const helpers = new HelperPlaces(helpersDirectory(platform), kind, host.log);
     undo.push(() => helpers.close());
     const opener = host.open ?? openDisk;
-    const stores = new Stores(xenstore, opener, records, caps?.vbds, descriptors, others, kept, helpers);
+    const stores = new Stores(xenstore, opener, {
+      ...{ records, others, kept, helpers, descriptors },
+      maxVbds: caps?.vbds,
+    });
     const images = new ImageWatch(() => stores.images(), host.log);
     undo.push(() => images.close());
     const open: Open = (path, options, vbd) => stores.open(path, options, vbd);

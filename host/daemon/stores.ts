@@ -51,6 +51,21 @@ interface Held {
   kept: boolean;
 }
 
+export interface StoresOptions {
+  /** None are kept, where it is left out. */
+  readonly records?: ImageRecords;
+  /** Of one domain. */
+  readonly maxVbds?: number | undefined;
+  /** Left out without a service manager. */
+  readonly descriptors?: KeptDescriptors | undefined;
+  /** No other backends are looked at, where it is left out. */
+  readonly others?: OtherBackends;
+  /** Unflushed writes end with this process, where it is left out. */
+  readonly kept?: KeptPlaces;
+  /** Helper programs end with this process, where it is left out. */
+  readonly helpers?: HelperPlaces;
+}
+
 /** Opening a disk takes longer than this only where its storage is in trouble. */
 const SLOW_MS = 5000;
 
@@ -73,29 +88,15 @@ export class Stores {
   #keeping = true;
   #closed = false;
 
-  /**
-   * `records`: null where none are kept. `maxVbds`: of one domain. `descriptors`: null without a service manager. `others`:
-   * null where no other backends are looked at. `kept`: null where unflushed writes end with this process. `helpers`: null
-   * where helper programs do.
-   */
-  constructor(
-    xenstore: Xenstore,
-    open: Open,
-    records: ImageRecords | null = null,
-    maxVbds = DEFAULT_CAPS.vbds,
-    descriptors: KeptDescriptors | null = null,
-    others: OtherBackends | null = null,
-    kept: KeptPlaces | null = null,
-    helpers: HelperPlaces | null = null,
-  ) {
+  constructor(xenstore: Xenstore, open: Open, options: StoresOptions = {}) {
     this.#xenstore = xenstore;
     this.#open = open;
-    this.#records = records;
-    this.#maxVbds = maxVbds;
-    this.#descriptors = descriptors;
-    this.#others = others;
-    this.#kept = kept;
-    this.#helpers = helpers;
+    this.#records = options.records ?? null;
+    this.#maxVbds = options.maxVbds ?? DEFAULT_CAPS.vbds;
+    this.#descriptors = options.descriptors ?? null;
+    this.#others = options.others ?? null;
+    this.#kept = options.kept ?? null;
+    this.#helpers = options.helpers ?? null;
   }
 
   /**

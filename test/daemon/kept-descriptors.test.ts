@@ -83,7 +83,7 @@ test("a disk whose closing fails has no locks afterwards", async (t) => {
       },
     } as unknown as BlockDevice;
   };
-  const stores = new Stores({ read: async () => null } as unknown as Xenstore, open, null, 16, descriptors);
+  const stores = new Stores({ read: async () => null } as unknown as Xenstore, open, { descriptors });
   await stores.hold(path, { readOnly: false }, VBD);
   assert.deepEqual(stored, [NAME]);
   await assert.rejects(stores.release(VBD), /full/);
@@ -104,7 +104,7 @@ test("while a disk is exchanged the files of both are kept; then those of the on
   const [path, other, third] = [image(t, 4096), image(t, 4096), image(t, 4096)];
   const { stored, descriptors } = left(t);
   const xenstore = { read: async () => null } as unknown as Xenstore;
-  const stores = new Stores(xenstore, opensKept, null, 1, descriptors);
+  const stores = new Stores(xenstore, opensKept, { maxVbds: 1, descriptors });
   const readWrite = { readOnly: false };
   const device = await stores.open(path, readWrite, VBD);
   const dropped = await stores.prepare(other, readWrite, VBD);
@@ -131,7 +131,7 @@ test("a disk that was prepared is not taken where the vbd has lost its own", asy
   const [path, other] = [image(t, 4096), image(t, 4096)];
   const { stored, descriptors } = left(t);
   const xenstore = { read: async () => null } as unknown as Xenstore;
-  const stores = new Stores(xenstore, opensKept, null, 1, descriptors);
+  const stores = new Stores(xenstore, opensKept, { maxVbds: 1, descriptors });
   await assert.rejects(stores.prepare(other, { readOnly: false }, VBD), /xbdback1i51712 has no disk by now/);
   const device = await stores.open(path, { readOnly: false }, VBD);
   const prepared = await stores.prepare(other, { readOnly: false }, VBD);

@@ -126,7 +126,7 @@ test("a socket is the same, by any name, when its server is started again", asyn
 test("a domain gets so many disks, connected or not, and a disk that is released counts no longer", async () => {
   const xenstore = { read: async () => null } as unknown as Xenstore;
   const device = { close: async () => {}, refreshSize: async () => false } as unknown as BlockDevice;
-  const stores = new Stores(xenstore, async () => ({ ...device }), null, 2);
+  const stores = new Stores(xenstore, async () => ({ ...device }), { maxVbds: 2 });
   const hold = (devid: number, domid = 1) => stores.hold(`${URI}${domid}-${devid}`, WRITE, { domid, devid });
   // At the same time: the third one is the one too many.
   const outcomes = await Promise.allSettled([hold(1), hold(2), hold(3)]);
