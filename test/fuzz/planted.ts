@@ -22,8 +22,8 @@ export const BUGS: readonly Bug[] = [
   {
     name: "padding of a response written",
     file: "ring.ts",
-    from: "store<i16>(to + RESPONSE_STATUS, request.status);",
-    to: "store<u32>(to + RESPONSE_OPERATION, request.operation); store<i16>(to + RESPONSE_STATUS, request.status);",
+    from: "  storeResponse(to, request.id",
+    to: "  store<u32>(to + 8, request.operation);\n  storeResponse(to, request.id",
   },
   {
     name: "a response given twice",
