@@ -61,7 +61,7 @@ export class Exchange {
     path: string,
     keys: BackendKeys,
     sectorSize: number,
-    announce: () => Promise<boolean>,
+    announce: () => Promise<void>,
   ): Promise<void> {
     const { prepare } = this.#host;
     if (!prepare) throw new Error("this backend exchanges no disks");
@@ -71,7 +71,7 @@ export class Exchange {
       const prepared = await prepare(path, { ...howToOpen(keys), warn: this.#warn }, this.#id);
       try {
         check(prepared.device, sectorSize);
-        if (!(await announce())) throw new Error("the toolstack has changed the drive meanwhile; try again");
+        await announce();
       } catch (error) {
         await prepared.drop();
         throw error;

@@ -247,8 +247,11 @@ export class Vbd {
     if (path === null)
       throw new Error(`${quote(target)} is no target: name an image or device by its absolute path`);
     const { xenstore } = this.#host;
-    const announce = async (): Promise<boolean> =>
-      writeInState(xenstore, this.directory, keys.state, await mediumKeys(this.#kind, path, keys));
+    const announce = async (): Promise<void> => {
+      const changes = await mediumKeys(this.#kind, path, keys);
+      if (!(await writeInState(xenstore, this.directory, keys.state, changes)))
+        throw new Error("the toolstack has changed the drive meanwhile; try again");
+    };
     if (this.#connection) {
       await this.#exchange.prepare(path, keys, this.#connection.device.sectorSize, announce);
       this.look();
@@ -459,7 +462,7 @@ export class Vbd {
     const path = this.#store && "path" in this.#store ? this.#store.path : null;
     if (keys.cdrom && path !== null && this.#exchange.wants(path, connection.path))
       this.#exchange
-        .prepare(path, keys, connection.device.sectorSize, async () => true)
+        .prepare(path, keys, connection.device.sectorSize, async () => {})
         .then(
           () => this.look(),
           ({ message }: Error) =>
