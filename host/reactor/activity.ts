@@ -5,6 +5,11 @@
 
 /** For so long after another guest's pass, a guest is not alone. */
 export const MEMORY_MS = 1000;
+/**
+ * For so long after the last small I/O, a guest is one that has such: more than the time between two of a guest at work,
+ * and so little that one which writes a line now and then does not slow a copy beside it.
+ */
+export const SMALL_MEMORY_MS = 50;
 const DOMID = 0;
 const CHANGED_AT = 1;
 /** How many guests have I/O in flight. */
@@ -72,15 +77,15 @@ export class Activity {
 
   /** Whether more than one guest has I/O in flight, or has made a pass lately. */
   get shared(): boolean {
-    return this.#words[BUSY] > 1 || this.#lately(CHANGED_AT);
+    return this.#words[BUSY] > 1 || this.#lately(CHANGED_AT, MEMORY_MS);
   }
 
   /** Whether a guest has small I/O in flight, or had some lately: it waits for every other I/O at its disk. */
   get small(): boolean {
-    return this.#words[SMALL] > 0 || this.#lately(SMALL_UNTIL);
+    return this.#words[SMALL] > 0 || this.#lately(SMALL_UNTIL, SMALL_MEMORY_MS);
   }
 
-  #lately(word: number): boolean {
-    return (this.#clock() - this.#words[word]) >>> 0 < MEMORY_MS;
+  #lately(word: number, milliseconds: number): boolean {
+    return (this.#clock() - this.#words[word]) >>> 0 < milliseconds;
   }
 }

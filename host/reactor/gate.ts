@@ -8,9 +8,11 @@ import type { Activity } from "./activity.js";
 
 /**
  * In flight for each {@link LATENCY_MS} that the disk needs at its quickest, that is 2.5 GB/s, of all guests but one. One
- * I/O that is larger goes alone.
+ * I/O that is larger goes alone. Where somebody has small I/O it is a quarter for those that are not: a disk that has as
+ * much before each small one as it can carry does half of them only.
  */
 export const SHARED_BYTES = 256 << 10;
+export const SHARED_BESIDE_SMALL = 64 << 10;
 const LATENCY_MS = 0.1;
 /**
  * What a disk is given at once of an I/O while other guests have I/O: a longer one is done in such parts, one after the
@@ -18,7 +20,7 @@ const LATENCY_MS = 0.1;
  * each time; guests that all stream would only lose by parts as small as those.
  */
 export const PART: Most = { bytes: 64 << 10, entries: 16 };
-export const PART_BESIDE_SMALL: Most = { bytes: 32 << 10, entries: 8 };
+export const PART_BESIDE_SMALL: Most = { bytes: 16 << 10, entries: 4 };
 /** Bytes of an I/O that is small. */
 export const SMALL_BYTES = 16 << 10;
 
@@ -52,8 +54,8 @@ export class Gate {
   #startedAt = 0;
   /** The shortest time that an I/O took which was alone here, in milliseconds. */
   #quickest = Number.POSITIVE_INFINITY;
-  /** What the disk may have in flight at its quickest, while others have I/O: until that is known, one I/O, which tells. */
-  #bound = 0;
+  /** The same in {@link LATENCY_MS}, for what the disk may have in flight: until that is known, one I/O, which tells. */
+  #latencies = 0;
   /** The activity knows that there is something in flight. */
   #busy = false;
   /** Small I/Os in flight. */
@@ -104,7 +106,7 @@ export class Gate {
     this.#startedAt = 0;
     if (took >= this.#quickest) return;
     this.#quickest = took;
-    this.#bound = Math.min(ALONE_BYTES, SHARED_BYTES * Math.max(1, took / LATENCY_MS));
+    this.#latencies = Math.max(1, took / LATENCY_MS);
   }
 
   /** Forgets those that have started. */
@@ -124,8 +126,10 @@ export class Gate {
     const inFlight = this.#inFlight;
     if (inFlight === 0) return true;
     const after = inFlight + cost(bytes);
-    if (after <= this.#bound / this.#activity.sharers(this.#domid)) return true;
-    return after <= ALONE_BYTES && !this.#activity.shared;
+    if (after > ALONE_BYTES) return false;
+    const each = bytes > SMALL_BYTES && this.#activity.small ? SHARED_BESIDE_SMALL : SHARED_BYTES;
+    if (after <= (each * this.#latencies) / this.#activity.sharers(this.#domid)) return true;
+    return !this.#activity.shared;
   }
 
   #go(ring: GateRing, slot: number, bytes: number): void {

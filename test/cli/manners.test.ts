@@ -2,14 +2,16 @@
 import assert from "node:assert/strict";
 import { spawn, spawnSync } from "node:child_process";
 import { once } from "node:events";
-import { existsSync, openSync, readFileSync, truncateSync, writeFileSync } from "node:fs";
+import { existsSync, mkdirSync, openSync, readFileSync, truncateSync, writeFileSync } from "node:fs";
 import { createServer } from "node:http";
 import { createServer as createSocket } from "node:net";
-import { join } from "node:path";
+import { dirname, join } from "node:path";
 import { test } from "node:test";
+import { setTimeout as sleep } from "node:timers/promises";
 import { machineStarted } from "../../host/cli/machine-start.js";
 import { program } from "../../host/cli/main.js";
 import { summary } from "../../host/daemon/service-manager.js";
+import { xenstoreSocket } from "../../host/platform/loopback/host.js";
 import { root, Scene } from "../e2e/harness.js";
 import { until } from "../vbd/harness.js";
 import { LIMIT, World } from "./world.js";
@@ -63,6 +65,26 @@ test("a daemon and a guest wait for a machine that is being started", LIMIT, asy
   await until("it serves", () => daemon.stderr.includes("serving backend/vbd"));
   const joined = await guest.outcome();
   assert.match(joined.stderr, /^xbdback: domain 1 has no disk 51712 .*: attach it first$/m);
+});
+
+test("a guest that waits longest waits for its domain, too, once the machine runs", LIMIT, async (t) => {
+  const scene = new Scene(t);
+  const directory = scene.path("machine");
+  const joined = machineStarted(directory, 1).then(() => domains.slice());
+  const domains: number[] = [];
+  const listen = async (domid: number): Promise<void> => {
+    const socket = xenstoreSocket(directory, domid);
+    mkdirSync(dirname(socket), { recursive: true });
+    const server = createSocket().listen(socket);
+    t.after(() => server.close());
+    await once(server, "listening");
+    domains.push(domid);
+  };
+  await sleep(1500);
+  await listen(0);
+  await sleep(200);
+  await listen(1);
+  assert.deepEqual(await joined, [0, 1]);
 });
 
 test(

@@ -1,13 +1,14 @@
 /** What a guest may have in flight at a disk, beside others and alone. */
 import assert from "node:assert/strict";
 import { test } from "node:test";
-import { Activity } from "../../host/reactor/activity.js";
+import { Activity, SMALL_MEMORY_MS } from "../../host/reactor/activity.js";
 import {
   Gate,
   type GateRing,
   PART,
   PART_BESIDE_SMALL,
   partAmong,
+  SHARED_BESIDE_SMALL,
   SHARED_BYTES,
   SMALL_BYTES,
 } from "../../host/reactor/gate.js";
@@ -25,11 +26,12 @@ function scene() {
     for (const domid of [1, 2]) activity.note(domid);
   };
   const pause = (ms: number): void => void (time += ms);
-  /** The disk needs so many milliseconds for one I/O. */
+  /** The disk needs so many milliseconds for one I/O; it is forgotten that that was small. */
   const takes = (ms: number, bytes = 4096): void => {
     gate.start(ring("first"), 0, bytes);
     pause(ms);
     gate.ended(bytes);
+    pause(SMALL_MEMORY_MS);
     started.length = 0;
   };
   return { gate, activity, started, ring, sharedAt, pause, takes };
@@ -204,12 +206,26 @@ test("a guest's disks and threads share what it may have in flight, and so do al
   };
   assert.equal(inFlight(), 4);
   const elsewhere = new Gate(it.activity, 1, () => 1);
-  elsewhere.start(it.ring("elsewhere"), 0, 512);
+  elsewhere.start(it.ring("elsewhere"), 0, quarter);
   assert.equal(inFlight(), 2);
-  elsewhere.ended(512);
+  elsewhere.ended(quarter);
   assert.equal(inFlight(), 4);
-  for (const domid of [2, 3]) new Gate(it.activity, domid, () => 1).start(it.ring("other"), 0, 512);
+  for (const domid of [2, 3]) new Gate(it.activity, domid, () => 1).start(it.ring("other"), 0, quarter);
   assert.equal(inFlight(), 2);
+});
+
+test("where another guest has small I/O, long ones have a quarter in flight, and small ones what they had", () => {
+  const it = scene();
+  it.sharedAt(1000);
+  it.takes(0);
+  new Gate(it.activity, 2, () => 1).start(it.ring("other"), 0, 512);
+  const inFlight = (bytes: number): number => {
+    const count = burst(it, bytes);
+    for (let ended = 0; ended < 100; ended++) it.gate.ended(bytes);
+    return count;
+  };
+  const long = SHARED_BESIDE_SMALL / 2;
+  assert.deepEqual([inFlight(long), inFlight(SMALL_BYTES)], [2, SHARED_BYTES / SMALL_BYTES]);
 });
 
 test("long I/Os go whole alone, in parts beside others, and in small ones where anybody has small I/O", () => {
@@ -229,8 +245,8 @@ test("long I/Os go whole alone, in parts beside others, and in small ones where 
   assert.equal(partAmong(activity), PART_BESIDE_SMALL, "one is still in flight");
   elsewhere.ended(512);
   assert.equal(partAmong(activity), WHOLE, "the other guest has gone");
-  sharedAt(7999);
-  assert.equal(partAmong(activity), PART_BESIDE_SMALL, "a second has not passed");
-  sharedAt(8000);
+  sharedAt(6999 + SMALL_MEMORY_MS);
+  assert.equal(partAmong(activity), PART_BESIDE_SMALL, "another may come at once");
+  sharedAt(7000 + SMALL_MEMORY_MS);
   assert.equal(partAmong(activity), PART);
 });
