@@ -38,6 +38,9 @@ interface Measuring {
   readonly fair: Run[];
   readonly beside: Run[];
   readonly neighbour: number[];
+  /** fio's, in the good guest's place. */
+  readonly fioFair: Run[];
+  readonly fioBeside: Run[];
 }
 
 interface AtDepth {
@@ -57,12 +60,7 @@ async function measureSetup(rows: readonly NeighbourRow[], plan: Plan): Promise<
     for (let repeat = 0; repeat < plan.repeats; repeat++)
       for (const { depth, same, alone, rows: own } of depths) {
         alone.push(await guest.run(depth));
-        for (const { process, fair, beside, neighbour } of own) {
-          fair.push((await same.beside(() => guest.run(depth))).result);
-          const { result, rate } = await process.beside(() => guest.run(depth));
-          beside.push(result);
-          neighbour.push(rate);
-        }
+        for (const measuring of own) await measureOne(measuring, same, guest, depth);
       }
     return depths.flatMap(({ alone, rows: own }) =>
       own.map(({ process: _process, ...samples }) => ({ alone, ...samples })),
@@ -71,6 +69,24 @@ async function measureSetup(rows: readonly NeighbourRow[], plan: Plan): Promise<
     await guest.stop();
     guest.removeImages();
   }
+}
+
+/** A repeat of a row. */
+async function measureOne(
+  { process, fair, beside, neighbour, fioFair, fioBeside }: Measuring,
+  same: NeighbourProcess,
+  guest: GoodGuest,
+  depth: number,
+): Promise<void> {
+  const both = async (): Promise<[Run, Run | null]> => [await guest.run(depth), await guest.runFio(depth)];
+  const [run, fioRun] = (await same.beside(both)).result;
+  const { result, rate } = await process.beside(both);
+  fair.push(run);
+  beside.push(result[0]);
+  neighbour.push(rate);
+  if (fioRun === null || result[1] === null) return;
+  fioFair.push(fioRun);
+  fioBeside.push(result[1]);
 }
 
 /** Starts one neighbour of each kind, and for each depth one that does the same as the good guest. */
@@ -88,7 +104,7 @@ async function neighboursOf(
     for (const row of rows.filter((one) => one.depth === depth)) {
       const process = kinds.get(row.kind) ?? (await start(row.kind, row.kind, 1));
       kinds.set(row.kind, process);
-      own.push({ row, process, fair: [], beside: [], neighbour: [] });
+      own.push({ row, process, fair: [], beside: [], neighbour: [], fioFair: [], fioBeside: [] });
     }
     const same = await start(`${SAME}${depth}`, SAME, depth);
     depths.push({ depth, same, alone: [], rows: own });

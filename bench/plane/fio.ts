@@ -29,14 +29,17 @@ interface FioJob {
 
 const GRACE_MS = 60_000;
 
-function pattern({ readPercent, sequential }: Row): string[] {
+/** What fio needs to know of a row. */
+export type FioLoad = Pick<Row, "cache" | "blockSize" | "depth" | "readPercent" | "sequential" | "pinned">;
+
+function pattern({ readPercent, sequential }: FioLoad): string[] {
   const mixed = readPercent > 0 && readPercent < 100;
   const direction = mixed ? "rw" : readPercent === 100 ? "read" : "write";
   return [`--rw=${sequential ? "" : "rand"}${direction}`, ...(mixed ? [`--rwmixread=${readPercent}`] : [])];
 }
 
 /** Resolves with the job of a run. Rejects with the last thing that fio said. */
-async function runFio(row: Row, seconds: number, scratch: string, engine: string[]): Promise<FioJob> {
+async function runFio(row: FioLoad, seconds: number, scratch: string, engine: string[]): Promise<FioJob> {
   const output = join(scratch, "fio.json");
   const child = spawn(
     "fio",
@@ -111,7 +114,7 @@ export class FioUring implements Contestant {
     this.#scratch = scratch;
   }
 
-  async run(row: Row, seconds: number): Promise<Sample> {
+  async run(row: FioLoad, seconds: number): Promise<Sample> {
     const { cache, depth } = row;
     const batch = [`--iodepth_batch_submit=${depth}`, `--iodepth_batch_complete_max=${depth}`];
     const kept = atExit(() => rmSync(SHARED_BUFFERS, { force: true }));

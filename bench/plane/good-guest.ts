@@ -6,6 +6,7 @@ import { join } from "node:path";
 import { createInterface } from "node:readline";
 import { fileURLToPath } from "node:url";
 import { converted } from "./backing.js";
+import { FioUring } from "./fio.js";
 import { writeImage } from "./image.js";
 import type { LoadResult } from "./load.js";
 import { type Plan, preload } from "./measure.js";
@@ -65,20 +66,25 @@ export class GoodGuest {
   readonly #plan: Plan;
   readonly #processes: NeighbourProcess[] = [];
   readonly #images: string[] = [];
+  /** On the good guest's file; null where there is none, or the row's disk is not the file itself. */
+  #fio: FioUring | null = null;
+  readonly #cache: NeighbourSetup["cache"];
 
-  private constructor(machine: Machine, plan: Plan) {
+  private constructor(machine: Machine, plan: Plan, cache: NeighbourSetup["cache"]) {
     this.machine = machine;
+    this.#cache = cache;
     this.#plan = plan;
   }
 
   static async start({ cache, engine, disk }: NeighbourSetup, plan: Plan): Promise<GoodGuest> {
     const machine = await Machine.start(cache, ["--engine", engine, ...plan.serveOptions]);
-    const guest = new GoodGuest(machine, plan);
+    const guest = new GoodGuest(machine, plan, cache);
     try {
       await machine.createGuest(GOOD, MEMORY);
       const { path, target } = await guest.image("good", disk);
       await machine.attach(GOOD, target, { queues: 1 });
       if (cache === "writeback") await preload(path);
+      if (disk === "file" && !plan.missing.has("fio")) guest.#fio = new FioUring("fio", path, plan.scratch);
       return guest;
     } catch (error) {
       await guest.stop();
@@ -117,6 +123,14 @@ export class GoodGuest {
     const { seconds } = this.#plan;
     const { operations, latency }: LoadResult = await this.machine.load({ ...JOB, depth, seconds }, false);
     return { iops: operations / seconds, p99: latency.p99 / 1e6 };
+  }
+
+  /** What fio has, in the good guest's place, on its file; null where it cannot be had. */
+  async runFio(depth: number): Promise<Run | null> {
+    if (this.#fio === null) return null;
+    const load = { ...JOB, cache: this.#cache, depth, pinned: false };
+    const { iops, latency } = await this.#fio.run(load, this.#plan.seconds);
+    return { iops, p99: latency.p99 / 1e6 };
   }
 
   async stop(): Promise<void> {

@@ -78,6 +78,9 @@ export interface NeighbourSamples extends GoodRuns {
   readonly row: NeighbourRow;
   /** Requests a second of the neighbour, one value a repeat. */
   readonly neighbour: readonly number[];
+  /** What fio had in the good guest's place, on its file: one run of each a repeat, or none. */
+  readonly fioFair: readonly Run[];
+  readonly fioBeside: readonly Run[];
 }
 
 export interface GoodResult {
@@ -99,6 +102,11 @@ export interface NeighbourResult extends GoodResult, NeighbourSetup {
   readonly kind: string;
   /** Requests of the neighbour a second. */
   readonly neighbourRate: Measured;
+  /**
+   * What fio keeps in the good guest's place, on its file: no backend's rules hold for it, so that what it loses is what
+   * the neighbour's processes take of the machine and of its disk. Null where it was not measured.
+   */
+  readonly fioShare: Measured | null;
 }
 
 export function goodResult({ alone, fair, beside }: GoodRuns): GoodResult {
@@ -111,7 +119,13 @@ export function goodResult({ alone, fair, beside }: GoodRuns): GoodResult {
   };
 }
 
-export function neighbourResult({ row, neighbour, ...runs }: NeighbourSamples): NeighbourResult {
+export function neighbourResult(samples: NeighbourSamples): NeighbourResult {
+  const { row, neighbour, fioFair, fioBeside, ...runs } = samples;
   const { quick: _quick, ...described } = row;
-  return { ...described, ...goodResult(runs), neighbourRate: summary(neighbour)! };
+  return {
+    ...described,
+    ...goodResult(runs),
+    neighbourRate: summary(neighbour)!,
+    fioShare: summary(fioBeside.map((run, i) => run.iops / fioFair[i].iops)),
+  };
 }

@@ -124,9 +124,11 @@ function goodLines(result: GoodResult, what: string): string[] {
 }
 
 export function neighbourLines(result: NeighbourResult): string {
-  const { name, neighbourRate } = result;
+  const { name, neighbourRate, fioShare } = result;
   const rate = `  the neighbour: ${whole(neighbourRate.median)} requests a second`;
-  return [name, ...goodLines(result, "the neighbour"), rate].join("\n");
+  const fio =
+    fioShare && `  fio in its place: ${two(fioShare.median)} of its own fair share (${range(fioShare, two)})`;
+  return [name, ...goodLines(result, "the neighbour"), rate, ...(fio ? [fio] : [])].join("\n");
 }
 
 export function hungLines(result: HungResult): string {

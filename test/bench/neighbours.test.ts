@@ -25,12 +25,15 @@ const resultOf = (name: string) =>
     fair: [run(80, 1), run(60, 1), run(60, 1)],
     beside: [run(60, 3), run(60, 1), run(60, 1)],
     neighbour: [1000, 1200, 1100],
+    fioFair: [run(100, 1), run(100, 1), run(100, 1)],
+    fioBeside: [run(50, 1), run(40, 1), run(60, 1)],
   });
 
 test("a good guest beside a neighbour: what is told is documented, and is an aim", () => {
   const result = resultOf("neighbours/warm/io_uring/copyread");
   assertDocumented(result);
   assert.deepEqual([result.share.min, result.share.max], [0.75, 1]);
+  assert.deepEqual(result.fioShare, { median: 0.5, min: 0.4, max: 0.6 });
   assert.deepEqual(
     aimsOf({ neighbours: [result] }).map(({ what, reached }) => [what, reached]),
     [
@@ -87,5 +90,6 @@ test("rows of two depths are measured in one run, and leave nothing", { skip, ti
     assert.ok(stdout.includes(`\n${name}\n  alone `), stdout);
   }
   assert.match(stdout, /of its fair share/);
+  assert.match(stdout, /^ {2}fio in its place: [0-9.]+ of its own fair share/m);
   assert.deepEqual(readdirSync(directory), ["results"]);
 });

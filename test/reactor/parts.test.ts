@@ -115,7 +115,10 @@ for (const cache of ["none", "writeback"] as const) {
       activity.beginSmall();
       const { bytes: most, entries } = PART_BESIDE_SMALL;
       assert.deepEqual([await parts(1, most), await parts(entries, 512)], [0, 0]);
-      assert.deepEqual([await parts(1, PART.bytes), await parts(16, 512)], direct ? [PART.bytes / most, 16 / entries] : [0, 0]);
+      assert.deepEqual(
+        [await parts(1, PART.bytes), await parts(16, 512)],
+        direct ? [PART.bytes / most, 16 / entries] : [0, 0],
+      );
       queue.close();
     },
   );
