@@ -1,6 +1,6 @@
 /**
  * The backend as a whole: finds vbds in xenstore, gives each a {@link Vbd}, and forgets those that are gone. It tells
- * them of the death of their guests, and to look at their stores' sizes.
+ * them of the death and the suspension of their guests, and to look at their stores' sizes.
  */
 import type { XenstoreWatch } from "../platform/ports.js";
 import { quote } from "../vbd/diagnostics.js";
@@ -43,7 +43,13 @@ export class Backend {
     this.#tell = changed;
     this.#root = `/local/domain/${host.domid}/backend/${kind}`;
     const domids = () => new Set([...this.#vbds.values()].map(({ id }) => id.domid));
-    this.#guests = new Guests(host.xenstore, domids, (domid) => this.#died(domid));
+    const { xenstore, isSuspended } = host;
+    this.#guests = new Guests({
+      ...{ xenstore, domids },
+      ...(isSuspended && { isSuspended }),
+      died: (domid) => this.#died(domid),
+      stopped: (domid) => this.#lookAtDisksOf(domid),
+    });
     this.#timer = setInterval(() => {
       for (const vbd of this.#vbds.values()) {
         vbd.watchStorage();
@@ -136,6 +142,10 @@ export class Backend {
     }
     vbd.look();
     this.#tell(id);
+  }
+
+  #lookAtDisksOf(domid: number): void {
+    for (const vbd of this.#vbds.values()) if (vbd.id.domid === domid) vbd.look();
   }
 
   #died(domid: number): void {

@@ -2,7 +2,8 @@
 import { existsSync, mkdirSync } from "node:fs";
 import { availableParallelism } from "node:os";
 import { dirname, join } from "node:path";
-import { openXenstore, type Platform } from "../platform/platform.js";
+import { openDomain, openXenstore, type Platform } from "../platform/platform.js";
+import type { Domain } from "../platform/ports.js";
 import { CappedRingHost, type Caps } from "../reactor/capped.js";
 import { type PoolOptions, ReactorPool } from "../reactor/pool.js";
 import type { RingHost } from "../reactor/ring-host.js";
@@ -135,8 +136,15 @@ export async function serve(options: ServeOptions, lost: (error: Error) => void)
     const helpers = new HelperPlaces(helpersDirectory(platform), kind, host.log);
     undo.push(() => helpers.close());
     const opener = host.open ?? openDisk;
+    const domain = await openDomain(platform);
+    undo.push(() => domain.close());
+    const isSuspended: Domain["isSuspended"] = (other) => domain.isSuspended(other);
+    if ((await isSuspended(domid)) === null)
+      host.log(
+        "xbdback: the hypervisor does not tell this process of suspended guests: disks of guests that migrate are released late (docs/migration.md)",
+      );
     const stores = new Stores(xenstore, opener, {
-      ...{ records, others, kept, helpers, descriptors },
+      ...{ records, others, kept, helpers, descriptors, isSuspended },
       maxVbds: caps?.vbds,
     });
     const images = new ImageWatch(() => stores.images(), host.log);
@@ -156,6 +164,7 @@ export async function serve(options: ServeOptions, lost: (error: Error) => void)
       const open = stores.imageOf(vbd);
       return open && { imageState: images.stateOf(open), imageKept: open.kept };
     };
+    const leave = (vbd: VbdId): Promise<void> => stores.release(vbd);
     const told = (id: VbdId, why: string): boolean => hotplug.told(id, why);
     const rest = {
       tell,
@@ -167,6 +176,8 @@ export async function serve(options: ServeOptions, lost: (error: Error) => void)
       outage,
       prepare,
       release,
+      leave,
+      isSuspended,
       records: {
         sweep(exists: (name: string) => boolean): void {
           records.sweep(exists);

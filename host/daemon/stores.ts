@@ -4,7 +4,7 @@
  * removed, whether a frontend is connected or not: from GRUB to Linux, or over a kexec, nobody else can take it.
  */
 import { constants } from "node:os";
-import { type Xenstore, XenstoreError } from "../platform/ports.js";
+import { type Domain, type Xenstore, XenstoreError } from "../platform/ports.js";
 import { DEFAULT_CAPS } from "../reactor/capped.js";
 import { Place } from "../storage/calls/place.js";
 import type { BlockDevice, Outage } from "../storage/device.js";
@@ -22,6 +22,7 @@ import {
   identitiesOf,
 } from "./image-records.js";
 import type { OpenImage } from "./image-watch.js";
+import { Incoming } from "./incoming.js";
 import type { KeptDescriptors, VbdClaims } from "./kept-descriptors.js";
 import type { KeptPlaces } from "./kept-places.js";
 import type { OtherBackends } from "./other-backends.js";
@@ -64,6 +65,8 @@ export interface StoresOptions {
   readonly kept?: KeptPlaces;
   /** Helper programs end with this process, where it is left out. */
   readonly helpers?: HelperPlaces;
+  /** Where it is left out, or says nothing, the domains of one guest that migrates within this host share a disk. */
+  readonly isSuspended?: Domain["isSuspended"];
 }
 
 /** Opening a disk takes longer than this only where its storage is in trouble. */
@@ -85,6 +88,8 @@ export class Stores {
   readonly #others: OtherBackends | null;
   readonly #kept: KeptPlaces | null;
   readonly #helpers: HelperPlaces | null;
+  readonly #isSuspended: Domain["isSuspended"];
+  readonly #incoming: Incoming;
   #keeping = true;
   #closed = false;
 
@@ -97,6 +102,8 @@ export class Stores {
     this.#others = options.others ?? null;
     this.#kept = options.kept ?? null;
     this.#helpers = options.helpers ?? null;
+    this.#isSuspended = options.isSuspended ?? (async () => null);
+    this.#incoming = new Incoming((domid) => this.#readable(`/local/domain/${domid}/name`));
   }
 
   /**
@@ -171,6 +178,8 @@ export class Stores {
 
   /** What opening or closing a vbd's disk waits for, if that takes long; null where it does not. */
   outageOf(vbd: VbdId): Outage | null {
+    const incoming = this.#incoming.outageOf(vbd);
+    if (incoming) return incoming;
     const pending = this.#pending.get(vbdName(vbd));
     if (!pending) return null;
     const { path, since } = pending;
@@ -193,6 +202,7 @@ export class Stores {
 
   /** The vbd is to be without its disk. Resolves when it is closed, or is to be closed by the connection that uses it. */
   release(vbd: VbdId): Promise<void> {
+    this.#incoming.giveUp(vbd);
     return this.#inTurn(vbd, async () => {
       const held = this.#held.get(vbdName(vbd));
       if (!held) {
@@ -259,7 +269,9 @@ export class Stores {
     if (this.#closed) throw new DeviceError(constants.errno.EBUSY, path, "the daemon is stopping");
     const claims = this.#descriptors?.of(vbd);
     const lasting = await this.#lasting(path, options, vbd);
-    const fresh = await this.#noting(vbd, path, () => this.#use(path, lasting, vbd, claims));
+    const using = (): Promise<Held> => this.#use(path, lasting, vbd, claims);
+    const warn = options.warn ?? (() => {});
+    const fresh = await this.#noting(vbd, path, () => this.#incoming.open(vbd, using, warn));
     try {
       this.#record(fresh);
     } catch (error) {
@@ -422,10 +434,18 @@ export class Stores {
       if (!conflict(claim, other)) continue;
       await other.releasing;
       if (!this.#claims.has(other)) continue;
-      if (!(await this.#sameMachine(other.vbd.domid, claim.vbd.domid))) throw inUse(claim.path, other);
+      const pair = [other.vbd.domid, claim.vbd.domid] as const;
+      if (!(await this.#sameMachine(...pair)) || (await this.#takeTurns(...pair)))
+        throw inUse(claim.path, other);
       same = true;
     }
     return same;
+  }
+
+  /** A guest that migrates within this host: the domain that it leaves releases the disk when it is suspended. */
+  async #takeTurns(one: number, other: number): Promise<boolean> {
+    const [ones, others] = await Promise.all([this.#targetOf(one), this.#targetOf(other)]);
+    return ones === null && others === null && (await this.#isSuspended(one)) !== null;
   }
 
   /** A guest and the stub domain that runs its device model are one machine, and so is a guest that migrates here. */
@@ -440,10 +460,16 @@ export class Stores {
    * where they cannot be read.
    */
   async #machinesOf(domid: number): Promise<string[]> {
-    const target = await this.#readable(`/local/domain/${domid}/target`);
-    const domids = target !== null && /^[0-9]{1,5}$/.test(target) ? [domid, Number(target)] : [domid];
+    const target = await this.#targetOf(domid);
+    const domids = target === null ? [domid] : [domid, target];
     const machines = await Promise.all(domids.map((id) => this.#readable(`/local/domain/${id}/vm`)));
     return machines.filter((machine) => machine !== null);
+  }
+
+  /** The domain that one is a stub domain for; null where it is none. */
+  async #targetOf(domid: number): Promise<number | null> {
+    const target = await this.#readable(`/local/domain/${domid}/target`);
+    return target !== null && /^[0-9]{1,5}$/.test(target) ? Number(target) : null;
   }
 }
 

@@ -119,6 +119,11 @@ export interface Domain {
   eventChannels(): Promise<EventChannels>;
   /** Access to what other domains grant to this one. */
   grantTable(): Promise<GrantTable>;
+  /**
+   * Whether another domain is suspended: it has stopped to be saved or migrated, and may go on, here or elsewhere. Null where
+   * this process is not told.
+   */
+  isSuspended(domid: number): Promise<boolean | null>;
   /** To be called when the handles are closed. */
   close(): Promise<void>;
 }

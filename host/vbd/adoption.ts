@@ -159,6 +159,7 @@ export function inheritFlushErrno(device: BlockDevice, errno: number): void {
 export async function openWhenFree(
   open: () => Promise<BlockDevice>,
   say: (line: string) => void,
+  until = "the I/O of the previous process has ended",
 ): Promise<BlockDevice> {
   const start = performance.now();
   let said = false;
@@ -171,7 +172,7 @@ export async function openWhenFree(
       if (waited > BUSY_MS) throw error;
       if (waited > BUSY_SAID_MS && !said) {
         said = true;
-        say(`${error.message}; the guest waits until the I/O of the previous process has ended`);
+        say(`${error.message}; the guest waits until ${until}`);
       }
       await sleep(delay);
     }

@@ -3,7 +3,7 @@ import * as abi from "../../assembly/abi.js";
 import type { ObserverKind } from "../reactor/observer.js";
 import type { AttachedRing, RingHost } from "../reactor/ring-host.js";
 import type { Throttle } from "../reactor/throttle.js";
-import type { BlockDevice, Result } from "../storage/device.js";
+import { type BlockDevice, Result } from "../storage/device.js";
 import { type BackendKeys, canDiscard, type Features } from "./backend-keys.js";
 import type { FrontendConfig } from "./frontend.js";
 import { type Beginning, monotonicMs } from "./journals.js";
@@ -164,13 +164,43 @@ export class Connection {
    * well, the journals say so: whoever goes on with the rings need not fear an old write.
    */
   async close(): Promise<void> {
+    const trouble = await this.#detach();
+    await this.device.close();
+    this.#settle(trouble);
+  }
+
+  /**
+   * As {@link close}, for others to go on with what was written: all of it is on stable storage before the device is closed.
+   * False where it cannot be brought there: then the device is open, and the caller's.
+   */
+  async closeFlushed(): Promise<boolean> {
+    const trouble = await this.#detach();
+    const flushed = this.device.readOnly || (await flush(this.device));
+    if (flushed) await this.device.close();
+    this.#settle(trouble);
+    return flushed;
+  }
+
+  /** Why a ring was not detached in order; null where all were. */
+  async #detach(): Promise<Error | null> {
     this.#closing = true;
     this.device.setDelays?.(false);
     const outcomes = await Promise.allSettled(this.#rings.map((ring) => ring.detach()));
-    await this.device.close();
-    for (const outcome of outcomes) if (outcome.status === "rejected") throw outcome.reason;
+    const refused = outcomes.find((outcome) => outcome.status === "rejected");
+    return refused ? (refused.reason as Error) : null;
+  }
+
+  #settle(trouble: Error | null): void {
+    if (trouble) throw trouble;
     for (const { journal } of this.#beginnings) journal?.settle(this.device.flushErrno ?? 0);
   }
+}
+
+/** False where it failed. A device that knows no flush has nothing to bring to stable storage. */
+function flush(device: BlockDevice): Promise<boolean> {
+  return new Promise((resolve) =>
+    device.flush((result) => resolve(result === Result.Success || result === Result.Unsupported)),
+  );
 }
 
 function attach(options: ConnectionOptions, queue: number): Promise<AttachedRing> {

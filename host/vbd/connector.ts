@@ -43,6 +43,8 @@ export class Connector {
   readonly #assumedProtocol: AssumedProtocol;
   /** Mode and path of the disk that is kept open. */
   #holds: string | null = null;
+  /** It was left to others, and was not opened since. */
+  #left = false;
   /** Why the disk that is to be kept open cannot be opened. */
   #holdFailure: string | null = null;
   readonly #backoff = new Backoff();
@@ -100,6 +102,7 @@ export class Connector {
       .then(
         () => {
           this.#holdFailure = null;
+          this.#left = false;
         },
         ({ message }: Error) => {
           if (this.#holds !== what) return;
@@ -123,6 +126,17 @@ export class Connector {
     } finally {
       this.#listener.look();
     }
+  }
+
+  /** The guest is suspended: somebody else may have the disk, until this vbd opens it again. Resolves when it is closed. */
+  async leave(): Promise<void> {
+    this.adoption.again();
+    if (this.#left && this.opening === null && this.#holds === null) return;
+    this.#opener.giveUp();
+    this.#holds = this.#holdFailure = null;
+    this.#left = true;
+    await this.givenUp;
+    await this.#host.leave?.(this.#id);
   }
 
   /** Whether {@link hold} is to be called again by now: the disk could not be opened. */
@@ -151,7 +165,8 @@ export class Connector {
     const begin = () => open(path, { ...howToOpen(keys), warn, unsettled }, this.#id);
     // A process of ours had it open not long ago.
     const waits = keys.state !== State.InitWait && this.#journals !== null;
-    this.#opener.begin(path, keys.mode, waits ? () => openWhenFree(begin, warn) : begin);
+    const until = this.#left ? "it is released there" : undefined;
+    this.#opener.begin(path, keys.mode, waits ? () => openWhenFree(begin, warn, until) : begin);
     return false;
   }
 
@@ -210,6 +225,7 @@ export class Connector {
     >,
   ): Promise<Connection> {
     const { reactor } = this.#host;
+    this.#left = false;
     const { look, say, lostDiscard } = this.#listener;
     return Connection.open({
       reactor,

@@ -1,5 +1,5 @@
 /** What a vbd needs of the daemon. */
-import type { Xenstore } from "../platform/ports.js";
+import type { Domain, Xenstore } from "../platform/ports.js";
 import type { RingHost } from "../reactor/ring-host.js";
 import type { BlockDevice, Outage } from "../storage/device.js";
 import type { OpenOptions } from "../storage/open.js";
@@ -31,6 +31,10 @@ export interface VbdHost {
   readonly release?: (vbd: VbdId) => Promise<void>;
   /** Opens another disk beside the one that a vbd has; where it is left out, disks are not exchanged. */
   readonly prepare?: (path: string, options: OpenOptions, vbd: VbdId) => Promise<Prepared>;
+  /** The vbd is without its disk until it is opened again: somebody else may have it meanwhile. Resolves when it is closed. */
+  readonly leave?: (vbd: VbdId) => Promise<void>;
+  /** Whether a guest is suspended; where it is left out, that is not known, and nothing follows from it. */
+  readonly isSuspended?: Domain["isSuspended"];
   /** Whether the log tells already that our own check refused the vbd's disk. */
   readonly told?: (vbd: VbdId, why: string) => boolean;
   /** The disk that is held for a vbd; null where none is. */

@@ -44,6 +44,7 @@ export type VbdEventName =
   | "refused"
   | "failed"
   | "halted"
+  | "migrating"
   | "waiting"
   | "answering";
 
@@ -53,6 +54,7 @@ const EVENTS: Readonly<Record<string, VbdEventName>> = {
   detach: "detached",
   adoption: "resumed",
   change: "changed",
+  migration: "migrating",
   resize: "resized",
   refusal: "refused",
   open: "refused",

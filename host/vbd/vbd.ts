@@ -33,6 +33,7 @@ import { storeOf, type Verdict } from "./hotplug.js";
 import { imageOf, type Kind, kindOf } from "./kind.js";
 import { defaultLimits } from "./limit-defaults.js";
 import { Looker } from "./looker.js";
+import { Migration } from "./migration.js";
 import { type VbdId, vbdName } from "./name.js";
 import type { Observation } from "./observation.js";
 import { strangerIn } from "./ownership.js";
@@ -67,6 +68,7 @@ export class Vbd {
   readonly #connector: Connector;
   readonly #throttling: Throttling;
   readonly #exchange: Exchange;
+  readonly #migration: Migration;
   /** What was in the drive before that into which the present takeover puts another medium. */
   #mediumBefore: string | null = null;
   #watch: XenstoreWatch | null = null;
@@ -117,6 +119,7 @@ export class Vbd {
       lostDiscard: () => this.#announcement?.loseDiscard(),
     });
     this.#exchange = new Exchange(host, id, (line) => this.#log.say("warning", line));
+    this.#migration = new Migration(host, id, (kind, line) => this.#log.say(kind, line));
     this.#looker = new Looker(
       () => this.#reconcile(),
       // xenstore would not let us read or say something. What is connected stays so.
@@ -145,14 +148,16 @@ export class Vbd {
       vdev: shownDevice(this.id.devid),
       ...facts,
       hotplugStatus: this.#keys?.hotplugStatus ?? null,
-      waitsFor: waitsFor({
-        ...facts,
-        connected: this.connected,
-        dead: this.#dead,
-        paused: this.#throttling.status.paused,
-        hotplug: this.#store && "waits" in this.#store ? this.#store.waits : null,
-        opening: this.#connector.opening,
-      }),
+      waitsFor:
+        this.#migration.waitsFor ??
+        waitsFor({
+          ...facts,
+          connected: this.connected,
+          dead: this.#dead,
+          paused: this.#throttling.status.paused,
+          hotplug: this.#store && "waits" in this.#store ? this.#store.waits : null,
+          opening: this.#connector.opening,
+        }),
       lastError: this.#log.lastError,
       storage: this.#storageStatus(oldestSeconds),
       imageState: device === null ? null : "ok",
@@ -310,7 +315,13 @@ export class Vbd {
     if (objection) return this.#refuse(objection);
     this.#takeDefaultLimits();
     if (keys.state === State.Initialising) return this.#offer();
+    return this.#serve(keys, closing);
+  }
+
+  async #serve(keys: BackendKeys, closing: boolean): Promise<void> {
     if (this.#dead) return this.#close();
+    // Nobody would answer to a Closing, and there may be an owner elsewhere by now.
+    if (await this.#migration.wanted()) return closing ? this.#close() : this.#leaveDisk(keys);
     this.#keepDisk(keys);
     if (this.#refusal) return this.#refuse(this.#refusal);
     if (await this.#connector.adoption.pends(keys.state, this.#frontendState)) return this.#takeOver(keys);
@@ -454,6 +465,22 @@ export class Vbd {
     this.look();
   }
 
+  /** The guest is suspended: it may go on elsewhere, with its disk. */
+  async #leaveDisk(keys: BackendKeys): Promise<void> {
+    const connection = this.#connection;
+    await this.#exchange.drop();
+    if (connection) {
+      connection.handOver();
+      if (!(await this.#release(connection, true))) {
+        this.#migration.stay(connection.device.name);
+        this.#connector.goOn(connection.path, keys.mode, connection.device);
+        return this.look();
+      }
+    }
+    await this.#connector.leave();
+    this.#migration.left(connection?.device.name ?? null);
+  }
+
   /** True when the rings of a connected frontend were released, to be taken over by the next look. */
   async #exchangeMedium(keys: BackendKeys): Promise<boolean> {
     const connection = this.#connection as Connection;
@@ -551,6 +578,7 @@ export class Vbd {
    */
   async #disconnect(handOver = false): Promise<void> {
     this.#mediumBefore = null;
+    this.#migration.end();
     this.#connector.giveUp();
     this.#connector.adoption.end();
     await this.#exchange.drop();
@@ -559,9 +587,12 @@ export class Vbd {
     if (!handOver) this.#connector.discardJournals();
   }
 
-  async #release(connection: Connection): Promise<void> {
+  /** False where all was to be flushed before, and was not: then the disk is still open. */
+  async #release(connection: Connection, flushed = false): Promise<boolean> {
+    let released = true;
     try {
-      await connection.close();
+      if (flushed) released = await connection.closeFlushed();
+      else await connection.close();
     } catch (error) {
       this.#log.say("trouble", (error as Error).message);
     }
@@ -569,6 +600,7 @@ export class Vbd {
     this.#connection = null;
     this.#announcement = null;
     this.#log.diagnose("detach", detachMessage(connection.device.name, this.id.domid));
+    return released;
   }
 
   /**

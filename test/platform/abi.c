@@ -1,4 +1,4 @@
-/* The structures that /dev/xen/gntdev and /dev/xen/evtchn take, as a C compiler lays them out, and the numbers of their
+/* The structures that /dev/xen/gntdev, evtchn and privcmd take, as a C compiler lays them out, and the numbers of their
    ioctls. The test defines every name of host/platform/xen/abi.ts as a macro. */
 #include <stddef.h>
 #include <stdint.h>
@@ -26,6 +26,9 @@ struct segment {
   union side source, dest;
   uint16_t len, flags;
   int16_t status;
+};
+struct hypercall {
+  uint64_t op, arg[5];
 };
 struct grant_copy {
   uint32_t count;
@@ -56,6 +59,11 @@ SAME(FOREIGN_REF, offsetof(union side, foreign.ref));
 SAME(FOREIGN_DOMID, offsetof(union side, foreign.domid));
 SAME(GNTCOPY_SOURCE_GREF, 1 << 0);
 
+SAME(HYPERCALL_BYTES, sizeof(struct hypercall));
+SAME(HYPERCALL_OP, offsetof(struct hypercall, op));
+SAME(HYPERCALL_ARGUMENT, offsetof(struct hypercall, arg));
+
+SAME(IOCTL_PRIVCMD_HYPERCALL, IOC('P', 0, sizeof(struct hypercall)));
 SAME(IOCTL_GNTDEV_MAP_GRANT_REF, IOC('G', 0, sizeof(struct map_grant_ref)));
 SAME(IOCTL_GNTDEV_UNMAP_GRANT_REF, IOC('G', 1, sizeof(struct unmap_grant_ref)));
 SAME(IOCTL_GNTDEV_GRANT_COPY, IOC('G', 8, sizeof(struct grant_copy)));

@@ -6,7 +6,7 @@ import { cannotCompile, compile } from "../vectors/compiler.js";
 
 const source = fileURLToPath(new URL("../../../test/platform/abi.c", import.meta.url));
 
-test("gntdev's and evtchn's structures and ioctls are where a C compiler sees them", {
+test("gntdev's, evtchn's and privcmd's structures and ioctls are where a C compiler sees them", {
   skip: cannotCompile("-m64"),
 }, () => {
   const numbers = Object.entries(abi).filter(([, value]) => typeof value === "number");

@@ -87,7 +87,8 @@ function assertions(architecture: numbers.Architecture): string {
     ...direct,
     ...launcherNumbers(),
     ...uringNumbers(),
-    ...numeric(xen).filter(([name]) => name.startsWith("IOCTL_")),
+    // <xen/privcmd.h> includes a header that is not installed; abi.test.ts has its numbers.
+    ...numeric(xen).filter(([name]) => name.startsWith("IOCTL_") && name !== "IOCTL_PRIVCMD_HYPERCALL"),
   ];
   return all.map(([name, value]) => `SAME(${name}, ${value});\n`).join("");
 }

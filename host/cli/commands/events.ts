@@ -14,9 +14,10 @@ export function eventsCommand(): Command {
     new Command("events")
       .summary("tell what happens to disks, as it happens")
       .description(
-        "One line for each event: attached (to a connected guest), detached, resumed (after a restart of the daemon),\n" +
-          "changed (another medium), resized, refused, failed (an I/O), halted (a guest has spoilt its ring), waiting (the\n" +
-          "storage does not answer) and answering. The first line, `began`, says that no event is missed from now on. Of\n" +
+        "One line for each event: attached (to a connected guest), detached, resumed (after a restart of the daemon,\n" +
+          "or where a suspended guest continues), migrating (the disk of a suspended guest is released), changed (another\n" +
+          "medium), resized, refused, failed (an I/O), halted (a guest has spoilt its ring), waiting (the storage does not\n" +
+          "answer) and answering. The first line, `began`, says that no event is missed from now on. Of\n" +
           "events that a guest causes many of, one a second is told.",
       ),
   ).option("-n, --count <n>", "end after this many events", integer(1, 1e9));

@@ -33,6 +33,9 @@ export async function openDomain(directory: string, domid: number): Promise<Loop
       const release = () => void connection.release("closeGntdev", { slot });
       return new LoopbackGrantTable(directory, domid, slot as number, release);
     },
+    async isSuspended(domid) {
+      return (await connection.request("isSuspended", { domid }))["suspended"] === true;
+    },
     async pages() {
       await connection.request("openPages");
       return new LoopbackGuestPages(directory, domid, () => connection.release("closePages"));

@@ -67,6 +67,17 @@ export class LoopbackHost {
     this.#server.release(domid);
   }
 
+  /** A guest has stopped to be saved or migrated. xenstored tells that a domain is released, and not which nor why. */
+  suspendGuest(domid: number): void {
+    this.hypervisor.setSuspended(domid, true);
+    this.#server.stopped(domid);
+  }
+
+  /** It goes on here; nobody is told. */
+  resumeGuest(domid: number): void {
+    this.hypervisor.setSuspended(domid, false);
+  }
+
   /** {@link killGuest}, and the toolstack removes the guest's place in xenstore. */
   async destroyGuest(domid: number): Promise<void> {
     await this.killGuest(domid);

@@ -20,6 +20,8 @@ export class HostedDomain implements PortSpace {
   readonly track: Maptrack;
   /** Whether a process is the guest now. */
   pagesInUse = false;
+  /** It has stopped to be saved or migrated. Its process is not made to: that is for who plays the guest. */
+  suspended = false;
   readonly #directory: string;
   readonly #files: MappedFile[];
 

@@ -76,6 +76,11 @@ export class Hypervisor {
     this.#machine.destroy(this.#machine.domain(domid), this.#handles());
   }
 
+  /** A domain has stopped to be saved or migrated, or goes on. */
+  setSuspended(domid: number, suspended: boolean): void {
+    this.#machine.domain(domid).suspended = suspended;
+  }
+
   /** Ends every session and removes the directory. */
   async close(): Promise<void> {
     this.#machine.stop();

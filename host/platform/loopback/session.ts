@@ -75,6 +75,8 @@ export class Session {
         return this.#openSlot();
       case "closeGntdev":
         return this.#closeSlot(request["slot"] as number);
+      case "isSuspended":
+        return { suspended: this.#machine.domains.get(request["domid"] as number)?.suspended ?? false };
       case "openPages":
         return this.#claimPages(domain);
       case "closePages":

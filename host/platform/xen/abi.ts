@@ -1,10 +1,23 @@
-/** What Linux's Xen devices take: ioctl numbers and structures of linux/include/uapi/xen/{gntdev,evtchn}.h, x86-64 and arm64. */
+/** What Linux's Xen devices take: ioctl numbers and structures of linux/include/uapi/xen/{gntdev,evtchn,privcmd}.h, x86-64 and arm64. */
 
 /** The devices, and what provides them. */
 export const DEVICES = {
   gntdev: "/dev/xen/gntdev",
   evtchn: "/dev/xen/evtchn",
 } as const;
+
+/** Whoever may open these may ask the hypervisor for anything: the daemon uses them where it was given them, and not else. */
+export const CONTROL_DEVICES = {
+  privcmd: "/dev/xen/privcmd",
+  hypercall: "/dev/xen/hypercall",
+} as const;
+
+export const IOCTL_PRIVCMD_HYPERCALL = 0x305000;
+
+/** struct privcmd_hypercall: u64 op @0, u64 arg[5] @8. */
+export const HYPERCALL_BYTES = 48;
+export const HYPERCALL_OP = 0;
+export const HYPERCALL_ARGUMENT = 8;
 
 export const IOCTL_GNTDEV_MAP_GRANT_REF = 0x184700;
 export const IOCTL_GNTDEV_UNMAP_GRANT_REF = 0x104701;

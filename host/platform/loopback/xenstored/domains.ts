@@ -36,6 +36,11 @@ export class Domains {
     return true;
   }
 
+  /** A domain has shut down without dying. */
+  stopped(domid: number): void {
+    if (this.#introduced.has(domid)) this.#watches.fireSpecial(RELEASE_DOMAIN);
+  }
+
   connected(connection: Connection): void {
     const there = this.#connections.get(connection.domid);
     if (there) there.add(connection);

@@ -59,6 +59,11 @@ export class XenstoreServer {
     this.#service.domains.release(domid);
   }
 
+  /** A domain that was introduced has shut down, for whatever reason, and stays known. */
+  stopped(domid: number): void {
+    this.#service.domains.stopped(domid);
+  }
+
   /** Drops all connections and removes the sockets. */
   async close(): Promise<void> {
     this.#closed = true;
