@@ -1,8 +1,7 @@
 /** The smallest Ceph cluster: a monitor and an OSD on a file, on this machine's loopback address, without authentication. */
 import { randomUUID } from "node:crypto";
 import { mkdirSync, writeFileSync } from "node:fs";
-import type { TestContext } from "node:test";
-import { eventually, freePort, type Running, Scene } from "../e2e/harness.js";
+import { type Ending, eventually, freePort, type Running, Scene } from "../e2e/harness.js";
 import { absent } from "../support/programs.js";
 
 /** QEMU's driver for a cluster's images. */
@@ -22,7 +21,7 @@ export class Cluster {
   }
 
   /** A cluster with a pool `rbd`, that every program finds which is started from now on (CEPH_CONF). */
-  static async start(t: TestContext): Promise<Cluster> {
+  static async start(t: Ending): Promise<Cluster> {
     const cluster = new Cluster(new Scene(t));
     const { scene } = cluster;
     const address = `[v2:127.0.0.1:${await freePort()}/0]`;
@@ -43,8 +42,15 @@ export class Cluster {
   }
 
   /** An image of zeros in the pool. */
-  async create(name: string, bytes: number): Promise<void> {
-    await this.scene.run("rbd", "create", `rbd/${name}`, "--size", `${bytes}B`);
+  async create(name: string, bytes: number, ...how: string[]): Promise<void> {
+    await this.scene.run("rbd", "create", `rbd/${name}`, "--size", `${bytes}B`, ...how);
+  }
+
+  /** Of how many clients it refuses whatever comes. */
+  async blocklisted(): Promise<number> {
+    const { stdout } = await this.scene.run("ceph", "osd", "blocklist", "ls", "--format", "json");
+    // After the JSON it counts them in words.
+    return stdout.split('"addr"').length - 1;
   }
 
   /** What is in an image, in a file. */
@@ -89,6 +95,9 @@ function configuration(scene: Scene, fsid: string, address: string): string {
     "osd pool default size": 1,
     "osd pool default pg autoscale mode": "off",
     "osd crush chooseleaf type": 0,
+    // A client that is dead counts as such after seconds, and not after half a minute. Those that live say so more often.
+    "osd client watch timeout": 6,
+    "objecter tick interval": 1,
     "osd objectstore": "bluestore",
     "bluestore block size": 1 << 30,
     "bluestore block create": true,

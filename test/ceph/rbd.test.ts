@@ -5,6 +5,7 @@ import type { VbdStatus } from "../../host/vbd/status.js";
 import { pause, World } from "../cli/world.js";
 import { eventually, sha256 } from "../e2e/harness.js";
 import { helperOf, progress, SIZE, verified, work } from "../images/support.js";
+import { playSlice, WAYS } from "../restart/slice.js";
 import { Cluster, noCeph } from "./cluster.js";
 
 const OPTIONS = { skip: noCeph(), timeout: 300_000 };
@@ -69,3 +70,37 @@ test("the daemon is killed; the next one goes on with the same helper", OPTIONS,
     assert.equal(await helperOf(world), helper);
   }),
 );
+
+/** Daemon and helper at once, and another daemon. */
+async function killBoth(world: World): Promise<void> {
+  const helper = await helperOf(world);
+  world.daemon.process.kill("SIGKILL");
+  process.kill(helper, "SIGKILL");
+  await world.daemon.ended;
+  await world.serveAgain();
+}
+
+test("daemon and helper are killed; the image's exclusive lock is the fence", OPTIONS, (t) =>
+  verifiedThrough(t, 5000, async (cluster, world) => {
+    const before = await cluster.blocklisted();
+    await killBoth(world);
+    await eventually(() => /taken over/.test(world.daemon.stderr), "the next daemon goes on");
+    await eventually(async () => (await cluster.blocklisted()) > before, "the first helper is blocklisted");
+  }),
+);
+
+test("daemon and helper are killed, and an image without an exclusive lock is closed", OPTIONS, async (t) => {
+  const cluster = await Cluster.start(t);
+  await cluster.create("disk", SIZE, "--image-feature", "layering");
+  const world = await World.start(t, ...RECONNECT);
+  (await world.run("attach", "1", DISK)).expect(0);
+  await progress(work(world, 1_000_000_000), 1000);
+  await killBoth(world);
+  const closed =
+    /the previous daemon was killed .* the server may still carry out its writes; the disk is closed/;
+  await eventually(() => closed.test(world.daemon.stderr), "the disk is closed");
+});
+
+test("daemon and helper are killed, alone and at once, again and again", OPTIONS, async () => {
+  await playSlice(WAYS[0], ["both", "backend", "server"], 340, "rbd");
+});

@@ -165,6 +165,9 @@ export class Running {
   }
 }
 
+/** A test, or whatever else has an end. */
+export type Ending = Pick<TestContext, "after">;
+
 /** A directory of a test's own, and the processes that it starts. */
 export class Scene {
   readonly directory: string;
@@ -173,7 +176,7 @@ export class Scene {
   readonly #scratch: string;
   readonly #started: Running[] = [];
 
-  constructor(t: TestContext) {
+  constructor(t: Ending) {
     this.directory = mkdtempSync(join(tmpdir(), "xbdback-e2e-"));
     this.#scratch = join(this.directory, "tmp");
     mkdirSync(this.#scratch);

@@ -31,6 +31,8 @@ export class Site {
   /** Who starts the backends; null: nobody in particular. */
   service: FakeServiceManager | null = null;
   closed = false;
+  /** Those that were started here. */
+  readonly #guests: Guest[] = [];
 
   private constructor(host: LoopbackHost) {
     this.host = host;
@@ -42,7 +44,7 @@ export class Site {
 
   async close(): Promise<void> {
     this.closed = true;
-    await this.backend?.kill();
+    await Promise.all([this.backend?.kill(), ...this.#guests.map((guest) => guest.kill())]);
     await this.host.close();
     rmSync(this.images, { recursive: true, force: true });
   }
@@ -57,8 +59,9 @@ export class Site {
     return this.start(process.execPath, module, ...args);
   }
 
-  /** Starts any program that serves as a backend. */
+  /** Starts any program that serves as a backend. Throws when the site is closed. */
   start(program: string, ...args: string[]): Backend {
+    if (this.closed) throw new Error("the site is closed");
     const log = (line: string): void => {
       this.log.push(line);
       if (this.log.length > 1000) this.log.splice(0, 500);
@@ -66,6 +69,14 @@ export class Site {
     const started = this.service?.start(program, args) ?? { program, args, environment: {} };
     this.backend = new Backend(started.program, started.args, log, started);
     return this.backend;
+  }
+
+  /** Starts a guest's process, in a domain that is there. */
+  startGuest(args: Omit<GuestArguments, "directory">): Guest {
+    if (this.closed) throw new Error("the site is closed");
+    const guest = new Guest({ directory: this.host.directory, ...args });
+    this.#guests.push(guest);
+    return guest;
   }
 
   /** Makes a guest's domain and its disk, an image of zeros. */
@@ -170,11 +181,13 @@ export class Guest {
   readonly verified: Promise<Extract<GuestSays, { event: "verified" }>>;
   /** Rejects if it ends before it was told to; never resolves. */
   readonly failed: Promise<never>;
+  readonly #exited: Promise<unknown>;
   #watching: () => void = () => {};
   #first: (at: number) => void = () => {};
 
   constructor(args: GuestArguments) {
     this.process = fork(guestModule, [JSON.stringify(args)], { stdio: ["ignore", "inherit", "pipe", "ipc"] });
+    this.#exited = once(this.process, "exit");
     let errors = "";
     this.process.stderr?.setEncoding("utf8").on("data", (text: string) => {
       errors += text;
@@ -216,10 +229,10 @@ export class Guest {
     this.#say({ say: "end" });
   }
 
+  /** Resolves when the process is gone. */
   async kill(): Promise<void> {
-    const exited = once(this.process, "exit");
     this.process.kill("SIGKILL");
-    await exited;
+    await this.#exited;
   }
 
   #say(hears: GuestHears): void {

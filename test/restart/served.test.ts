@@ -1,7 +1,6 @@
 /** Disks of servers under a guest at work, while the daemon, the server, or both are killed. */
 import { test } from "node:test";
-import { absent } from "../support/programs.js";
-import { PROGRAMS } from "./served.js";
+import { cannotServe } from "./served.js";
 import { type Death, playSlice, WAYS } from "./slice.js";
 
 const LIMIT = { timeout: 180_000 };
@@ -10,7 +9,7 @@ const ALL: readonly Death[] = ["both", "backend", "server", "both", "backend", "
 for (const [i, way] of WAYS.slice(0, 2).entries()) {
   test(`the daemon and a vhost-user server are killed, alone and at once: ${way.name}`, {
     ...LIMIT,
-    skip: absent(PROGRAMS["vhost-user"], "qemu-img"),
+    skip: cannotServe("vhost-user"),
   }, async () => {
     await playSlice(way, ALL, 300 + i, "vhost-user");
   });
@@ -19,7 +18,7 @@ for (const [i, way] of WAYS.slice(0, 2).entries()) {
 for (const [i, disk] of (["qcow2", "vhd", "overlay"] as const).entries()) {
   test(`the daemon and the helper of an image are killed, alone and at once: ${disk}`, {
     ...LIMIT,
-    skip: absent(PROGRAMS[disk], "qemu-img"),
+    skip: cannotServe(disk),
   }, async () => {
     await playSlice(WAYS[i], ALL, 320 + i, disk);
   });
@@ -27,7 +26,7 @@ for (const [i, disk] of (["qcow2", "vhd", "overlay"] as const).entries()) {
 
 test("an NBD server is killed, and the guest sees pauses", {
   ...LIMIT,
-  skip: absent(PROGRAMS.nbd, "qemu-img"),
+  skip: cannotServe("nbd"),
 }, async () => {
   await playSlice(WAYS[1], Array(5).fill("server"), 310, "nbd");
 });

@@ -3,10 +3,11 @@ import { type ChildProcess, execFile, spawn } from "node:child_process";
 import { once } from "node:events";
 import { readdirSync, readFileSync, rmSync } from "node:fs";
 import { connect } from "node:net";
-import { join } from "node:path";
+import { basename, join } from "node:path";
 import { setTimeout as sleep } from "node:timers/promises";
 import { promisify } from "node:util";
-import type { Program } from "../support/programs.js";
+import { Cluster, noCeph } from "../ceph/cluster.js";
+import { absent, type Program } from "../support/programs.js";
 import { hashFile } from "./processes.js";
 
 const run = promisify(execFile);
@@ -18,9 +19,15 @@ export const PROGRAMS = {
   qcow2: "qemu-storage-daemon",
   vhd: "qemu-storage-daemon",
   overlay: "qemu-storage-daemon",
+  rbd: "qemu-storage-daemon",
 } as const satisfies Record<string, Program>;
 export type Served = keyof typeof PROGRAMS;
 export const SERVED = Object.keys(PROGRAMS) as Served[];
+
+/** Why one of these disks cannot be served here, for node:test's `skip`; false if it can. */
+export function cannotServe(kind: Served): string | false {
+  return kind === "rbd" ? noCeph() : absent(PROGRAMS[kind], "qemu-img");
+}
 
 /** How qemu-img makes images in which a helper of the daemon's keeps tables. The daemon makes an overlay over a raw one. */
 const FORMATS = {
@@ -38,23 +45,46 @@ export interface ServedDisk {
   kill(): Promise<void>;
   /** What the disk has, while no server has it. Rejects where the image is damaged beyond clusters that nothing refers to. */
   sha256(): Promise<string>;
+  /** Ends what serves it. */
+  close(): Promise<void>;
 }
 
 /** Makes a disk of zeros in a directory, and serves it. */
 export function startServed(kind: Served, directory: string, bytes: number): Promise<ServedDisk> {
-  return kind === "qcow2" || kind === "vhd" || kind === "overlay"
-    ? HelpedImage.make(kind, directory, bytes)
-    : DiskServer.start(kind, directory, bytes);
+  if (kind === "rbd") return HelpedImage.inCeph(directory, bytes);
+  return kind === "vhost-user" || kind === "nbd"
+    ? DiskServer.start(kind, directory, bytes)
+    : HelpedImage.make(kind, directory, bytes);
 }
 
 /** An image that the daemon starts a helper for. */
 class HelpedImage implements ServedDisk {
   readonly target: string;
+  /** No other process has this in its command line. */
   readonly #image: string;
+  readonly #hash: () => Promise<string>;
+  readonly #ends: (() => unknown)[] = [];
 
-  private constructor(target: string, image: string) {
+  private constructor(target: string, image: string, hash = () => contentOf(image)) {
     this.target = target;
     this.#image = image;
+    this.#hash = hash;
+  }
+
+  /** Of a cluster of its own. */
+  static async inCeph(directory: string, bytes: number): Promise<HelpedImage> {
+    const image = basename(directory);
+    let cluster: Cluster | null = null;
+    const hash = async (): Promise<string> => hashFile((await cluster?.export(image)) ?? "");
+    const disk = new HelpedImage(`rbd:rbd/${image}`, image, hash);
+    try {
+      cluster = await Cluster.start({ after: (end) => void disk.#ends.push(end as () => unknown) });
+      await cluster.create(image, bytes);
+    } catch (error) {
+      await disk.close();
+      throw error;
+    }
+    return disk;
   }
 
   static async make(kind: keyof typeof FORMATS, directory: string, bytes: number): Promise<HelpedImage> {
@@ -79,7 +109,12 @@ class HelpedImage implements ServedDisk {
   }
 
   sha256(): Promise<string> {
-    return contentOf(this.#image);
+    return this.#hash();
+  }
+
+  async close(): Promise<void> {
+    await this.kill();
+    for (const end of this.#ends) await end();
   }
 
   /** As the kernel names them: a launcher of the daemon's has the image in its arguments, too. */
@@ -109,6 +144,7 @@ class DiskServer implements ServedDisk {
   readonly #socket: string;
   #process: ChildProcess | null = null;
   #exited: Promise<unknown> = Promise.resolve();
+  #closed = false;
 
   private constructor(kind: "vhost-user" | "nbd", directory: string) {
     this.#kind = kind;
@@ -125,6 +161,7 @@ class DiskServer implements ServedDisk {
   }
 
   async serve(): Promise<void> {
+    if (this.#closed) throw new Error("the server is closed");
     rmSync(this.#socket, { force: true });
     const [program, ...args] = this.#kind === "nbd" ? this.#qemuNbd() : this.#storageDaemon();
     const server = spawn(program, args, { stdio: ["ignore", "ignore", "pipe"] });
@@ -148,6 +185,11 @@ class DiskServer implements ServedDisk {
 
   sha256(): Promise<string> {
     return contentOf(this.#image);
+  }
+
+  close(): Promise<void> {
+    this.#closed = true;
+    return this.kill();
   }
 
   #qemuNbd(): string[] {

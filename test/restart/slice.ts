@@ -2,7 +2,7 @@
 import { setTimeout as sleep } from "node:timers/promises";
 import { random } from "../../host/guest/workload.js";
 import { removeVbd } from "../../host/toolstack/vbd.js";
-import { DEVID, Guest, hashFile, Site } from "./processes.js";
+import { DEVID, hashFile, Site } from "./processes.js";
 import { type Served, type ServedDisk, startServed } from "./served.js";
 
 const DOMID = 1;
@@ -35,14 +35,15 @@ export interface Slice {
 }
 
 /**
- * Rejects with whatever a guest, or anybody, could see of a death that is not a pause. Servers are killed where `disk` has
- * one.
+ * Rejects with whatever a guest, or anybody, could see of a death that is not a pause, and when it is interrupted. Servers are
+ * killed where `disk` has one.
  */
 export async function playSlice(
   way: Way,
   deaths: readonly Death[],
   seed: number,
   disk: Served | "raw" = "raw",
+  interrupt?: AbortSignal,
 ): Promise<Slice> {
   const site = await Site.start();
   const dice = random(seed);
@@ -52,8 +53,7 @@ export async function playSlice(
     if (disk !== "raw") server = await startServed(disk, site.images, DISK_BYTES);
     site.serve(...STARTS[0]);
     const spec = server ? await site.plugTarget(DOMID, server.target) : await site.plug(DOMID, DISK_BYTES);
-    const guest = new Guest({
-      directory: site.host.directory,
+    const guest = site.startGuest({
       domid: DOMID,
       devid: DEVID,
       depth: 64,
@@ -82,7 +82,7 @@ export async function playSlice(
     };
     let total = 0;
     let seen = "";
-    await Promise.race([lives(), guest.failed, backendFails(site)]);
+    await Promise.race([lives(), guest.failed, backendFails(site, interrupt)]);
     if ((await removeVbd(site.host.xenstore, spec)) !== "closed") throw new Error("the disk was not closed");
     await site.untilClean();
     await server?.kill();
@@ -94,7 +94,7 @@ export async function playSlice(
     throw error;
   } finally {
     await site.close();
-    await server?.kill();
+    await server?.close();
   }
 }
 
@@ -131,9 +131,10 @@ export function soon<T>(promise: Promise<T>): Promise<T> {
   return Promise.race([promise, late]);
 }
 
-/** Rejects when a backend ends that nobody has killed; resolves with the site's end. */
-export async function backendFails(site: Site): Promise<void> {
+/** Rejects when a backend ends that nobody has killed, and when it is interrupted; resolves with the site's end. */
+export async function backendFails(site: Site, interrupt?: AbortSignal): Promise<void> {
   while (!site.closed) {
+    interrupt?.throwIfAborted();
     const { backend } = site;
     await Promise.race([backend?.failed, sleep(100)]);
   }

@@ -4,14 +4,13 @@
  * started again. With another victim, guests are killed at random moments, alone or with the backend, and nothing of them may
  * stay.
  *
- * `--disk vhost-user|nbd|qcow2|vhd|overlay`: the disk is a server's, or a helper's of the backend, which is killed as well, `--server-kills
+ * `--disk vhost-user|nbd|qcow2|vhd|overlay|rbd`: the disk is a server's, or a helper's of the backend, which is killed as well, `--server-kills
  * N` times alone, and `--both-kills N` times with the backend. It loses what was not flushed.
  */
 import { parseArgs } from "node:util";
 import { quantile } from "../../bench/statistics.js";
 import { random } from "../../host/guest/workload.js";
-import { absent } from "../support/programs.js";
-import { PROGRAMS, SERVED, type Served } from "./served.js";
+import { cannotServe, SERVED, type Served } from "./served.js";
 import { type Death, playSlice, WAYS, type Way } from "./slice.js";
 import { playVictims } from "./victims.js";
 
@@ -49,21 +48,31 @@ function objection(): string | null {
   if (!SERVED.includes(disk) || victim !== "backend") return USAGE;
   if (disk === "nbd" && counts.backend + counts.both > 0)
     return "a disk of an NBD server is closed when its backend is killed: only --server-kills, with --kills 0\n";
-  const missing = absent(PROGRAMS[disk], "qemu-img");
+  const missing = cannotServe(disk);
   return missing === false ? null : `${missing}\n`;
 }
 
 const SLICE = 50;
+const SIGNALS = { SIGHUP: 1, SIGINT: 2, SIGTERM: 15 } as const;
+/** Backend, guest and server end before this process does. */
+const interruption = new AbortController();
+let interruptedBy = 0;
+for (const [name, number] of Object.entries(SIGNALS)) {
+  process.on(name, () => {
+    interruptedBy ||= number;
+    interruption.abort(new Error(`interrupted by ${name}`));
+  });
+}
 const pauses: number[] = [];
 let operations = 0;
 
 /** Rejects with what went wrong; resolves with what is to be said of it. */
 async function play(way: Way, deaths: readonly Death[], sliceSeed: number): Promise<string> {
   if (victim !== "backend") {
-    await playVictims(victim as "guest" | "both", way, deaths.length, sliceSeed);
+    await playVictims(victim as "guest" | "both", way, deaths.length, sliceSeed, interruption.signal);
     return "nothing left behind";
   }
-  const slice = await playSlice(way, deaths, sliceSeed, disk);
+  const slice = await playSlice(way, deaths, sliceSeed, disk, interruption.signal);
   pauses.push(...slice.pauses);
   operations += slice.operations;
   const pause = slice.pauses.length === 0 ? "" : `, pause ${quantile(slice.pauses, 0.5).toFixed(0)} ms`;
@@ -115,7 +124,7 @@ for (let done = 0, i = 0; done < kills; i++) {
     console.log(`${way.name}: ${done} kills, ${result}`);
   } catch (error) {
     process.stderr.write(`torture: ${way.name}, --seed ${seed}, slice ${i}: ${(error as Error).message}\n`);
-    process.exit(1);
+    process.exit(interruptedBy > 0 ? 128 + interruptedBy : 1);
   }
 }
 console.log(summary());

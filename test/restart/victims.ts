@@ -4,7 +4,7 @@ import { availableParallelism } from "node:os";
 import { setTimeout as sleep } from "node:timers/promises";
 import { random } from "../../host/guest/workload.js";
 import { removeVbd, type VbdSpec } from "../../host/toolstack/vbd.js";
-import { DEVID, Guest, hashFile, Site } from "./processes.js";
+import { DEVID, type Guest, hashFile, Site } from "./processes.js";
 import { backendFails, STARTS, soon, type Way } from "./slice.js";
 
 const DISK_BYTES = 32 << 20;
@@ -28,7 +28,13 @@ interface Holdings {
 }
 
 /** Rejects with whatever is left of one of the guests, or what the last one, which lives, could see of them. */
-export async function playVictims(victim: Victim, way: Way, kills: number, seed: number): Promise<void> {
+export async function playVictims(
+  victim: Victim,
+  way: Way,
+  kills: number,
+  seed: number,
+  interrupt?: AbortSignal,
+): Promise<void> {
   const site = await Site.start();
   const dice = random(seed);
   try {
@@ -43,7 +49,7 @@ export async function playVictims(victim: Victim, way: Way, kills: number, seed:
       if (victim === "guest" && before !== null) await untilNoMore(site, before);
       await serveOne(site, way, dice());
     };
-    await Promise.race([lives(), backendFails(site)]);
+    await Promise.race([lives(), backendFails(site, interrupt)]);
   } catch (error) {
     process.stderr.write(`${site.log.slice(-20).join("\n")}\n`);
     throw error;
@@ -102,9 +108,8 @@ async function serveOne(site: Site, way: Way, seed: number): Promise<void> {
 }
 
 function startGuest(site: Site, { options }: Way, seed: number): Guest {
-  const { directory } = site.host;
-  return new Guest({
-    ...{ directory, domid: DOMID, devid: DEVID, depth: 64, seed },
+  return site.startGuest({
+    ...{ domid: DOMID, devid: DEVID, depth: 64, seed },
     options: { queues: 4, ...options },
   });
 }

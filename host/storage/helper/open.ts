@@ -12,11 +12,13 @@ import { type NbdOptions, openExport } from "../nbd/open.js";
 import { DeviceError, openStore } from "../open.js";
 import { IMAGE_FORMATS } from "../source.js";
 import { openDialed } from "../vhost-user/open.js";
+import type { Session } from "../vhost-user/session.js";
 import { type Chain, described, openChain } from "./chain.js";
 import type { HelpedSource, Layer } from "./command.js";
 import { unconfined } from "./confined.js";
 import { overNbd } from "./dial.js";
 import { DiskHelper } from "./disk-helper.js";
+import { hasExclusiveLock } from "./exclusive-lock.js";
 import { SameFiles } from "./same-files.js";
 import { type Aio, storageDaemon } from "./storage-daemon.js";
 import { nbdkit } from "./web-server.js";
@@ -70,9 +72,10 @@ export async function serve(
   });
   const confinement = checkConfinement(log) ? "" : ", not confined to its files";
   const helper = new DiskHelper(name, sameFiles, log);
+  const fence = { stands: source.kind === "http" || (source.kind === "image" && !shared) };
   const behind: Behind = {
     get fenced() {
-      return helper.found || source.kind === "http" || (source.kind === "image" && !shared);
+      return helper.found || fence.stands;
     },
     bases,
     server: () => `${helper.name}${confinement}${chain ? `: ${described(chain)}` : ""}`,
@@ -81,7 +84,7 @@ export async function serve(
       await chain?.close();
     },
   };
-  return connect(name, source, chain, helper, behind, options).catch(async (error) => {
+  return connect(name, { source, chain, helper, fence }, behind, options).catch(async (error) => {
     await helper.giveUp();
     await chain?.close();
     throw error;
@@ -90,12 +93,18 @@ export async function serve(
 
 type Behind = Parameters<typeof openDialed>[3];
 
+interface Helped {
+  readonly source: HelpedSource;
+  readonly chain: Chain | null;
+  readonly helper: DiskHelper;
+  /** Whether the next helper's writes come after all of a dead one's, whoever started that. */
+  readonly fence: { stands: boolean };
+}
+
 /** A web server's file over NBD, all else over vhost-user. */
 async function connect(
   name: string,
-  source: HelpedSource,
-  chain: Chain | null,
-  helper: DiskHelper,
+  { source, chain, helper, fence }: Helped,
   behind: Behind,
   options: ServeOptions,
 ): Promise<BlockDevice> {
@@ -104,7 +113,7 @@ async function connect(
     const dial = () => helper.start((socket) => nbdkit(source.url, socket), overNbd);
     return openExport(name, dial, { ...options, patience }, behind);
   }
-  const { readOnly, shared = false, cache = "writeback", sectorSize } = options;
+  const { readOnly, shared = false, unsettled = false, cache = "writeback", sectorSize } = options;
   const [image, ...bases] = chain?.layers ?? [];
   const how = {
     readOnly,
@@ -115,7 +124,17 @@ async function connect(
     ...(sectorSize && { sectorSize }),
   };
   const command = (socket: string, aio: Aio) => storageDaemon(source, { ...how, socket }, aio);
-  const dial = () => helper.startStorageDaemon(command, options.helperPlace ?? null);
+  const dial = async (): Promise<Session> => {
+    const session = await helper.startStorageDaemon(command, options.helperPlace ?? null);
+    if (source.kind !== "rbd" || readOnly || !unsettled || helper.found) return session;
+    try {
+      fence.stands ||= await hasExclusiveLock(name, source);
+    } catch (error) {
+      session.lose("it is given up");
+      throw error;
+    }
+    return session;
+  };
   return openDialed(name, dial, { ...options, patience }, behind);
 }
 

@@ -1,55 +1,15 @@
 /** Running qemu-img, confined to one file. */
-import { execFile } from "node:child_process";
-import { constants } from "node:os";
-import { promisify } from "node:util";
-import { DeviceError } from "../open.js";
-import { findProgram } from "./command.js";
-import { confined } from "./confined.js";
 import type { Reach } from "./reach.js";
+import { runConfined } from "./run-confined.js";
 
-const run = promisify(execFile);
-/** An image on slow storage, with thousands of snapshots in its header, is still read. */
-const ANSWER_MS = 20_000;
-const MAX_OUTPUT_BYTES = 16 << 20;
-
-/**
- * Resolves with what it has printed. Rejects with a {@link DeviceError} about an image where it is not installed, and else with
- * an Error that says why it failed, in its words if it has said something.
- */
-export async function runQemuImg(
+/** Resolves with what it has printed. Rejects as {@link runConfined} does. */
+export function runQemuImg(
   image: string,
   args: readonly string[],
   file: Reach["files"][number],
-  { program = "qemu-img", timeoutMs = ANSWER_MS } = {},
+  { program = "qemu-img", timeoutMs }: { readonly program?: string; readonly timeoutMs?: number } = {},
 ): Promise<string> {
-  const qemuImg = findProgram(program);
-  if (qemuImg === null) {
-    const why = `needs ${program}, which is not installed: \`apt install qemu-utils\``;
-    throw new DeviceError(constants.errno.ENOENT, image, why);
-  }
   const reach = { files: [file], configuration: [], directory: null, remote: false };
-  const command = confined(qemuImg, args, reach);
-  try {
-    const { stdout } = await run(command.program, command.args, {
-      env: command.env,
-      timeout: timeoutMs,
-      killSignal: "SIGKILL",
-      maxBuffer: MAX_OUTPUT_BYTES,
-    });
-    return stdout;
-  } catch (error) {
-    throw new Error(whyNot(error, timeoutMs), { cause: error });
-  }
-}
-
-function whyNot(error: unknown, timeoutMs: number): string {
-  const { code, killed, stderr = "" } = error as { code?: unknown; killed?: boolean; stderr?: string };
-  if (code === "ERR_CHILD_PROCESS_STDIO_MAXBUFFER")
-    return `it describes more than ${MAX_OUTPUT_BYTES >> 20} MiB`;
-  if (killed) return `no answer within ${timeoutMs / 1000} s; check the storage below it`;
-  const said = stderr
-    .trim()
-    .split("\n")[0]
-    .replace(/\p{Cc}/gu, "?");
-  return said === "" ? "it exited without any output" : said.replace(/^qemu-img: /, "");
+  const told = { name: program, package: "qemu-utils", ...(timeoutMs && { timeoutMs }) };
+  return runConfined(image, told, args, reach);
 }

@@ -93,11 +93,17 @@ function nodeOf(
   return { driver, file, backing: base ? nodeOf(base, "auto", bases, aio) : null };
 }
 
-/** A raw image, with the cluster's configuration, and the keys that lie beside it. */
+/** A raw image in a cluster. */
 function cephImage(
   { pool, namespace, image }: Extract<HelpedSource, { kind: "rbd" }>,
   { socket }: HowToServe,
 ): Disk {
+  const file = { driver: "rbd", pool, image, ...(namespace !== "" && { namespace }) };
+  return { node: { driver: "raw", file }, reach: cephReach(dirname(socket)) };
+}
+
+/** The cluster's configuration, and the keys that lie beside it. */
+export function cephReach(directory: string | null): Reach {
   const conf = process.env["CEPH_CONF"];
   const directories = ["/etc/ceph", ...(conf?.startsWith("/") ? [dirname(conf)] : [])];
   const files = directories.flatMap((directory) => {
@@ -108,9 +114,5 @@ function cephImage(
     }
   });
   const configuration = [...directories, ...files].filter((path) => existsSync(path));
-  const file = { driver: "rbd", pool, image, ...(namespace !== "" && { namespace }) };
-  return {
-    node: { driver: "raw", file },
-    reach: { files: [], configuration, directory: dirname(socket), remote: true },
-  };
+  return { files: [], configuration, directory, remote: true };
 }
