@@ -28,6 +28,7 @@ const files = findFiles();
 const scratch = mkdtempSync(join(tmpdir(), "xbdback-tests-"));
 const record = join(scratch, "tap");
 const started = Date.now();
+if (lab) await fetchMachines();
 const runner = spawn(
   process.execPath,
   [
@@ -74,6 +75,30 @@ function findFiles() {
   if (found.length > 0) return found;
   process.stderr.write(`no tests match ${names.join(" ")}\n`);
   process.exit(2);
+}
+
+/**
+ * What the machines of the laboratory are made of is fetched and unpacked for all of them at once: one waits for the network
+ * while another unpacks. A test does again what failed here, and says why.
+ */
+async function fetchMachines() {
+  const commands = {
+    "xen/arm": ["test/xen/arm/lab", "base", "build/xen-arm"],
+    "xen/suite": ["test/xen/lab/lab", "build"],
+    "xen/systemd": ["test/xen/systemd/lab", "base", "build/xen-systemd"],
+  };
+  const onlySuite = Boolean(process.env.XBDBACK_SCENARIOS);
+  const wanted = Object.keys(commands)
+    .filter((name) => !onlySuite || name === "xen/suite")
+    .filter((name) => files.includes(`build/test/${name}.lab.js`));
+  const ended = wanted.map(async (name) => {
+    const [program, ...words] = commands[name];
+    const stdio = ["ignore", "inherit", "inherit"];
+    const [code] = await once(spawn(join(root, program), words, { cwd: root, stdio }), "exit");
+    const seconds = Math.round((Date.now() - started) / 1000);
+    process.stdout.write(`${name}: fetched and unpacked with status ${code} after ${seconds} s\n`);
+  });
+  await Promise.all(ended);
 }
 
 /** Says what came of it in a line; returns the exit status. */
