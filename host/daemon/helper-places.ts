@@ -3,19 +3,11 @@ import { mkdirSync, readdirSync } from "node:fs";
 import { constants } from "node:os";
 import { join } from "node:path";
 import { Guarded } from "../storage/helper/guard.js";
-import { HelperPlace } from "../storage/helper/place.js";
+import { ENDED, HelperPlace } from "../storage/helper/place.js";
 import { Helper } from "../storage/helper/process.js";
+import { ANY_STORAGE_DAEMON } from "../storage/helper/storage-daemon.js";
 import { DeviceError } from "../storage/open.js";
 import { type VbdId, vbdName } from "../vbd/name.js";
-
-/** What ends every one of them, whatever it was started with. */
-const ANY = {
-  program: "qemu-storage-daemon",
-  package: "",
-  args: [],
-  reach: { files: [], configuration: [], directory: null, remote: false },
-  hasMonitor: true,
-} as const;
 
 export class HelperPlaces {
   readonly #directory: string;
@@ -44,7 +36,7 @@ export class HelperPlaces {
   /** Ends those of vbds that are not there any more. */
   sweep(exists: (name: string) => boolean): void {
     for (const file of readdirSync(this.#directory)) {
-      const name = file.slice(this.#prefix.length);
+      const name = file.slice(this.#prefix.length).replace(ENDED, "");
       if (file.startsWith(`${this.#prefix}xbdback`) && !exists(name))
         void this.#end(name).catch((error: Error) => this.#log(`${name}: its helper: ${error.message}`));
     }
@@ -58,8 +50,10 @@ export class HelperPlaces {
 
   async #end(name: string): Promise<void> {
     const place = this.#at(name);
-    if (place.taken) await Helper.find(place, ANY, (line) => this.#log(`${name}: ${line}`)).end();
+    if (place.taken)
+      await Helper.find(place, ANY_STORAGE_DAEMON, (line) => this.#log(`${name}: ${line}`)).end();
     else place.remove();
+    place.forgetEnded();
   }
 
   #at(name: string): HelperPlace {

@@ -93,7 +93,7 @@ async function handOver(socket: string): Promise<HandOver> {
 /** What to do about a daemon that does not end; see objectionTo in vbd/adoption.ts. */
 export function killAdvice(pid: number): string {
   return (
-    `\`kill -9 ${pid}\` loses nothing of image files and block devices, ` +
-    "and closes the writable disks of NBD servers and others without a lock"
+    `\`kill -9 ${pid}\` loses nothing of image files, block devices and the disks of helpers, ` +
+    "and closes the writable disks of vhost-user servers and others without a lock"
   );
 }

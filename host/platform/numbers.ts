@@ -26,6 +26,8 @@ export const LOCK_SH = 1;
 export const LOCK_EX = 2;
 export const LOCK_NB = 4;
 export const LOCK_UN = 8;
+export const F_DUPFD = 0;
+export const F_DUPFD_CLOEXEC = 1030;
 export const F_GETFL = 3;
 export const F_SETFL = 4;
 export const F_OFD_GETLK = 36;
@@ -49,7 +51,11 @@ export const F_SEAL_GROW = 4;
 export const EFD_NONBLOCK = 0x800;
 export const EFD_CLOEXEC = 0x80000;
 
-// Sockets.
+// Sockets, poll(2).
+export const POLLERR = 8;
+export const POLLHUP = 0x10;
+export const POLLNVAL = 0x20;
+export const POLLRDHUP = 0x2000;
 export const AF_UNIX = 1;
 export const SOCK_STREAM = 1;
 export const SOCK_DGRAM = 2;

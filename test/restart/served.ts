@@ -26,7 +26,7 @@ export const SERVED = Object.keys(PROGRAMS) as Served[];
 
 /** Why one of these disks cannot be served here, for node:test's `skip`; false if it can. */
 export function cannotServe(kind: Served): string | false {
-  return kind === "rbd" ? noCeph() : absent(PROGRAMS[kind], "qemu-img");
+  return kind === "rbd" ? noCeph() : absent(PROGRAMS[kind], "qemu-storage-daemon", "qemu-img");
 }
 
 /** How qemu-img makes images in which a helper of the daemon's keeps tables. The daemon makes an overlay over a raw one. */

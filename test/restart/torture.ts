@@ -46,8 +46,6 @@ function objection(): string | null {
   if (disk === "raw")
     return counts.server + counts.both > 0 ? "a raw disk has no server: name another --disk\n" : null;
   if (!SERVED.includes(disk) || victim !== "backend") return USAGE;
-  if (disk === "nbd" && counts.backend + counts.both > 0)
-    return "a disk of an NBD server is closed when its backend is killed: only --server-kills, with --kills 0\n";
   const missing = cannotServe(disk);
   return missing === false ? null : `${missing}\n`;
 }

@@ -77,7 +77,7 @@ async function check(text: string, { json, device: modules }: CheckOptions): Pro
   process.stdout.write(`${pairs(rows)}\n`);
 }
 
-/** The word for what is neither a raw image nor a block device: images of other formats are served over NBD. */
+/** The word for what is neither a raw image nor a block device: "nbd" stands for all that a helper serves. */
 function servedBy(kind: string | undefined): string {
   return kind === "wrapped" || kind === "device" || kind === "vhost-user" ? kind : "nbd";
 }

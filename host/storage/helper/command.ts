@@ -16,7 +16,12 @@ export interface HelperCommand {
    * send to all processes of a unit at once: it would end before the guests' last requests have. SIGHUP ends it.
    */
   readonly hasMonitor?: boolean;
+  /** It is given a connection that this process has made, as the descriptor {@link CONNECTION_FD}. */
+  readonly takesConnection?: boolean;
 }
+
+/** So high that the program, which takes the lowest that is free, never gives the number to something else when it has closed it. */
+export const CONNECTION_FD = 500;
 
 /** One file of an image: itself, or what it is based on. */
 export interface Layer {
@@ -40,6 +45,14 @@ export interface HowToServe {
   readonly block?: boolean;
   /** What an image is based on, from above: all of it, for it is not looked for. */
   readonly bases?: readonly Layer[];
+}
+
+/** A disk of an NBD server, as its server describes it. */
+export interface NbdExport {
+  readonly kind: "nbd";
+  readonly exportName: string;
+  /** Whole sectors. */
+  readonly size: number;
 }
 
 /** Sources that another program serves. */

@@ -5,7 +5,7 @@ import { FOR_FILES, handledBy } from "../../platform/landlock.js";
 import { landlockVersion } from "../../platform/libc.js";
 import { type Architecture, BY_ARCHITECTURE } from "../../platform/numbers.js";
 import { OWN_VARIABLES } from "../../platform/service-variables.js";
-import { findProgram } from "./command.js";
+import { CONNECTION_FD, findProgram } from "./command.js";
 import { LAUNCHER } from "./launcher.js";
 import { type Reach, rulesFor } from "./reach.js";
 
@@ -23,6 +23,8 @@ export interface HowToConfine {
   readonly byHangup?: boolean;
   /** It gets nothing when its parent ends. */
   readonly outlives?: boolean;
+  /** Its standard input is a connection, which it is to have as {@link CONNECTION_FD}. */
+  readonly takesConnection?: boolean;
 }
 
 /** The command that runs a program confined to its reach, in the C locale. The process stays the same. */
@@ -30,7 +32,12 @@ export function confined(
   program: string,
   args: readonly string[],
   reach: Reach,
-  { perl = findProgram("perl"), byHangup = false, outlives = false }: HowToConfine = {},
+  {
+    perl = findProgram("perl"),
+    byHangup = false,
+    outlives = false,
+    takesConnection = false,
+  }: HowToConfine = {},
 ): Confined {
   const env: NodeJS.ProcessEnv = { ...process.env, LC_ALL: "C" };
   for (const name of [...OWN_VARIABLES, "PERL5OPT", "PERL5LIB"]) delete env[name];
@@ -44,7 +51,11 @@ export function confined(
     BY_ARCHITECTURE[process.arch as Architecture];
   const orders = [
     ...[process.pid, SYS_prctl, SYS_capget, SYS_capset, SYS_rt_sigprocmask],
-    ...[outlives ? 0 : byHangup ? SIGHUP : SIGTERM, byHangup ? SIGTERM : 0],
+    ...[
+      outlives ? 0 : byHangup ? SIGHUP : SIGTERM,
+      byHangup ? SIGTERM : 0,
+      takesConnection ? CONNECTION_FD : 0,
+    ],
     ...[files, tcp, scoped, FOR_FILES],
     ...[rules.length, ...rules.flatMap(([path, access]) => [access, path])],
     ...[needed.length, ...needed.flatMap(({ path, writable }) => [writable ? R_OK | W_OK : R_OK, path])],

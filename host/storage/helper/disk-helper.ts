@@ -6,9 +6,9 @@ import type { Session } from "../vhost-user/session.js";
 import type { HelperCommand } from "./command.js";
 import { type Dial, overVhostUser } from "./dial.js";
 import type { HelperPlace } from "./place.js";
-import { Helper } from "./process.js";
+import { Helper, type HowToStart } from "./process.js";
 import type { SameFiles } from "./same-files.js";
-import { AIO, type Aio } from "./storage-daemon.js";
+import { AIO, type Aio, ANY_STORAGE_DAEMON } from "./storage-daemon.js";
 
 export class DiskHelper {
   readonly #disk: string;
@@ -18,6 +18,7 @@ export class DiskHelper {
   #aio: Aio = "io_uring";
   #looked = false;
   #found = false;
+  #fenced = false;
 
   constructor(disk: string, sameFiles: SameFiles, log: (line: string) => void) {
     this.#disk = disk;
@@ -35,17 +36,40 @@ export class DiskHelper {
     return this.#found;
   }
 
+  /** What any daemon before had asked of its helper has ended. */
+  get fenced(): boolean {
+    return this.#found || this.#fenced;
+  }
+
+  /**
+   * As {@link end}, of this daemon's helper or of the one that another daemon has left, which has then ended what that had
+   * asked of it: there is a note of it until the next one is started. Rejects where it does not answer; it lives on then.
+   */
+  async clear(place: HelperPlace | null): Promise<void> {
+    if (!this.#looked && place?.taken) {
+      const session = await this.#connectTo(Helper.find(place, ANY_STORAGE_DAEMON, this.#log));
+      await session.close();
+    }
+    const had = this.#helper;
+    await had?.end();
+    if (had !== null) place?.markEnded();
+    this.#fenced ||= place?.ended ?? false;
+    this.#looked = true;
+    this.#found = false;
+    this.#helper = null;
+  }
+
   /** Starts a helper and connects to it, once its predecessor has ended. Rejects with a {@link DeviceError}; none runs then. */
   async start<Connection>(
     makeCommand: (socket: string) => HelperCommand,
     dial: Dial<Connection>,
-    place: HelperPlace | null = null,
+    { place = null, ...how }: Pick<HowToStart, "place" | "connection"> = {},
   ): Promise<Connection> {
     // Its connection is gone. While it lives, it may still write.
     await this.#helper?.end();
     this.#found = false;
     await this.#sameFiles.check();
-    const next = Helper.start(this.#disk, makeCommand, this.#log, { place });
+    const next = Helper.start(this.#disk, makeCommand, this.#log, { place, ...how });
     this.#helper = next;
     try {
       const connection = await next.connect(this.#disk, dial);
@@ -70,13 +94,13 @@ export class DiskHelper {
     this.#looked = true;
     if (left !== null) return left;
     try {
-      return await this.start((socket) => makeCommand(socket, this.#aio), overVhostUser, place);
+      return await this.start((socket) => makeCommand(socket, this.#aio), overVhostUser, { place });
     } catch (error) {
       if (this.#aio === "threads" || !(error instanceof DeviceError) || !/io_uring/.test(error.message))
         throw error;
       this.#aio = "threads";
       this.#log("io_uring is not available to its helper, which is slower without");
-      return await this.start((socket) => makeCommand(socket, "threads"), overVhostUser, place);
+      return await this.start((socket) => makeCommand(socket, "threads"), overVhostUser, { place });
     }
   }
 
@@ -91,19 +115,25 @@ export class DiskHelper {
       await helper.end();
       return null;
     }
-    this.#helper = helper;
     this.#aio = aio;
+    const session = await this.#connectTo(helper);
+    await this.#sameFiles.check();
+    return session;
+  }
+
+  /** Connects to a helper that another daemon has started. Rejects where it has not ended what that has asked of it. */
+  async #connectTo(helper: Helper): Promise<Session> {
+    this.#helper = helper;
     this.#found = true;
     const session = await helper.connect(this.#disk, overVhostUser);
     try {
       await session.askNumber(Message.getFeatures);
+      return session;
     } catch {
       session.lose("it is given up");
       const why = `${this.name}, has not done yet what the previous daemon has asked of it`;
       throw new DeviceError(constants.errno.EBUSY, this.#disk, why);
     }
-    await this.#sameFiles.check();
-    return session;
   }
 
   /** Resolves when it has ended, having written back what it keeps if it can. To be called when its client is gone. */

@@ -1,4 +1,5 @@
 import {
+  F_DUPFD,
   SYS_close_range,
   SYS_faccessat2,
   SYS_landlock_add_rule,
@@ -12,7 +13,7 @@ import {
  * between fork and exec. It is in Perl, which Debian cannot be without, and which starts in 2 ms of CPU time; Node takes 55.
  *
  * Its arguments: the parent's pid; the numbers of prctl, capget, capset and rt_sigprocmask; the signal that the program gets
- * when the parent ends, or 0, and one to block, or 0; what Landlock is to handle (files, TCP, scope), what of it is for files; a
+ * when the parent ends, or 0, and one to block, or 0; the descriptor that it gets its standard input as, or 0; what Landlock is to handle (files, TCP, scope), what of it is for files; a
  * count, and so many pairs of access and path: Landlock's rules; a count, and so many pairs of mode and path: the files for
  * which capabilities may be needed; and the program's command line.
  */
@@ -33,13 +34,18 @@ sub check {
 }
 
 # A string is an address to syscall(): what is a number has to be one.
-my ($parent, $prctl, $capget, $capset, $sigprocmask, $death, $blocked, $files, $tcp, $scoped, $for_files) =
-  map { $_ + 0 } splice(@ARGV, 0, 11);
+my ($parent, $prctl, $capget, $capset, $sigprocmask, $death, $blocked, $connection, $files, $tcp, $scoped, $for_files) =
+  map { $_ + 0 } splice(@ARGV, 0, 12);
 my @rules = splice(@ARGV, 0, 2 * shift(@ARGV));
 my @needed = splice(@ARGV, 0, 2 * shift(@ARGV));
 
 # What the daemon has inherited itself, from a shell perhaps. Before Linux 5.9 it stays.
 syscall(${SYS_close_range}, 3, 0xffffffff, 0);
+
+if ($connection) {
+  check(fcntl(STDIN, ${F_DUPFD}, $connection) // -1, "F_DUPFD");
+  open(STDIN, "<", "/dev/null");
+}
 
 if ($blocked) {
   # It stays blocked in the program.

@@ -141,7 +141,7 @@ async function connect(
 let said = false;
 
 /** Whether helpers are confined to their files here. If not, that is said once. */
-function checkConfinement(log: (line: string) => void): boolean {
+export function checkConfinement(log: (line: string) => void): boolean {
   const why = unconfined();
   if (why !== null && !said) log(`helpers are not confined to their files: ${why}`);
   said ||= why !== null;

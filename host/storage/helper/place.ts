@@ -3,12 +3,24 @@
  * helper's standard error is a FIFO there, whose lock it has from before its start to its end: so there is no moment in which
  * a process lives that nobody would find.
  */
-import { closeSync, constants, mkdirSync, openSync, readFileSync, rmSync, writeFileSync } from "node:fs";
+import {
+  closeSync,
+  constants,
+  existsSync,
+  mkdirSync,
+  openSync,
+  readFileSync,
+  rmSync,
+  writeFileSync,
+} from "node:fs";
 import { join } from "node:path";
 import { makeFifo, tryLock } from "../../platform/libc.js";
 import type { HelperCommand } from "./command.js";
 
 const { O_NONBLOCK, O_RDONLY, O_RDWR } = constants;
+
+/** The end of the name of a mark: see {@link HelperPlace.ended}. */
+export const ENDED = ".ended";
 
 export class HelperPlace {
   readonly directory: string;
@@ -66,8 +78,22 @@ export class HelperPlace {
     return openSync(this.#log, O_RDONLY | O_NONBLOCK);
   }
 
+  /** No helper lives here, and the last one has ended all that any daemon had asked of it. */
+  get ended(): boolean {
+    return !this.taken && existsSync(this.#mark);
+  }
+
+  markEnded(): void {
+    writeFileSync(this.#mark, "", { mode: 0o600 });
+  }
+
+  forgetEnded(): void {
+    rmSync(this.#mark, { force: true });
+  }
+
   /** Notes what was started. */
   note(pid: number, command: HelperCommand): void {
+    this.forgetEnded();
     writeFileSync(join(this.directory, "helper"), JSON.stringify([pid, ...lineOf(command)]), { mode: 0o600 });
   }
 
@@ -83,6 +109,11 @@ export class HelperPlace {
 
   remove(): void {
     rmSync(this.directory, { recursive: true, force: true });
+  }
+
+  /** Beside the directory, which goes with the helper. */
+  get #mark(): string {
+    return `${this.directory}${ENDED}`;
   }
 
   get #log(): string {

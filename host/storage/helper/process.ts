@@ -29,6 +29,8 @@ const DIRECTORY = process.env["RUNTIME_DIRECTORY"]?.split(":")[0] || tmpdir();
 export interface HowToStart {
   /** Where it outlives this process. Default: it does not. */
   readonly place?: HelperPlace | null;
+  /** What it is given, where it takes one; the caller's to close. */
+  readonly connection?: number;
   /** Finds a program. */
   readonly find?: typeof findProgram;
 }
@@ -88,7 +90,7 @@ export class Helper {
     name: string,
     makeCommand: (socket: string) => HelperCommand,
     log: (line: string) => void,
-    { place: lasting = null, find = findProgram }: HowToStart = {},
+    { place: lasting = null, find = findProgram, connection }: HowToStart = {},
   ): Helper {
     const required = (program: string, from: string): string => {
       const path = find(program);
@@ -102,11 +104,11 @@ export class Helper {
     try {
       lasting?.make();
       const command = makeCommand(place.socket);
-      const { args, reach, hasMonitor = false } = command;
+      const { args, reach, hasMonitor = false, takesConnection = false } = command;
       const path = required(command.program, command.package);
       // The launcher makes the kernel end it with the daemon, or a guard, after it. nbdkit sees to that itself.
       if (hasMonitor) required("perl", "perl-base");
-      const how = { byHangup: hasMonitor, outlives: lasting !== null };
+      const how = { byHangup: hasMonitor, outlives: lasting !== null, takesConnection };
       const { program, args: line, env } = confined(path, args, reach, how);
       logFd = place.openLog();
       const reading = place.readLog();
@@ -114,7 +116,7 @@ export class Helper {
         cwd: "/",
         env,
         detached: lasting !== null,
-        stdio: ["ignore", "ignore", logFd],
+        stdio: [connection ?? "ignore", "ignore", logFd],
       });
       const exited = new Promise<void>((resolve) => {
         child.once("error", () => resolve());

@@ -4,7 +4,14 @@ import { dirname, join } from "node:path";
 import { SECTOR } from "../geometry.js";
 import { IMAGE_FORMATS } from "../source.js";
 import { MOST_QUEUES } from "../vhost-user/handshake.js";
-import type { HelpedSource, HelperCommand, HowToServe, Layer } from "./command.js";
+import {
+  CONNECTION_FD,
+  type HelpedSource,
+  type HelperCommand,
+  type HowToServe,
+  type Layer,
+  type NbdExport,
+} from "./command.js";
 import { monitorOf } from "./monitor.js";
 import type { Reach } from "./reach.js";
 
@@ -12,17 +19,26 @@ import type { Reach } from "./reach.js";
 export const AIO = ["io_uring", "threads"] as const;
 export type Aio = (typeof AIO)[number];
 
+/** One that another daemon has started, whatever for. */
+export const ANY_STORAGE_DAEMON: HelperCommand = {
+  program: "qemu-storage-daemon",
+  package: "qemu-system-common",
+  args: [],
+  reach: { files: [], configuration: [], directory: null, remote: false },
+  hasMonitor: true,
+};
+
 /**
  * It opens the image, and locks it, when it starts, and serves one client after the other. Without an iothread: with one,
  * QEMU 7.2 never ends when it is asked to while a client is connected.
  */
 export function storageDaemon(
-  source: Exclude<HelpedSource, { kind: "http" }>,
+  source: Exclude<HelpedSource, { kind: "http" }> | NbdExport,
   how: HowToServe,
   aio: Aio,
 ): HelperCommand {
   const { readOnly, cache, socket, sectorSize = SECTOR } = how;
-  const disk = source.kind === "image" ? imageFile(source, how, aio) : cephImage(source, how);
+  const disk = diskOf(source, how, aio);
   const node = {
     ...{ "node-name": "disk", "read-only": readOnly, discard: "unmap" },
     // With false the page cache is used. A guest's flush is a flush in both cases. The nodes below inherit it.
@@ -38,10 +54,9 @@ export function storageDaemon(
   // A comma in a value is written twice.
   const monitor = monitorOf(socket).replaceAll(",", ",,");
   return {
-    program: "qemu-storage-daemon",
-    package: "qemu-system-common",
+    ...ANY_STORAGE_DAEMON,
     reach: disk.reach,
-    hasMonitor: true,
+    takesConnection: source.kind === "nbd",
     args: [
       ...[
         "--chardev",
@@ -58,6 +73,11 @@ interface Disk {
   /** QEMU's description of it. */
   readonly node: object;
   readonly reach: Reach;
+}
+
+function diskOf(source: Parameters<typeof storageDaemon>[0], how: HowToServe, aio: Aio): Disk {
+  if (source.kind === "image") return imageFile(source, how, aio);
+  return source.kind === "nbd" ? nbdExport(source, how) : cephImage(source, how);
 }
 
 /** An image and its bases, and nothing else. */
@@ -91,6 +111,19 @@ function nodeOf(
   const file = { driver: block ? "host_device" : "file", filename: path, locking, aio };
   if (!WITH_BASES.includes(driver)) return { driver, file };
   return { driver, file, backing: base ? nodeOf(base, "auto", bases, aio) : null };
+}
+
+/**
+ * The disk of an NBD server, over the connection that it is given. It can make no other one: so when that one breaks, nothing
+ * succeeds any more, and no flush of another server's can seem to cover what this one has lost.
+ */
+function nbdExport({ exportName, size }: NbdExport, { socket }: HowToServe): Disk {
+  const server = { type: "fd", str: String(CONNECTION_FD) };
+  const file = { driver: "nbd", server, export: exportName, "reconnect-delay": 0 };
+  return {
+    node: { driver: "raw", size, file },
+    reach: { files: [], configuration: [], directory: dirname(socket), remote: false },
+  };
 }
 
 /** A raw image in a cluster. */

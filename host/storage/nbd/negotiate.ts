@@ -41,8 +41,21 @@ export class DialError extends Error {
   }
 }
 
+/** What a server offers. Connects for that, within a time, and ends the connection. Rejects with an Error that says why not. */
+export async function askExport(address: NbdAddress, milliseconds: number): Promise<Export> {
+  const { socket, receiver, exported } = await openLine(address, milliseconds, Option.info);
+  receiver.stop();
+  socket.on("error", () => {});
+  socket.destroySoon();
+  return exported;
+}
+
 /** Connects and negotiates within a time. Rejects with an Error that says why not; nothing is left open then. */
-export async function openLine(address: NbdAddress, milliseconds: number): Promise<Line> {
+export async function openLine(
+  address: NbdAddress,
+  milliseconds: number,
+  option: typeof Option.go | typeof Option.info = Option.go,
+): Promise<Line> {
   const receiver = new Receiver();
   const { socket: path, host, port } = address;
   const { onread } = receiver;
@@ -63,7 +76,10 @@ export async function openLine(address: NbdAddress, milliseconds: number): Promi
       receiver.onExcess = () => reject(new Error("unexpected data from the server"));
       timer = setTimeout(() => reject(unanswered(address, milliseconds, socket.connecting)), milliseconds);
     });
-    const exported = await Promise.race([failed, new Handshaker(socket, receiver).run(address.exportName)]);
+    const exported = await Promise.race([
+      failed,
+      new Handshaker(socket, receiver).run(address.exportName, option),
+    ]);
     socket.removeAllListeners();
     return { socket, receiver, exported };
   } catch (error) {
@@ -117,7 +133,7 @@ class Handshaker {
     this.#receiver = receiver;
   }
 
-  async run(exportName: string): Promise<Export> {
+  async run(exportName: string, option: number): Promise<Export> {
     const greeting = await this.#take(18);
     const isServer = same(greeting, 0, Magic.init) && same(greeting, 8, Magic.option);
     if (!isServer) throw new Error("not an NBD server, or one with only the old handshake (before 2011)");
@@ -134,19 +150,15 @@ class Handshaker {
     name.copy(data, 4);
     data.writeUInt16BE(1, 4 + name.length);
     data.writeUInt16BE(Info.blockSize, 6 + name.length);
-    const { type, text, infos } = await this.#option(Option.go, data);
+    const { type, text, infos } = await this.#option(option, data);
     if (type !== OptionReply.ack) throw new Error(refusalOf(type, text, exportName));
+    if (option === Option.info) this.#socket.write(optionHeader(Option.abort, 0));
     return readInfos(infos, structured);
   }
 
   /** Asks for an option and gathers what comes back: information, then the reply that ends it. */
   async #option(option: number, data: Buffer): Promise<{ type: number; text: string; infos: Buffer[] }> {
-    const header = Buffer.alloc(Bytes.optionHeader);
-    header.writeUInt32BE(Magic.option.high, 0);
-    header.writeUInt32BE(Magic.option.low, 4);
-    header.writeUInt32BE(option, 8);
-    header.writeUInt32BE(data.length, 12);
-    this.#socket.write(Buffer.concat([header, data]));
+    this.#socket.write(Buffer.concat([optionHeader(option, data.length), data]));
     const infos: Buffer[] = [];
     for (let replies = 0; replies < MOST_REPLIES; replies++) {
       const reply = await this.#take(Bytes.optionReplyHeader);
@@ -167,6 +179,15 @@ class Handshaker {
     const bytes = Buffer.alloc(count);
     return new Promise((resolve) => this.#receiver.take([bytes], () => resolve(bytes)));
   }
+}
+
+function optionHeader(option: number, length: number): Buffer {
+  const header = Buffer.alloc(Bytes.optionHeader);
+  header.writeUInt32BE(Magic.option.high, 0);
+  header.writeUInt32BE(Magic.option.low, 4);
+  header.writeUInt32BE(option, 8);
+  header.writeUInt32BE(length, 12);
+  return header;
 }
 
 function same(bytes: Buffer, at: number, { high, low }: { high: number; low: number }): boolean {

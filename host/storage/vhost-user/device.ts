@@ -39,6 +39,10 @@ export interface VhostDeviceOptions {
   readonly fenced: boolean;
   /** See {@link BlockDevice.bases}. */
   readonly bases?: readonly string[];
+  /** See {@link VhostStore.connectionFd}. Default: -1. */
+  readonly connectionFd?: number;
+  /** A server that comes back with a larger disk has grown it. Default: it has another one. */
+  readonly mayReturnLarger?: boolean;
   /** For people: what is connected to. */
   readonly server?: () => string;
   /** Ends what is behind the server, after the last connection to it. */
@@ -88,8 +92,15 @@ export class VhostDevice implements BlockDevice {
     this.flushErrno = options.kept?.lost ?? 0;
     this.#link = new Link({
       ...{ first, dial, patience, log, kept: this.#kept },
-      store: { name, readOnly, limits, shape, flushErrno: this.#flushErrno },
-      objection: (offer) => objectionTo(offer, { ...this.#offer, readOnly }, this.#size),
+      store: {
+        name,
+        readOnly,
+        limits,
+        shape,
+        connectionFd: options.connectionFd ?? -1,
+        flushErrno: this.#flushErrno,
+      },
+      objection: (offer) => this.#objectionTo(offer),
       onChange: () => {
         this.#changed = true;
       },
@@ -205,6 +216,13 @@ export class VhostDevice implements BlockDevice {
     if (ended) return;
     this.flushErrno ||= EIO;
     this.#options.log("the last writes cannot be flushed and may be lost");
+  }
+
+  #objectionTo(offer: Offer): string | null {
+    const { readOnly } = this;
+    const grown = this.#options.mayReturnLarger === true && offer.size > this.#size;
+    this.#changed ||= grown;
+    return objectionTo(offer, { ...this.#offer, readOnly }, grown ? offer.size : this.#size);
   }
 
   /** Does it on this thread's own queue. */

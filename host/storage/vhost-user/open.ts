@@ -44,7 +44,10 @@ export function openDialed(
 }
 
 /** What is known of what is behind the server. */
-type Behind = Pick<VhostDeviceOptions, "fenced" | "bases" | "server" | "release">;
+type Behind = Pick<
+  VhostDeviceOptions,
+  "fenced" | "bases" | "connectionFd" | "mayReturnLarger" | "server" | "release"
+>;
 
 async function openBy(
   name: string,
@@ -67,13 +70,17 @@ async function openBy(
     await share(session, offer.queues, (fd) => {
       memoryFd = fd;
     });
+    const rest = behind(session);
     const log = (line: string): void => warn(`${name}: ${line}`);
     warnOf(offer, readOnly, log);
     // Of a server without flush, all that it has acknowledged is on stable storage, or will never be.
     kept = readOnly || !offer.limits.flush ? null : openKept(name, options, log);
     if (kept) {
       const { limits, shape } = offer;
-      const store = { name, limits, shape, reconnectMs: patience.reconnectMs };
+      const store = {
+        ...{ name, limits, shape, reconnectMs: patience.reconnectMs },
+        connectionFd: rest.connectionFd ?? -1,
+      };
       if (!(await restore({ session, memoryFd, kept, store, bytes: offer.size }))) {
         kept.lose(EIO);
         log(CANNOT_REPEAT);
@@ -81,7 +88,7 @@ async function openBy(
     }
     return new VhostDevice(
       { session, offer, memoryFd },
-      { ...behind(session), name, readOnly, dial, patience, kept, log },
+      { ...rest, name, readOnly, dial, patience, kept, log },
     );
   } catch (error) {
     kept?.close();

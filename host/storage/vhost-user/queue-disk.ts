@@ -3,6 +3,7 @@
  * nonsense, costs an I/O error; a ring that cannot be believed costs the disk. While there is no connection, requests wait.
  */
 import { constants } from "node:os";
+import { isHungUp } from "../../platform/connection.js";
 import { SystemError } from "../../platform/libc.js";
 import { type BlockDevice, type Done, type IoVector, Result } from "../device.js";
 import { KeptWrites } from "../kept-writes.js";
@@ -77,6 +78,8 @@ export class QueueDisk implements Pick<BlockDevice, "read" | "write" | "flush" |
   #waiting: Part[] = [];
   /** Writes that the server has acknowledged, and that end as soon as there is room to keep them. */
   #held: Part[] = [];
+  /** What the server has failed because its own connection broke: they wait for the next server. */
+  #cutOff: Part[] = [];
   /** How many were held, ever. */
   #holds = 0;
   #flushingForGuest = false;
@@ -95,6 +98,10 @@ export class QueueDisk implements Pick<BlockDevice, "read" | "write" | "flush" |
   readonly #ended = (id: number, status: number, fault: string | null): void => {
     const part = this.#out[id] as Part;
     this.#out[id] = null;
+    if (status === Status.ioError && fault === null && this.#isCutOff) {
+      this.#cutOff.push(part);
+      return;
+    }
     this.#answers++;
     const good = status === Status.ok && fault === null;
     if (good && part.reads) part.data?.fetch?.(id);
@@ -224,7 +231,8 @@ export class QueueDisk implements Pick<BlockDevice, "read" | "write" | "flush" |
     if (this.#lost !== null) return;
     this.#queue = null;
     const now = performance.now();
-    const again = [...this.#out.splice(0).filter((part) => part !== null), ...this.#held.splice(0)];
+    const out = this.#out.splice(0).filter((part) => part !== null);
+    const again = [...this.#cutOff.splice(0), ...out, ...this.#held.splice(0)];
     for (const part of again) part.lostAt ??= now;
     const patience = this.#store.reconnectMs;
     const overdue = (part: Part): boolean => now - (part.lostAt ?? now) >= patience;
@@ -257,7 +265,13 @@ export class QueueDisk implements Pick<BlockDevice, "read" | "write" | "flush" |
     if (!this.#store.readOnly) Atomics.compareExchange(this.#flushErrno, 0, 0, EIO);
     const out = this.#out.splice(0).filter((part) => part !== null);
     this.#queue = null;
-    this.#end([...out, ...this.#held.splice(0), ...this.#waiting.splice(0)], why);
+    this.#end([...this.#cutOff.splice(0), ...out, ...this.#held.splice(0), ...this.#waiting.splice(0)], why);
+  }
+
+  /** The server cannot reach its data. Asked when it has failed something: its connection broke before that. */
+  get #isCutOff(): boolean {
+    const { connectionFd } = this.#store;
+    return connectionFd >= 0 && isHungUp(connectionFd);
   }
 
   #end(parts: readonly Part[], why: string): void {
@@ -272,7 +286,7 @@ export class QueueDisk implements Pick<BlockDevice, "read" | "write" | "flush" |
   }
 
   #note(): void {
-    const out = (this.#queue?.out ?? 0) + this.#waiting.length + this.#held.length;
+    const out = (this.#queue?.out ?? 0) + this.#waiting.length + this.#held.length + this.#cutOff.length;
     this.#state.note(out, this.#answers);
     this.#answers = 0;
   }

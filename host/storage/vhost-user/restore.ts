@@ -18,7 +18,7 @@ export interface RestoreOptions {
   /** The session's, in which all is zero before and after. */
   readonly memoryFd: number;
   readonly kept: KeptWrites;
-  readonly store: Pick<VhostStore, "name" | "limits" | "shape" | "reconnectMs">;
+  readonly store: Pick<VhostStore, "name" | "limits" | "shape" | "reconnectMs" | "connectionFd">;
   /** Of the disk. */
   readonly bytes: number;
 }

@@ -35,6 +35,11 @@ export interface VhostStore {
   readonly state: SharedArrayBuffer;
   /** Where acknowledged writes are kept; null where there is no need. */
   readonly kept: SharedLog | null;
+  /**
+   * The connection that the server itself has its data from, or -1: once that has broken, a failure says nothing of the request,
+   * which waits for the next server.
+   */
+  readonly connectionFd: number;
   /** Milliseconds that a request waits for another connection. */
   readonly reconnectMs: number;
 }
