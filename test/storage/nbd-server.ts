@@ -10,7 +10,7 @@ export const READ_ONLY = 1 << 1;
 export const ALL = 1 | SEND.flush | SEND.fua | SEND.trim;
 export const CMD = { read: 0, write: 1, disc: 2, flush: 3, trim: 4 } as const;
 export const MAGIC = { simple: 0x67446698, structured: 0x668e33ef } as const;
-const OPT = { go: 7, structured: 8 } as const;
+const OPT = { abort: 2, info: 6, go: 7, structured: 8 } as const;
 
 export interface Offer {
   readonly size: number;
@@ -78,19 +78,22 @@ export class Peer {
     this.say(u64(0x3e889045565a9n), u32(option), u32(type), u32(data.length), data);
   }
 
-  /** Up to the transmission phase. */
+  /** Up to the transmission phase. Rejects where the client wants only to know what there is. */
   async handshake({ size, flags = ALL, blocks, structured = true }: Offer): Promise<void> {
     this.greet();
     await this.take(4);
     for (;;) {
       const { option, data } = await this.option();
       if (option === OPT.structured) this.answer(option, structured ? 1 : 0x80000001);
-      else if (option === OPT.go) {
+      else if (option === OPT.go || option === OPT.info) {
         this.exportName = data.subarray(4, 4 + data.readUInt32BE(0)).toString();
         this.answer(option, 3, Buffer.concat([u16(0), u64(size), u16(flags)]));
         if (blocks) this.answer(option, 3, Buffer.concat([u16(3), ...blocks.map(u32)]));
         this.answer(option, 1);
-        return;
+        if (option === OPT.go) return;
+      } else if (option === OPT.abort) {
+        this.answer(option, 1);
+        throw new Error("the client wanted to know what there is");
       } else this.answer(option, 0x80000001);
     }
   }

@@ -26,7 +26,11 @@ export class DiskHelper {
     this.#log = log;
   }
 
-  /** For people. */
+  get running(): boolean {
+    return this.#helper !== null;
+  }
+
+  /** For people, of the one that runs. */
   get name(): string {
     return `${this.#helper?.name}, process ${this.#helper?.pid}`;
   }

@@ -61,7 +61,7 @@ export async function openNbd(uri: string, options: NbdOptions): Promise<BlockDe
     },
     connectionFd: connection.fd,
     mayReturnLarger: true,
-    server: () => `an NBD server, by ${helper.name}${confinement}`,
+    server: () => (helper.running ? `an NBD server, by ${helper.name}${confinement}` : "an NBD server"),
     release: async () => {
       await helper.end();
       connection.close();
