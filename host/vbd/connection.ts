@@ -222,6 +222,8 @@ function attach(options: ConnectionOptions, queue: number): Promise<AttachedRing
       sectors: Math.floor(device.size / 512),
       sectorSize: device.sectorSize,
       maxIndirect: features.maxIndirectSegments,
+      // Rings that are taken over go by what was agreed when another disk was below them.
+      ...(device.mapsNoGrants && { maxPersistent: 0 }),
     },
     ringRefs,
     remotePort: eventChannel,
