@@ -30,6 +30,7 @@ export const FULL_ONLY = [
   "images/damaged-image",
   "images/modules",
   "images/nbd",
+  "images/snapshot",
   "images/vhost",
   "reactor/give-back",
   "reactor/observe",

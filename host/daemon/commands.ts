@@ -7,6 +7,7 @@ import { quote } from "../vbd/diagnostics.js";
 import type { Backend } from "./backend.js";
 import { ControlError, type ControlHandler, type ControlRequest } from "./control.js";
 import type { Events } from "./events.js";
+import type { ReplacedImages } from "./replaced-images.js";
 import { record, trace } from "./streams.js";
 import { VERSION } from "./version.js";
 
@@ -20,6 +21,9 @@ type Command = ControlHandler;
  * - `resize`, `vbd`: `size` in bytes, once the guest was told of it.
  * - `change`, `vbd`, `target`, of a medium for a CD-ROM drive, or "" for none: `device`, its name, its `size` in bytes, and
  *   `waitsFor`, once a guest that is connected has it.
+ * - `snapshot`, `vbd`, `overlay`, a path: `target`, what the disk is from now on, and `size` in bytes.
+ * - `replaced`: `images`, each a Replacement.
+ * - `forget`, `image`, a path: nothing, once the image counts as not replaced.
  * - `pause`, `vbd`, `paused`: `inflight`, what is still in flight.
  * - `limit`, `vbd`, `limits`, some or none of the fields of Limits, or null for the configuration's: the `limits` from now
  *   on, and `limitsFrom`, where they are from.
@@ -32,6 +36,7 @@ export function commands(
   backend: Backend,
   reactor: RingHost,
   events: Events,
+  replaced: ReplacedImages,
   about: () => object = () => ({}),
   handOver?: () => Promise<object>,
 ): ControlHandler {
@@ -62,12 +67,28 @@ export function commands(
     trace: (request, signal) => trace(vbd(request), readRing(request["ring"]), signal),
     record: (request, signal) => record(vbd(request), readRing(request["ring"]) ?? 0, signal),
     ...(handOver && { handover: handOver }),
+    snapshot: async (request) => {
+      const disk = vbd(request);
+      const target = await disk.snapshot(String(request["overlay"] ?? "")).catch(sayBusy);
+      return { target, size: disk.status().size };
+    },
+    replaced: () => ({ images: replaced.all() }),
+    forget: async (request) => {
+      const image = String(request["image"] ?? "");
+      const one = await replaced.find(image);
+      if (one === null)
+        throw new ControlError(
+          `${quote(image)} was not replaced: \`xbdback replaced\` shows all`,
+          "not-found",
+        );
+      const user = backend.status().find(({ device }) => device?.endsWith(one.current));
+      if (user) throw new ControlError(`${user.name} has ${one.current}: detach that first`, "busy");
+      await replaced.forget(one);
+      return {};
+    },
     change: async (request) => {
       const disk = vbd(request);
-      await disk.change(String(request["target"] ?? "")).catch((error: unknown) => {
-        const busy = error instanceof DeviceError && error.errno === constants.errno.EBUSY;
-        throw busy ? new ControlError(error.message, "busy") : error;
-      });
+      await disk.change(String(request["target"] ?? "")).catch(sayBusy);
       const { device, size, waitsFor } = disk.status();
       return { device, size, waitsFor };
     },
@@ -77,6 +98,12 @@ export function commands(
     if (!Object.hasOwn(table, request.command)) throw new Error(`unknown command ${quote(request.command)}`);
     return table[request.command](request, signal);
   };
+}
+
+/** As what is in use: the exit status tells. */
+function sayBusy(error: unknown): never {
+  const busy = error instanceof DeviceError && error.errno === constants.errno.EBUSY;
+  throw busy ? new ControlError(error.message, "busy") : error;
 }
 
 function readRing(value: unknown): number | undefined {

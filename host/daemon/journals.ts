@@ -17,6 +17,11 @@ export function keptDirectory(platform: Platform): string {
   return platform.kind === "xen" ? "/run/xbdback/kept-writes" : paths.keptWrites(platform.directory);
 }
 
+/** Where it notes which images snapshots have replaced: on a disk, which outlives a reboot. */
+export function replacedDirectory(platform: Platform): string {
+  return platform.kind === "xen" ? "/var/lib/xbdback/replaced" : paths.replacedImages(platform.directory);
+}
+
 /** Where helpers have their sockets. */
 export function helpersDirectory(platform: Platform): string {
   return platform.kind === "xen" ? "/run/xbdback/helpers" : paths.helpers(platform.directory);

@@ -25,11 +25,19 @@ import { Hotplug } from "./hotplug.js";
 import { formatHttpAddress, type HttpAddress, servePage } from "./http.js";
 import { describeDifference, ImageRecords } from "./image-records.js";
 import { ImageWatch } from "./image-watch.js";
-import { helpersDirectory, keptDirectory, openJournals, recordsDirectory } from "./journals.js";
+import {
+  helpersDirectory,
+  keptDirectory,
+  openJournals,
+  recordsDirectory,
+  replacedDirectory,
+} from "./journals.js";
 import type { KeptDescriptors } from "./kept-descriptors.js";
 import { KeptPlaces } from "./kept-places.js";
 import { OtherBackends } from "./other-backends.js";
 import { type HandOver, type Predecessor, takePlace, type Unreleased } from "./replace.js";
+import { ReplacedImages } from "./replaced-images.js";
+import { Snapshots } from "./snapshots.js";
 import { Stores } from "./stores.js";
 
 export interface ServeOptions extends Pick<VbdHost, "features" | "limits" | "log" | "open"> {
@@ -134,6 +142,7 @@ export async function serve(options: ServeOptions, lost: (error: Error) => void)
     const others = new OtherBackends(xenstore, domid, kind);
     const kept = new KeptPlaces(keptDirectory(platform), kind);
     const helpers = new HelperPlaces(helpersDirectory(platform), kind, host.log);
+    const replaced = new ReplacedImages(replacedDirectory(platform));
     undo.push(() => helpers.close());
     const opener = host.open ?? openDisk;
     const domain = await openDomain(platform);
@@ -144,7 +153,7 @@ export async function serve(options: ServeOptions, lost: (error: Error) => void)
         "xbdback: the hypervisor does not tell this process of suspended guests: disks of guests that migrate are released late (docs/migration.md)",
       );
     const stores = new Stores(xenstore, opener, {
-      ...{ records, others, kept, helpers, descriptors, isSuspended },
+      ...{ records, others, kept, helpers, descriptors, isSuspended, replaced },
       maxVbds: caps?.vbds,
     });
     const images = new ImageWatch(() => stores.images(), host.log);
@@ -157,6 +166,9 @@ export async function serve(options: ServeOptions, lost: (error: Error) => void)
     const hold: NonNullable<VbdHost["hold"]> = (path, options, vbd) => stores.hold(path, options, vbd);
     const prepare: NonNullable<VbdHost["prepare"]> = (path, options, vbd) =>
       stores.prepare(path, options, vbd);
+    const snapshots = new Snapshots(stores, replaced);
+    const snapshot: NonNullable<VbdHost["snapshot"]> = (path, options, vbd, overlay) =>
+      snapshots.begin(path, options, vbd, overlay);
     const release = (vbd: VbdId): Promise<void> => stores.forget(vbd);
     const held = (vbd: VbdId): BlockDevice | null => stores.deviceOf(vbd);
     const outage: NonNullable<VbdHost["outage"]> = (vbd) => stores.outageOf(vbd);
@@ -175,6 +187,7 @@ export async function serve(options: ServeOptions, lost: (error: Error) => void)
       image,
       outage,
       prepare,
+      snapshot,
       release,
       leave,
       isSuspended,
@@ -208,7 +221,7 @@ export async function serve(options: ServeOptions, lost: (error: Error) => void)
     const about = (): object => ({ ...options.about?.(), predecessor: before() });
     const control = await ControlServer.listen(
       socket,
-      commands(backend, reactor, events, about, options.handOver),
+      commands(backend, reactor, events, replaced, about, options.handOver),
     );
     undo.push(
       // Side by side: where one disk hangs, the others are released all the same.

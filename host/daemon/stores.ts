@@ -26,6 +26,7 @@ import { Incoming } from "./incoming.js";
 import type { KeptDescriptors, VbdClaims } from "./kept-descriptors.js";
 import type { KeptPlaces } from "./kept-places.js";
 import type { OtherBackends } from "./other-backends.js";
+import { bootId, type GuestDisk, type ReplacedImages } from "./replaced-images.js";
 
 /** A vbd has the store, or is about to open it. */
 interface Claim {
@@ -41,6 +42,8 @@ interface Claim {
 /** A vbd's disk, open from the hotplug script's question, or the first connection, to the vbd's removal. */
 interface Held {
   readonly claim: Claim;
+  /** As it was asked for; a snapshot may have replaced that: see {@link ReplacedImages}. */
+  readonly named: string;
   readonly shared: boolean;
   readonly image: OpenImage;
   readonly device: BlockDevice;
@@ -67,6 +70,8 @@ export interface StoresOptions {
   readonly helpers?: HelperPlaces;
   /** Where it is left out, or says nothing, the domains of one guest that migrates within this host share a disk. */
   readonly isSuspended?: Domain["isSuspended"];
+  /** No image is taken to have been replaced, where it is left out. */
+  readonly replaced?: ReplacedImages;
 }
 
 /** Opening a disk takes longer than this only where its storage is in trouble. */
@@ -90,6 +95,7 @@ export class Stores {
   readonly #helpers: HelperPlaces | null;
   readonly #isSuspended: Domain["isSuspended"];
   readonly #incoming: Incoming;
+  readonly #replaced: ReplacedImages | null;
   #keeping = true;
   #closed = false;
 
@@ -104,6 +110,7 @@ export class Stores {
     this.#helpers = options.helpers ?? null;
     this.#isSuspended = options.isSuspended ?? (async () => null);
     this.#incoming = new Incoming((domid) => this.#readable(`/local/domain/${domid}/name`));
+    this.#replaced = options.replaced ?? null;
   }
 
   /**
@@ -148,6 +155,25 @@ export class Stores {
     });
   }
 
+  /**
+   * Closes a vbd's disk, which no connection is to use any more, and opens it again for one: `between` may have made it another
+   * one. Rejects as `open` does, or as `between`; the disk is closed then.
+   */
+  reopen(
+    path: string,
+    options: OpenOptions,
+    vbd: VbdId,
+    between: (closed: BlockDevice | null) => Promise<void>,
+  ): Promise<BlockDevice> {
+    return this.#inTurn(vbd, async () => {
+      const before = this.#held.get(vbdName(vbd)) ?? null;
+      await before?.inUse;
+      if (before && this.#held.get(vbdName(vbd)) === before) await this.#end(before, vbd);
+      await between(before?.device ?? null);
+      return this.#lend(await this.#hold(path, options, vbd), vbd);
+    });
+  }
+
   /** For a connection, until it closes the device. */
   #lend(held: Held, vbd: VbdId): BlockDevice {
     let returned = (): void => {};
@@ -174,6 +200,19 @@ export class Stores {
   /** The disk that is open for a vbd; null where none is. */
   deviceOf(vbd: VbdId): BlockDevice | null {
     return this.#held.get(vbdName(vbd))?.device ?? null;
+  }
+
+  /** What it was opened by, where a snapshot has replaced what was asked for as well; null where none is open. */
+  targetOf(vbd: VbdId): string | null {
+    return this.#held.get(vbdName(vbd))?.claim.path ?? null;
+  }
+
+  /** By what a vbd's disk is known at the guest's next start, too. */
+  async guestDisk({ domid, devid }: VbdId): Promise<GuestDisk> {
+    const [name, vm] = await Promise.all(
+      ["name", "vm"].map((key) => this.#readable(`/local/domain/${domid}/${key}`)),
+    );
+    return { domid, devid, name, vm, boot: bootId() };
   }
 
   /** What opening or closing a vbd's disk waits for, if that takes long; null where it does not. */
@@ -260,16 +299,15 @@ export class Stores {
     if (held?.kept === false) await held.inUse;
     held = this.#held.get(name);
     if (held) {
-      const { claim } = held;
-      if (claim.path === path && claim.readOnly === readOnly && held.shared === shared) return held;
+      const { claim, named } = held;
+      if (named === path && claim.readOnly === readOnly && held.shared === shared) return held;
       if (held.inUse !== null)
         throw new DeviceError(constants.errno.EBUSY, path, `${name} still uses ${claim.path}`);
       await this.#end(held, vbd);
     }
     if (this.#closed) throw new DeviceError(constants.errno.EBUSY, path, "the daemon is stopping");
     const claims = this.#descriptors?.of(vbd);
-    const lasting = await this.#lasting(path, options, vbd);
-    const using = (): Promise<Held> => this.#use(path, lasting, vbd, claims);
+    const using = (): Promise<Held> => this.#openAs(path, options, vbd, claims);
     const warn = options.warn ?? (() => {});
     const fresh = await this.#noting(vbd, path, () => this.#incoming.open(vbd, using, warn));
     try {
@@ -280,6 +318,19 @@ export class Stores {
     }
     this.#held.set(name, fresh);
     return fresh;
+  }
+
+  /** What is asked for, or what has replaced it. */
+  async #openAs(
+    path: string,
+    options: OpenOptions,
+    vbd: VbdId,
+    claims: VbdClaims | undefined,
+  ): Promise<Held> {
+    const { readOnly, warn = console.warn } = options;
+    const target = (await this.#replaced?.follow(path, readOnly, () => this.guestDisk(vbd), warn)) ?? path;
+    const held = await this.#use(target, await this.#lasting(target, options, vbd), vbd, claims);
+    return { ...held, named: path };
   }
 
   /** With a place for a helper that outlives this process. A disk beside another of the same vbd has none. */
@@ -364,7 +415,16 @@ export class Stores {
         kept: locked,
         identities: identitiesOf(claim.uses),
       };
-      return { claim, shared: options.shared ?? false, image, device, end, inUse: null, kept: true };
+      return {
+        claim,
+        named: path,
+        shared: options.shared ?? false,
+        image,
+        device,
+        end,
+        inUse: null,
+        kept: true,
+      };
     } catch (error) {
       await claims?.undo();
       this.#claims.delete(claim);
@@ -379,12 +439,12 @@ export class Stores {
     again: boolean,
   ): Promise<Pick<OpenOptions, "user" | "deviceModel" | "kept">> {
     const user = vbd.domid * 2 ** 32 + vbd.devid;
-    const deviceModel = await this.#hasDeviceModel(vbd.domid);
+    const deviceModel = await this.hasDeviceModel(vbd.domid);
     return { user, deviceModel, ...(this.#kept && { kept: this.#kept.of(vbd, path, again) }) };
   }
 
   /** libxl's word; in a driver domain, where it cannot be read, there is no QEMU either. */
-  async #hasDeviceModel(domid: number): Promise<boolean> {
+  async hasDeviceModel(domid: number): Promise<boolean> {
     return (await this.#readable(`/libxl/${domid}/type`)) === "hvm";
   }
 

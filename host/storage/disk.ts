@@ -38,7 +38,7 @@ export async function openDisk(target: string, options: DiskOptions): Promise<Bl
 
 async function openWrapped(target: string, source: Wrapped, options: DiskOptions): Promise<BlockDevice> {
   const layer = readLayer(target, source);
-  if ("overlay" in layer) return openOverlay(target, layer.overlay, basesIn(source.inner), options);
+  if ("overlay" in layer) return openOverlay(target, layer.overlay, basesOf(source.inner), options);
   if (!("open" in layer))
     return openDisk(source.inner, { ...options, readOnly: options.readOnly || layer.readsOnly === true });
   const inner = await openDisk(source.inner, options);
@@ -59,15 +59,15 @@ function readLayer(target: string, source: Wrapped): Layer {
 }
 
 /** What an overlay is to be over, from above. Throws a {@link DeviceError} for a target that cannot be a base. */
-function basesIn(target: string): KnownBase[] {
+export function basesOf(target: string): KnownBase[] {
   const source = parseSource(target);
   if (source?.kind === "raw") return [{ path: source.path, format: "raw" }];
   if (source?.kind === "image") return [{ path: source.path, format: IMAGE_FORMATS[source.format] }];
   if (source?.kind === "wrapped") {
     const layer = readLayer(target, source);
-    if ("overlay" in layer) return [{ path: layer.overlay, format: "qcow2" }, ...basesIn(source.inner)];
+    if ("overlay" in layer) return [{ path: layer.overlay, format: "qcow2" }, ...basesOf(source.inner)];
     // It is only read in any case.
-    if ("readsOnly" in layer) return basesIn(source.inner);
+    if ("readsOnly" in layer) return basesOf(source.inner);
     throw notBase(target, "is not an image; put the wrapper before the overlay instead of behind it");
   }
   if (source === null) throw notBase(target, "is neither an absolute path nor a known target");
@@ -109,6 +109,15 @@ export async function usesOf(
   if (!("overlay" in layer)) return usesOf(source.inner, readOnly || "readsOnly" in layer, bases);
   const below = bases.length > 0 ? await known() : await usesOf(source.inner, true);
   return [{ ...(await lookUp(layer.overlay)), readOnly }, ...below];
+}
+
+/** The file or block device to which a disk without wrappers is written; null where it has none of this machine. */
+export function writtenFile(disk: string): string | null {
+  const source = parseSource(disk);
+  if (source?.kind === "raw" || source?.kind === "image") return source.path;
+  if (source?.kind !== "wrapped") return null;
+  const layer = readLayer(disk, source);
+  return "overlay" in layer ? layer.overlay : null;
 }
 
 /** The files that a target names: its own and those of its wrappers. */

@@ -212,6 +212,12 @@ export class Connector {
     this.adoption.again();
   }
 
+  /** The same, on a disk that is being opened. */
+  goOnWith(path: string, mode: string, opening: Promise<BlockDevice>): void {
+    this.#opener.expect(path, mode, opening);
+    this.adoption.again();
+  }
+
   /** Nobody is to go on with rings of this vbd. */
   discardJournals(): void {
     this.#journals?.discard();

@@ -44,11 +44,23 @@ export class StoreOpener {
   /** Gives up what there is and begins anew. */
   begin(path: string, mode: string, open: () => Promise<BlockDevice>): void {
     this.giveUp();
+    const free = this.#givenUp;
+    this.#run(path, mode, async (attempt) => {
+      await free;
+      return attempt.given ? null : open();
+    });
+  }
+
+  /** Gives up what there is; this one is being opened. */
+  expect(path: string, mode: string, opening: Promise<BlockDevice>): void {
+    this.giveUp();
+    this.#run(path, mode, () => opening);
+  }
+
+  #run(path: string, mode: string, open: (attempt: Attempt) => Promise<BlockDevice | null>): void {
     const run = async (): Promise<void> => {
-      await this.#givenUp;
-      if (attempt.given) return;
       try {
-        attempt.outcome = await open();
+        attempt.outcome = await open(attempt);
       } catch (error) {
         attempt.outcome = error as Error;
       }

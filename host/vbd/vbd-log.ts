@@ -55,6 +55,7 @@ const EVENTS: Readonly<Record<string, VbdEventName>> = {
   adoption: "resumed",
   change: "changed",
   migration: "migrating",
+  snapshot: "changed",
   resize: "resized",
   refusal: "refused",
   open: "refused",

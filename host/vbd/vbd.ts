@@ -13,24 +13,17 @@ import type { ObserverKind } from "../reactor/observer.js";
 import { RingError } from "../reactor/start.js";
 import type { BlockDevice } from "../storage/device.js";
 import { DeviceError } from "../storage/open.js";
-import { adoptionMessage, type Orphan } from "./adoption.js";
+import { adoptionMessage } from "./adoption.js";
 import { Announcement } from "./announcement.js";
 import { type BackendKeys, type Features, offerKeys, readBackendKeys } from "./backend-keys.js";
 import { type Connection, diskStatus, NOT_CONNECTED } from "./connection.js";
 import { Connector } from "./connector.js";
-import {
-  attachMessage,
-  connectMessage,
-  detachMessage,
-  openMessage,
-  quote,
-  resizeMessage,
-} from "./diagnostics.js";
-import { changeMessage, Exchange, type Medium, mediumKeys } from "./exchange.js";
+import { attachMessage, connectMessage, detachMessage, openMessage, resizeMessage } from "./diagnostics.js";
+import { DiskChanges } from "./disk-changes.js";
 import { Failure } from "./failure.js";
 import type { VbdHost } from "./host.js";
 import { storeOf, type Verdict } from "./hotplug.js";
-import { imageOf, type Kind, kindOf } from "./kind.js";
+import { type Kind, kindOf } from "./kind.js";
 import { defaultLimits } from "./limit-defaults.js";
 import { Looker } from "./looker.js";
 import { Migration } from "./migration.js";
@@ -67,10 +60,8 @@ export class Vbd {
   readonly #looker: Looker;
   readonly #connector: Connector;
   readonly #throttling: Throttling;
-  readonly #exchange: Exchange;
   readonly #migration: Migration;
-  /** What was in the drive before that into which the present takeover puts another medium. */
-  #mediumBefore: string | null = null;
+  readonly #changes: DiskChanges;
   #watch: XenstoreWatch | null = null;
   /** The guest has died; what is left of it in xenstore is not believed. */
   #dead = false;
@@ -118,8 +109,16 @@ export class Vbd {
       throttle: () => this.#throttling.throttle,
       lostDiscard: () => this.#announcement?.loseDiscard(),
     });
-    this.#exchange = new Exchange(host, id, (line) => this.#log.say("warning", line));
     this.#migration = new Migration(host, id, (kind, line) => this.#log.say(kind, line));
+    this.#changes = new DiskChanges({
+      ...{ host, id, kind: this.#kind, directory: this.directory, connector: this.#connector },
+      say: (kind, line) => this.#log.say(kind, line),
+      look: () => this.look(),
+      release: async (connection) => {
+        connection.handOver();
+        await this.#release(connection);
+      },
+    });
     this.#looker = new Looker(
       () => this.#reconcile(),
       // xenstore would not let us read or say something. What is connected stays so.
@@ -234,36 +233,25 @@ export class Vbd {
     if (!announcement) throw new Error(`${this.name} is not connected; its size is read when it connects`);
     await announcement.ask();
     this.look();
-    await this.#looker.settled();
-    if (this.#looker.trouble !== null) throw new Error(`${this.name}: ${this.#looker.trouble}`);
+    await this.#looked();
     return announcement.size;
   }
 
-  /**
-   * Puts a medium into a CD-ROM drive, or none, for `""`. Resolves when a connected guest has it; rejects with why it cannot
-   * be had, and the drive keeps what it has.
-   */
+  /** See {@link DiskChanges.change}. */
   async change(target: string): Promise<void> {
-    const keys = this.#keys;
-    if (!keys?.cdrom)
-      throw new Error(`${this.name} is no CD-ROM drive; only the medium of such a drive can be changed`);
-    if (this.#store && "waits" in this.#store) throw new Error(`${this.name} waits for ${this.#store.waits}`);
-    const path = imageOf(this.#kind, target, true);
-    if (path === null)
-      throw new Error(`${quote(target)} is no target: name an image or device by its absolute path`);
-    const { xenstore } = this.#host;
-    const announce = async (): Promise<void> => {
-      const changes = await mediumKeys(this.#kind, path, keys);
-      if (!(await writeInState(xenstore, this.directory, keys.state, changes)))
-        throw new Error("the toolstack has changed the drive meanwhile; try again");
-    };
-    if (this.#connection) {
-      await this.#exchange.prepare(path, keys, this.#connection.device.sectorSize, announce);
-      this.look();
-    } else {
-      await this.#connector.holdOther(keys, path);
-      await announce();
-    }
+    await this.#changes.change(target, this.#keys, this.#store, this.#connection);
+    await this.#looked();
+  }
+
+  /** See {@link DiskChanges.snapshot}. Resolves with the disk's target from now on. */
+  async snapshot(overlay: string): Promise<string> {
+    const target = await this.#changes.snapshot(overlay, this.#keys, this.#store, this.#connection);
+    await this.#looked();
+    return target;
+  }
+
+  /** Throws what the last look has met with. */
+  async #looked(): Promise<void> {
     await this.#looker.settled();
     if (this.#looker.trouble !== null) throw new Error(`${this.name}: ${this.#looker.trouble}`);
   }
@@ -325,7 +313,12 @@ export class Vbd {
     this.#keepDisk(keys);
     if (this.#refusal) return this.#refuse(this.#refusal);
     if (await this.#connector.adoption.pends(keys.state, this.#frontendState)) return this.#takeOver(keys);
-    if (this.#connection && keys.state === State.Connected && (await this.#exchangeMedium(keys))) return;
+    if (
+      this.#connection &&
+      keys.state === State.Connected &&
+      (await this.#changes.carryOut(keys, this.#store, this.#connection))
+    )
+      return;
     await this.#announce(keys);
     return this.#follow(keys);
   }
@@ -451,7 +444,8 @@ export class Vbd {
       await this.#throttling.begin(this.#connection);
       this.#announcement = new Announcement(this.#connection, keys, this.#features, orphan.told);
       this.#sayConnected(this.#connection);
-      this.#sayTakenOver(orphan, this.#connection);
+      if (!this.#changes.tell(this.#connection))
+        this.#log.say("adoption", adoptionMessage(orphan, this.#connection.handoverMs));
     } catch (error) {
       this.#connector.giveUp();
       if (error instanceof RingError) return this.#refuse(error);
@@ -468,7 +462,7 @@ export class Vbd {
   /** The guest is suspended: it may go on elsewhere, with its disk. */
   async #leaveDisk(keys: BackendKeys): Promise<void> {
     const connection = this.#connection;
-    await this.#exchange.drop();
+    await this.#changes.drop();
     if (connection) {
       connection.handOver();
       if (!(await this.#release(connection, true))) {
@@ -479,37 +473,6 @@ export class Vbd {
     }
     await this.#connector.leave();
     this.#migration.left(connection?.device.name ?? null);
-  }
-
-  /** True when the rings of a connected frontend were released, to be taken over by the next look. */
-  async #exchangeMedium(keys: BackendKeys): Promise<boolean> {
-    const connection = this.#connection as Connection;
-    const medium = this.#exchange.take();
-    if (medium) return this.#putIn(keys, connection, medium);
-    const path = this.#store && "path" in this.#store ? this.#store.path : null;
-    if (keys.cdrom && path !== null && this.#exchange.wants(path, connection.path))
-      this.#exchange
-        .prepare(path, keys, connection.device.sectorSize, async () => {})
-        .then(
-          () => this.look(),
-          ({ message }: Error) =>
-            this.#log.say("medium", `${message}; the drive keeps ${connection.device.name}`),
-        );
-    return false;
-  }
-
-  async #putIn(keys: BackendKeys, connection: Connection, { path, prepared }: Medium): Promise<boolean> {
-    const device = prepared.take();
-    if (device === null) {
-      await prepared.drop();
-      return false;
-    }
-    connection.handOver();
-    await this.#release(connection);
-    this.#mediumBefore = connection.device.name;
-    this.#connector.goOn(path, keys.mode, device);
-    this.look();
-    return true;
   }
 
   async #connect(keys: BackendKeys, path: string): Promise<void> {
@@ -543,13 +506,6 @@ export class Vbd {
     await this.#failure.clear();
   }
 
-  #sayTakenOver(orphan: Orphan, { device, handoverMs }: Connection): void {
-    const before = this.#mediumBefore;
-    this.#mediumBefore = null;
-    if (before === null) this.#log.say("adoption", adoptionMessage(orphan, handoverMs));
-    else this.#log.say("change", changeMessage(before, device.name, handoverMs ?? 0));
-  }
-
   #sayConnected({ device, config, ports }: Connection): void {
     const { domid, devid } = this.id;
     if (config.assumed) {
@@ -577,11 +533,10 @@ export class Vbd {
    * another process is to go on.
    */
   async #disconnect(handOver = false): Promise<void> {
-    this.#mediumBefore = null;
     this.#migration.end();
     this.#connector.giveUp();
     this.#connector.adoption.end();
-    await this.#exchange.drop();
+    await this.#changes.drop();
     if (this.#connection) await this.#release(this.#connection);
     this.#takeoverFailure = null;
     if (!handOver) this.#connector.discardJournals();

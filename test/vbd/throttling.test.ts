@@ -4,6 +4,7 @@ import { test } from "node:test";
 import type { Backend } from "../../host/daemon/backend.js";
 import { commands } from "../../host/daemon/commands.js";
 import { Events } from "../../host/daemon/events.js";
+import type { ReplacedImages } from "../../host/daemon/replaced-images.js";
 import type { Xenstore } from "../../host/platform/ports.js";
 import type { RingHost } from "../../host/reactor/ring-host.js";
 import { type ThrottleChange, Throttling } from "../../host/vbd/throttling.js";
@@ -25,7 +26,12 @@ test("a limit that is set before the others are recalled leaves them as they are
     throttle: (change: ThrottleChange) => throttling.set(change, null),
     status: () => throttling.status,
   };
-  const handle = commands({ vbd: () => vbd } as unknown as Backend, {} as RingHost, new Events());
+  const handle = commands(
+    { vbd: () => vbd } as unknown as Backend,
+    {} as RingHost,
+    new Events(),
+    {} as ReplacedImages,
+  );
   const request = { command: "limit", vbd: "v", limits: { bps: 5000 } };
   // The vbd itself looks at the same moment, and hears of it later.
   const [answer] = await Promise.all([

@@ -12,10 +12,12 @@ import { listCommand } from "./list.js";
 import { machineCommand } from "./machine.js";
 import { pauseCommand, unpauseCommand } from "./pause.js";
 import { recordCommand } from "./record.js";
+import { replacedCommand } from "./replaced.js";
 import { replayCommand } from "./replay.js";
 import { reportCommand } from "./report.js";
 import { resizeCommand } from "./resize.js";
 import { showCommand } from "./show.js";
+import { snapshotCommand } from "./snapshot.js";
 import { statsCommand } from "./stats.js";
 import { statusCommand } from "./status.js";
 import { topCommand } from "./top.js";
@@ -35,6 +37,8 @@ export function operatorCommands(): Command[] {
     traceCommand(),
     resizeCommand(),
     changeCommand(),
+    snapshotCommand(),
+    replacedCommand(),
     pauseCommand(),
     unpauseCommand(),
     limitCommand(),

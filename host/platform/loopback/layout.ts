@@ -23,6 +23,7 @@ export const paths = {
   /** What the backend keeps of rings that are at work, beyond its own life. */
   images: (directory: string) => join(directory, "images"),
   keptWrites: (directory: string) => join(directory, "kept-writes"),
+  replacedImages: (directory: string) => join(directory, "replaced-images"),
   helpers: (directory: string) => join(directory, "helpers"),
   journals: (directory: string) => join(directory, "journals"),
   /** FIFO of u32 port numbers: what a read of /dev/xen/evtchn would give to this handle. */

@@ -10,6 +10,8 @@ export interface FileStats {
   /** Type and permissions. */
   readonly mode: number;
   readonly uid: number;
+  /** When its content was last changed, in nanoseconds since 1970. */
+  readonly mtime: bigint;
 }
 
 export const STATX_BYTES = 256;
@@ -28,7 +30,7 @@ export function isType({ mode }: Pick<FileStats, "mode">, type: keyof typeof TYP
   return (mode & S_IFMT) === TYPES[type];
 }
 
-/** struct statx: u32 blksize @4, u32 uid @20, u16 mode @28, u64 ino @32, u64 size @40, u32 rdev and dev, major and minor, @128. */
+/** struct statx: u32 blksize @4, u32 uid @20, u16 mode @28, u64 ino @32, u64 size @40, i64 seconds and u32 nanoseconds of mtime @112, u32 rdev and dev, major and minor, @128. */
 export function decodeStatx(bytes: Uint8Array): FileStats {
   const view = new DataView(bytes.buffer, bytes.byteOffset);
   const u32 = (at: number): number => view.getUint32(at, true);
@@ -40,11 +42,13 @@ export function decodeStatx(bytes: Uint8Array): FileStats {
     blksize: u32(4),
     mode: view.getUint16(28, true),
     uid: u32(20),
+    mtime: view.getBigInt64(112, true) * 1_000_000_000n + BigInt(u32(120)),
   };
 }
 
-export function plainStats({ dev, ino, rdev, size, blksize, mode, uid }: BigIntStats): FileStats {
-  return { dev, ino, rdev, size, blksize: Number(blksize), mode: Number(mode), uid: Number(uid) };
+export function plainStats({ dev, ino, rdev, size, blksize, mode, uid, mtimeNs }: BigIntStats): FileStats {
+  const numbers = { blksize: Number(blksize), mode: Number(mode), uid: Number(uid) };
+  return { dev, ino, rdev, size, mtime: mtimeNs, ...numbers };
 }
 
 /** A device number as glibc's <sys/sysmacros.h> packs it. */

@@ -2,7 +2,7 @@
 import { cow } from "./cow.js";
 import { delay } from "./delay.js";
 import { error } from "./error.js";
-import type { Layer, Rates, WrapperKind } from "./kind.js";
+import { argumentOf, type Layer, type Rates, type WrapperKind } from "./kind.js";
 import { limit } from "./limit.js";
 import { log } from "./log.js";
 import { readonly } from "./readonly.js";
@@ -48,6 +48,19 @@ function layersOf(target: string): Layer[] {
   } catch {
     return [];
   }
+}
+
+/** The target of an overlay over a target that is no wrapper's, or an overlay's. */
+export function overlayOver(path: string, disk: string): string {
+  return `cow:${argumentOf(path)}:${disk}`;
+}
+
+/** The wrappers in front of a disk, as they are written, and the disk: an overlay is a part of that. */
+export function splitWrappers(target: string): { wrappers: string; disk: string } {
+  const wrapped = parseWrapped(target);
+  if (wrapped === null || wrapped.wrapper === cow) return { wrappers: "", disk: target };
+  const { wrappers, disk } = splitWrappers(wrapped.inner);
+  return { wrappers: target.slice(0, target.length - wrapped.inner.length) + wrappers, disk };
 }
 
 /** Throws an Error that says how it is written right. */

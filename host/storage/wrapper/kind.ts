@@ -63,6 +63,11 @@ export function pathOf(argument: string): string {
   return path;
 }
 
+/** A path as an argument: the other way round. */
+export function argumentOf(path: string): string {
+  return path.replace(/[%:,]/g, (one) => `%${one.charCodeAt(0).toString(16).toUpperCase()}`);
+}
+
 /**
  * The words of an argument: operations, and others, each of which `take` must know (true). Without an operation in it, all
  * are meant. Throws an Error that names a word that is neither.

@@ -1,0 +1,240 @@
+/**
+ * Images that a snapshot has made a point in time. The toolstack knows nothing of that and goes on naming the old image, at the
+ * guest's next start as well; served for writing, it would be changed below the overlay that stands on it. So what was replaced
+ * by what is noted on a disk of the host, and outlives its reboot: the guest's disk follows, and nobody else writes the old one.
+ */
+import { createHash } from "node:crypto";
+import { mkdirSync, readdirSync, readFileSync, rmSync } from "node:fs";
+import { open, rename } from "node:fs/promises";
+import { constants } from "node:os";
+import { join } from "node:path";
+import { isType } from "../storage/calls/file-stats.js";
+import { Place } from "../storage/calls/place.js";
+import { writtenFile } from "../storage/disk.js";
+import { DeviceError } from "../storage/open.js";
+import { splitWrappers } from "../storage/wrapper/index.js";
+
+const { EBUSY, EIO, ESTALE } = constants.errno;
+
+/** A virtual machine's disk, by all that is known of it: a domain has another number after each start. */
+export interface GuestDisk {
+  readonly domid: number;
+  readonly devid: number;
+  /** The toolstack's name of the guest, and its /vm/UUID; null where they cannot be read. */
+  readonly name: string | null;
+  readonly vm: string | null;
+  /** Of this host: two domains with one number are the same during it. */
+  readonly boot: string;
+}
+
+/** An image that is only to be read since its snapshot. */
+interface Frozen {
+  readonly path: string;
+  /** Without links; a block device's may be another's after a reboot. */
+  readonly real: string;
+  readonly block: boolean;
+  /** Of a file; those of a block device tell nothing. */
+  readonly inode: string;
+  readonly size: string;
+  /** In nanoseconds since 1970. */
+  readonly changed: string;
+}
+
+/** As it is stored. */
+export interface Replacement {
+  readonly format: 1;
+  readonly disk: GuestDisk;
+  /** ISO 8601, of the last snapshot. */
+  readonly since: string;
+  /** The first one first. */
+  readonly images: readonly Frozen[];
+  /** The disk by now, without wrappers. */
+  readonly current: string;
+}
+
+export class ReplacedImages {
+  readonly #directory: string;
+
+  constructor(directory: string) {
+    this.#directory = directory;
+  }
+
+  /**
+   * The target to be opened where this one is asked for. `say` gets a line where it is another one. Rejects with a
+   * {@link DeviceError} where an old image was to be written.
+   */
+  async follow(
+    target: string,
+    readOnly: boolean,
+    whose: () => Promise<GuestDisk>,
+    say: (line: string) => void,
+  ): Promise<string> {
+    const all = this.all();
+    if (all.length === 0) return target;
+    const { wrappers, disk } = splitWrappers(target);
+    const path = writtenFile(disk);
+    if (path === null || all.some(({ current }) => current === disk)) return target;
+    const one = await find(all, path);
+    if (one === null) return target;
+    if (isSame(one.disk, await whose())) {
+      await checkUnchanged(one);
+      say(`${path} was replaced by a snapshot at ${one.since}; the guest has ${one.current}`);
+      return wrappers + one.current;
+    }
+    if (readOnly || /(^|:)readonly:/.test(wrappers)) return target;
+    throw new DeviceError(EBUSY, path, `${reason(one)}; attach that, or this one read-only${forget(path)}`);
+  }
+
+  /** Notes that the file of a disk is only to be read from now on, and what is in its place. Durable when it resolves. */
+  async add(before: string, current: string, disk: GuestDisk): Promise<void> {
+    const frozen = await freeze(writtenFile(before) as string);
+    const former = this.all().find((one) => one.current === before);
+    const images = [...(former?.images ?? []), frozen];
+    await this.#write({ format: 1, disk, since: new Date().toISOString(), images, current });
+  }
+
+  /** Takes the last {@link add} for a disk back: nothing was written since. */
+  async undo(before: string, current: string): Promise<void> {
+    const one = this.all().find((one) => one.current === current);
+    if (!one) return;
+    const images = one.images.slice(0, -1);
+    if (images.length === 0) await this.forget(one);
+    else await this.#write({ ...one, images, current: before });
+  }
+
+  /** What has replaced the image at a path; null where nothing has. */
+  find(path: string): Promise<Replacement | null> {
+    return find(this.all(), path);
+  }
+
+  /** Its images are to be served again as if they had not been replaced. */
+  async forget(one: Replacement): Promise<void> {
+    rmSync(this.#file(one), { force: true });
+    await this.#sync();
+  }
+
+  /** Throws a {@link DeviceError} where one cannot be read: nothing is known then of the image that it is about. */
+  all(): Replacement[] {
+    let names: string[];
+    try {
+      names = readdirSync(this.#directory).filter((name) => name.endsWith(".json"));
+    } catch (error) {
+      if ((error as NodeJS.ErrnoException).code === "ENOENT") return [];
+      throw new DeviceError(EIO, this.#directory, `cannot be read: ${(error as Error).message}`);
+    }
+    return names.map((name) => this.#read(join(this.#directory, name)));
+  }
+
+  #read(file: string): Replacement {
+    let why: string;
+    try {
+      const one = JSON.parse(readFileSync(file, "utf8")) as Replacement;
+      if (one.format === 1) return one;
+      why = `has the format ${one.format}, which another version has written`;
+    } catch (error) {
+      why = `cannot be read (${(error as Error).message})`;
+    }
+    throw new DeviceError(
+      EIO,
+      file,
+      `${why}, and says which image is not to be written: put it right, or remove it`,
+    );
+  }
+
+  /** One for each first image, whatever came after it. */
+  #file({ images }: Replacement): string {
+    const [{ path }] = images;
+    return join(this.#directory, `${createHash("sha256").update(path).digest("hex").slice(0, 16)}.json`);
+  }
+
+  async #write(one: Replacement): Promise<void> {
+    mkdirSync(this.#directory, { recursive: true, mode: 0o700 });
+    const file = this.#file(one);
+    const handle = await open(`${file}.new`, "w", 0o600);
+    try {
+      await handle.writeFile(JSON.stringify(one, null, 2));
+      await handle.sync();
+    } finally {
+      await handle.close();
+    }
+    await rename(`${file}.new`, file);
+    await this.#sync();
+  }
+
+  async #sync(): Promise<void> {
+    const handle = await open(this.#directory, "r");
+    await handle.sync().finally(() => handle.close());
+  }
+}
+
+async function freeze(path: string): Promise<Frozen> {
+  const place = Place.of(path);
+  const real = await place.call("realpath", path);
+  const stats = await place.stat();
+  return {
+    path,
+    real,
+    block: isType(stats, "block"),
+    inode: String(stats.ino),
+    size: String(stats.size),
+    changed: String(stats.mtime),
+  };
+}
+
+/** The one whose old images a path leads to. Only that path is looked at, and devices: other images' storage may hang. */
+async function find(all: readonly Replacement[], path: string): Promise<Replacement | null> {
+  const now = await freeze(path).catch(() => null);
+  for (const one of all) {
+    for (const image of one.images) if (await leadsTo(path, now, image)) return one;
+  }
+  return null;
+}
+
+async function leadsTo(path: string, now: Frozen | null, image: Frozen): Promise<boolean> {
+  if (image.path === path) return true;
+  if (now === null || now.block !== image.block) return false;
+  return image.block ? isSameDevice(image, path) : isSameFile(image, now);
+}
+
+/** A file system's number may be another one after a reboot. */
+function isSameFile(one: Frozen, other: Frozen): boolean {
+  const unchanged = one.size === other.size && one.changed === other.changed;
+  return one.real === other.real || (one.inode === other.inode && unchanged);
+}
+
+async function isSameDevice({ path }: Frozen, other: string): Promise<boolean> {
+  const [one, two] = await Promise.all([path, other].map((name) => Place.of(name).stat())).catch(() => []);
+  return one !== undefined && isType(one, "block") && one.rdev === two.rdev;
+}
+
+function isSame(one: GuestDisk, other: GuestDisk): boolean {
+  if (one.devid !== other.devid) return false;
+  if (one.domid === other.domid && one.boot === other.boot) return true;
+  return (one.name !== null && one.name === other.name) || (one.vm !== null && one.vm === other.vm);
+}
+
+/** An overlay over another content is garbage. */
+async function checkUnchanged(one: Replacement): Promise<void> {
+  for (const image of one.images) {
+    if (image.block) continue;
+    // What is not there is said when it is opened.
+    const now = await freeze(image.path).catch(() => null);
+    if (now === null || (now.size === image.size && now.changed === image.changed)) continue;
+    const why = `was written since its snapshot, and ${one.current} does not fit it any more: put the former file back`;
+    throw new DeviceError(ESTALE, image.path, why + forget(image.path));
+  }
+}
+
+function reason({ disk, since, current }: Replacement): string {
+  const guest = disk.name ?? `domain ${disk.domid}`;
+  return `a snapshot of ${guest} has replaced it at ${since}, and ${current} stands on it`;
+}
+
+function forget(path: string): string {
+  return `; if what stands on it is not wanted any more, \`xbdback replaced --forget ${path}\``;
+}
+
+/** Changes with each start of this host. */
+export function bootId(): string {
+  return readFileSync("/proc/sys/kernel/random/boot_id", "latin1").trim();
+}
