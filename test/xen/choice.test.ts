@@ -12,7 +12,7 @@ const ALL = [
   ...[20, 40, 60, 80, 150].map((seconds) => scenario(`takes-${seconds}`, seconds)),
   scenario("last", 100, true),
 ];
-const SECONDS = 150;
+const SECONDS = 140;
 const seeds = Array.from({ length: 50 }, (_, number) => `seed ${number}`);
 const scriptsOf = (seed: string): string[] => choose(ALL, seed, SECONDS).map(({ script }) => script);
 
@@ -27,11 +27,11 @@ test("what is always run is in every run, and the order is that of the list", ()
   }
 });
 
-test("the others fill the seconds, and never take more", () => {
+test("the others fill the seconds, and take more only where one alone does", () => {
   for (const seed of seeds) {
     const others = choose(ALL, seed, SECONDS).filter(({ always }) => !always);
     const took = others.reduce((sum, { seconds }) => sum + seconds, 0);
-    assert.ok(took <= SECONDS, seed);
+    assert.ok(took <= SECONDS || others.length === 1, seed);
     const left = ALL.filter((one) => !one.always && !others.includes(one));
     for (const { script, seconds } of left)
       assert.ok(took + seconds > SECONDS, `${seed}: ${script} would fit`);
@@ -48,6 +48,15 @@ test("a seed chooses the same again, and over many seeds all are chosen", () => 
 });
 
 test("a further scenario changes the order of no other", () => {
-  const more = [...ALL, scenario("further", SECONDS + 1)];
-  for (const seed of seeds) assert.deepEqual(choose(more, seed, SECONDS), choose(ALL, seed, SECONDS));
+  const further = scenario("further", SECONDS + 1);
+  const more = [...ALL, further];
+  let without = 0;
+  for (const seed of seeds) {
+    const chosen = choose(more, seed, SECONDS);
+    // It is chosen only as the first, and alone then.
+    if (chosen.includes(further)) continue;
+    without++;
+    assert.deepEqual(chosen, choose(ALL, seed, SECONDS));
+  }
+  assert.ok(without > seeds.length / 2);
 });

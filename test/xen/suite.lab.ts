@@ -35,7 +35,7 @@ const scripts: [string, string, number, boolean?][] = [
 const ON_OXENSTORED = ["xenstored.sh"];
 
 /** What the scenarios of a run's seed may take. */
-const SEEDED_SECONDS = 260;
+const SEEDED_SECONDS = 180;
 
 /** Where a scenario is ended: some five times what it takes alone. */
 const LIMIT = 5;
