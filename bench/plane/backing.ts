@@ -2,6 +2,7 @@
 import { spawnSync } from "node:child_process";
 import { copyFileSync, rmSync } from "node:fs";
 import { join } from "node:path";
+import { startCeph } from "./ceph.js";
 import { NbdServer } from "./peers.js";
 import type { IMAGES, Image, Setup } from "./rows.js";
 import { type Layers, StorageDaemon } from "./storage-daemon.js";
@@ -13,6 +14,8 @@ export interface Backing {
   readonly peer: Image;
   /** Where the client vhost finds what xbdback is served; null where that is no server of its kind. */
   readonly vhost: { readonly pid: number; readonly socket: string } | null;
+  /** Where fio's rbd engine finds the like of what xbdback is served; only there for a disk in Ceph. */
+  readonly rbd?: { readonly pool: string; readonly image: string };
   /** What is written. */
   readonly files: readonly string[];
   /** The process that xbdback is a client of, where it did not start it itself. */
@@ -31,6 +34,7 @@ export async function startBacking(
   const raw: Image = { path: file, format: "raw" };
   const backing = { target: file, peer: raw, vhost: null, files: [file], pid: null, stop: async () => {} };
   if (disk === "file") return backing;
+  if (disk === "rbd") return startCeph(file);
   if (disk === "nbd") {
     const noQemu = missing.get("qemu-nbd");
     if (noQemu) throw new Error(noQemu);

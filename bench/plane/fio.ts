@@ -152,3 +152,20 @@ export class FioNbd implements Contestant {
     return sampleOf(job, cpuSeconds(this.pids[0]) - before);
   }
 }
+
+/** fio's own client of Ceph, with librbd, on an image of the cluster that CEPH_CONF leads to. */
+export class FioRbd implements Contestant {
+  readonly name = "fio-rbd";
+  readonly pids = [];
+  readonly #where: readonly string[];
+  readonly #scratch: string;
+
+  constructor({ pool, image }: { readonly pool: string; readonly image: string }, scratch: string) {
+    this.#where = [`--pool=${pool}`, `--rbdname=${image}`, "--clientname=admin"];
+    this.#scratch = scratch;
+  }
+
+  async run(row: Row, seconds: number): Promise<Sample> {
+    return sampleOf(await runFio(row, seconds, this.#scratch, ["--ioengine=rbd", ...this.#where]), null);
+  }
+}

@@ -29,7 +29,7 @@ import { neighbourRows } from "./neighbours.js";
 import { plot } from "./plot.js";
 import type { Report } from "./report.js";
 import { type RowResult, rowResult, type ScaleResult, scaleResult } from "./results.js";
-import { rows, scaleRows } from "./rows.js";
+import { cephRows, rows, scaleRows } from "./rows.js";
 import { measureScale } from "./scale.js";
 import { findTool } from "./syscalls.js";
 import { aimLines, answerLines, EXPLANATION, head, idleLines, rowLines, scaleLines } from "./table.js";
@@ -98,7 +98,7 @@ function parse(args: string[]) {
       seconds: positive("seconds", values.seconds, quick ? 0.3 : 1),
       repeats: Math.ceil(positive("repeats", values.repeats, quick ? 3 : 5)),
       serveOptions: values.serve.split(" ").filter((word) => word !== ""),
-      rows: chosen(rows()),
+      rows: chosen([...rows(), ...(positionals.length > 0 ? cephRows() : [])]),
       scales: chosen(scaleRows()),
       answers: chosen(answerRows()),
       idle: chosen(idleRows()),

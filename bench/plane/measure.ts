@@ -3,7 +3,7 @@ import { closeSync, createReadStream, fsyncSync, openSync } from "node:fs";
 import { cpus } from "node:os";
 import { join } from "node:path";
 import { type Backing, startBacking } from "./backing.js";
-import { FioNbd, FioUring } from "./fio.js";
+import { FioNbd, FioRbd, FioUring } from "./fio.js";
 import { Observed } from "./observed.js";
 import { NbdServer } from "./peers.js";
 import { pin } from "./processes.js";
@@ -115,7 +115,7 @@ async function measureSetup(
       return server;
     };
     for (const row of rows) {
-      const { contestants, left } = await contestantsOf(row, xbdback, serverOf, backing.vhost, plan);
+      const { contestants, left } = await contestantsOf(row, xbdback, serverOf, backing, plan);
       const samples = await measureRow(row, contestants, plan, backing.files);
       each({ row, samples, syscalls: await syscallsOf(row, xbdback, plan), left });
     }
@@ -124,14 +124,27 @@ async function measureSetup(
   }
 }
 
+/** A client of what xbdback is a client of, or why it is not there; null where the disk has none of its kind. */
+function clientOf(
+  peer: "vhost" | "fio-rbd",
+  { vhost, rbd }: Backing,
+  { scratch, missing }: Plan,
+): Contestant | string | null {
+  const reason = missing.get(peer === "vhost" ? "gcc" : "fio");
+  if (reason) return reason;
+  if (peer === "vhost") return vhost && new Vhost(vhost.pid, vhost.socket);
+  return rbd ? new FioRbd(rbd, scratch) : null;
+}
+
 /** In their order, and why others are left out. */
 async function contestantsOf(
   row: Row,
   xbdback: Xbdback,
   serverOf: (peer: NbdPeer) => Promise<NbdServer>,
-  vhost: Backing["vhost"],
-  { file, scratch, missing }: Plan,
+  backing: Backing,
+  plan: Plan,
 ): Promise<{ contestants: Contestant[]; left: Record<string, string> }> {
+  const { file, scratch, missing } = plan;
   const left: Record<string, string> = {};
   const contestants: Contestant[] = [xbdback];
   const noFio = missing.get("fio");
@@ -142,10 +155,10 @@ async function contestantsOf(
       contestants.push(new Observed(peer, xbdback, scratch));
       continue;
     }
-    if (peer === "vhost") {
-      const noGcc = missing.get("gcc");
-      if (noGcc) left[peer] = noGcc;
-      else if (vhost) contestants.push(new Vhost(vhost.pid, vhost.socket));
+    if (peer === "vhost" || peer === "fio-rbd") {
+      const client = clientOf(peer, backing, plan);
+      if (typeof client === "string") left[peer] = client;
+      else if (client) contestants.push(client);
       continue;
     }
     const reason = noFio ?? missing.get(peer);

@@ -26,7 +26,7 @@ const SERIES = [
 ] as const;
 
 const BACKINGS = {
-  ...{ nbd: "qemu-nbd behind", raw: "raw, served", qcow2: "qcow2", overlay: "qcow2 overlay" },
+  ...{ nbd: "qemu-nbd behind", raw: "raw, served", qcow2: "qcow2", overlay: "qcow2 overlay", rbd: "in Ceph" },
 } as const;
 
 const STYLE = `

@@ -4,13 +4,13 @@ export type Cache = "none" | "writeback";
 export type NbdPeer = "qemu-nbd" | "nbdkit";
 /** fio's io_uring in other ways: one I/O a system call, registered buffers, buffers in pages like a loopback guest's. */
 export type FioPeer = "fio-single" | "fio-fixed" | "fio-shm";
-/** vhost: a plain client of the same vhost-user-blk server. */
-export type Peer = NbdPeer | FioPeer | "traced" | "recorded" | "vhost";
+/** vhost: a plain client of the same vhost-user-blk server. fio-rbd: fio's own client of Ceph. */
+export type Peer = NbdPeer | FioPeer | "traced" | "recorded" | "vhost" | "fio-rbd";
 
 /** What a qemu-storage-daemon has behind a vbd; an overlay is a qcow2 image, half of whose disk is in its base, the file. */
 export const IMAGES = ["raw", "qcow2", "overlay"] as const;
-/** file: the file itself. nbd: through a qemu-nbd. */
-export type Disk = "file" | "nbd" | (typeof IMAGES)[number];
+/** file: the file itself. nbd: through a qemu-nbd. rbd: an image in a cluster of Ceph's. */
+export type Disk = "file" | "nbd" | "rbd" | (typeof IMAGES)[number];
 
 export const isImage = (disk: Disk): boolean => (IMAGES as readonly Disk[]).includes(disk);
 
@@ -65,6 +65,7 @@ const SIZES = { "4k": 4096, "128k": 131072, "1m": 1048576 } as const;
 function peersOf(setup: Setup, size: keyof typeof SIZES, depth: number): Peer[] {
   const { cache, disk, queues, persistent, pollUs, apart } = setup;
   if (isImage(disk)) return queues > 1 || depth === 1 ? ["vhost"] : ["vhost", "qemu-nbd"];
+  if (disk === "rbd") return ["fio-rbd"];
   if (disk !== "file") return ["qemu-nbd"];
   if (queues > 1 || !persistent) return [];
   if (apart || pollUs > 0) return size === "4k" && depth > 1 ? ["fio-single"] : [];
@@ -84,11 +85,11 @@ function row(
 ): Row {
   const { queues = 1, persistent = true, disk = "file", pollUs = 0, apart = false } = more;
   const setup = { cache, disk, queues, persistent, pollUs, apart };
-  const section = isImage(disk) ? ["images", disk] : [cache === "none" ? "direct" : "warm"];
+  const section = sectionOf(cache, disk);
   const words = [...section, pattern, size, `qd${depth}`];
   if (queues > 1) words.push(`${queues}queues`);
   if (!persistent) words.push("copy");
-  if (disk !== "file" && !isImage(disk)) words.push(disk);
+  if (disk === "nbd") words.push(disk);
   if (apart) words.push("apart");
   if (pollUs > 0) words.push(`poll${pollUs}`);
   return {
@@ -102,6 +103,11 @@ function row(
     ...more,
     ...setup,
   };
+}
+
+function sectionOf(cache: Cache, disk: Disk): string[] {
+  if (disk === "rbd") return ["ceph"];
+  return isImage(disk) ? ["images", disk] : [cache === "none" ? "direct" : "warm"];
 }
 
 const quick = { quick: true };
@@ -173,6 +179,18 @@ export function rows(): Row[] {
     row("writeback", "randread", "4k", 32, { disk: "nbd" }),
     row("writeback", "randwrite", "4k", 32, { disk: "nbd" }),
     row("writeback", "read", "128k", 16, { disk: "nbd" }),
+  ];
+}
+
+/** Measured only when they are named: they need a cluster of Ceph's. */
+export function cephRows(): Row[] {
+  const disk = "rbd";
+  return [
+    row("writeback", "randread", "4k", 1, { disk }),
+    row("writeback", "randread", "4k", 32, { disk }),
+    row("writeback", "randwrite", "4k", 32, { disk }),
+    row("writeback", "read", "128k", 16, { disk }),
+    row("writeback", "write", "128k", 16, { disk }),
   ];
 }
 

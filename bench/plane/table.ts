@@ -70,7 +70,7 @@ export function rowLines({ name, disk, contestants, left, syscalls, compared }: 
     counts.push(
       `system calls ${two(syscalls.backend)} (io_uring_enter ${two(syscalls.backendEnters)}), guest ${two(syscalls.guest)}`,
     );
-  if (isImage(disk)) lines.push(`  xbdback to ${comparisons(compared)}`);
+  if (isImage(disk) || disk === "rbd") lines.push(`  xbdback to ${comparisons(compared)}`);
   if (counts.length > 0) lines.push(`  a request of xbdback: ${counts.join("; ")}`);
   for (const [who, reason] of Object.entries(left)) lines.push(`  no ${who}: ${reason}`);
   return lines.join("\n");
@@ -153,6 +153,7 @@ export const EXPLANATION = `
 direct   O_DIRECT; warm: through the page cache, which holds the file; 4queues: rings; copy: no persistent grants; apart, poll30: see docs/bench.md
 nbd      behind the vbd there is a qemu-nbd
 images   behind it there is a qemu-storage-daemon with a raw image, a qcow2 image, an overlay half filled; warm
+ceph     behind it there is an image in a cluster of one OSD on this machine; fio-rbd: fio's rbd engine on another image there
 vhost    a plain client in C of the same qemu-storage-daemon, of its second socket (vhost.c)
 fio      io_uring on the file itself, one job, up to the whole depth in a system call: the limit
 fio-single  the same, one I/O in a system call: fio without options
