@@ -39,6 +39,7 @@ export const FULL_ONLY = [
   "reactor/throttle",
   "reactor/vhost",
   "storage/nbd-faults",
+  "storage/nbd-helper",
   "storage/vhost-faults",
   // Waits and crowds.
   "bench/",
