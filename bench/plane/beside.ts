@@ -78,15 +78,16 @@ async function measureOne(
   guest: GoodGuest,
   depth: number,
 ): Promise<void> {
-  const both = async (): Promise<[Run, Run | null]> => [await guest.run(depth), await guest.runFio(depth)];
-  const [run, fioRun] = (await same.beside(both)).result;
-  const { result, rate } = await process.beside(both);
-  fair.push(run);
-  beside.push(result[0]);
+  fair.push((await same.beside(() => guest.run(depth))).result);
+  const { result, rate } = await process.beside(() => guest.run(depth));
+  beside.push(result);
   neighbour.push(rate);
-  if (fioRun === null || result[1] === null) return;
-  fioFair.push(fioRun);
-  fioBeside.push(result[1]);
+  const fio = (): Promise<Run | null> => guest.runFio(depth);
+  const besideSame = (await same.beside(fio)).result;
+  const besideNeighbour = (await process.beside(fio)).result;
+  if (besideSame === null || besideNeighbour === null) return;
+  fioFair.push(besideSame);
+  fioBeside.push(besideNeighbour);
 }
 
 /** Starts one neighbour of each kind, and for each depth one that does the same as the good guest. */

@@ -103,8 +103,8 @@ export interface NeighbourResult extends GoodResult, NeighbourSetup {
   /** Requests of the neighbour a second. */
   readonly neighbourRate: Measured;
   /**
-   * What fio keeps in the good guest's place, on its file: no backend's rules hold for it, so that what it loses is what
-   * the neighbour's processes take of the machine and of its disk. Null where it was not measured.
+   * What fio keeps in the good guest's place, on its file, of what it has beside a guest like the good one. It is no guest, so
+   * that the daemon bounds nobody for it. Null where it was not measured.
    */
   readonly fioShare: Measured | null;
 }
