@@ -1,8 +1,7 @@
 /** What the daemon does for those who ask at its control socket. */
-import { constants } from "node:os";
 import type { RingHost } from "../reactor/ring-host.js";
 import { type Limits, NO_LIMITS } from "../reactor/throttle.js";
-import { DeviceError } from "../storage/open.js";
+import { isBusy } from "../storage/open.js";
 import { quote } from "../vbd/diagnostics.js";
 import type { Backend } from "./backend.js";
 import { ControlError, type ControlHandler, type ControlRequest } from "./control.js";
@@ -102,8 +101,7 @@ export function commands(
 
 /** As what is in use: the exit status tells. */
 function sayBusy(error: unknown): never {
-  const busy = error instanceof DeviceError && error.errno === constants.errno.EBUSY;
-  throw busy ? new ControlError(error.message, "busy") : error;
+  throw isBusy(error) ? new ControlError(error.message, "busy") : error;
 }
 
 function readRing(value: unknown): number | undefined {

@@ -4,10 +4,9 @@
  * `hotplug-error`, which xl shows. So a disk that cannot be served fails `xl create`, and one that can is ours from then
  * on. Other scripts' disks are opened when their frontend connects.
  */
-import { constants } from "node:os";
 import type { Xenstore } from "../platform/ports.js";
 import { parseState, scanNumber, XenbusState } from "../platform/xenbus-state.js";
-import { DeviceError, type OpenOptions } from "../storage/open.js";
+import { isBusy, type OpenOptions } from "../storage/open.js";
 import { howToOpen, modeFor } from "../vbd/backend-keys.js";
 import { printable, quote } from "../vbd/diagnostics.js";
 import { publishedKeys } from "../vbd/hotplug.js";
@@ -118,8 +117,7 @@ export class Hotplug {
       this.#refused.set(vbdName(id), printable(message));
       log(`${vbdName(id)}: refused: ${printable(message)}`, { vbd: id, level: "error" });
       tell(id, "refused", printable(message));
-      const busy = error instanceof DeviceError && error.errno === constants.errno.EBUSY;
-      return { "hotplug-error": printable(message), "hotplug-status": busy ? "busy" : "error" };
+      return { "hotplug-error": printable(message), "hotplug-status": isBusy(error) ? "busy" : "error" };
     }
   }
 

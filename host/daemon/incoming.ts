@@ -3,10 +3,9 @@
  * waited for, where any other disk in use would be refused. Each attempt reads all of the disk's metadata anew, once the lock
  * is ours.
  */
-import { constants } from "node:os";
 import { setTimeout as sleep } from "node:timers/promises";
 import type { Outage } from "../storage/device.js";
-import { DeviceError } from "../storage/open.js";
+import { DeviceError, isBusy } from "../storage/open.js";
 import { type VbdId, vbdName } from "../vbd/name.js";
 
 /** Less than the hotplug script waits for an answer, so that its user hears the reason. */
@@ -75,10 +74,6 @@ export class Incoming {
     wait.outage = { reason, since: Date.now() };
     return reason;
   }
-}
-
-function isBusy(error: unknown): error is DeviceError {
-  return error instanceof DeviceError && error.errno === constants.errno.EBUSY;
 }
 
 function late(error: DeviceError, seconds: number): DeviceError {

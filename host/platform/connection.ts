@@ -1,6 +1,6 @@
 /** The foreign functions for a connected socket that another process uses, and of which this one has a copy to see it break. */
 import koffi from "koffi";
-import { type Poll, SystemError } from "./libc.js";
+import { check, type Poll, pollDisconnect } from "./libc.js";
 import { F_DUPFD_CLOEXEC, O_CLOEXEC, POLLERR, POLLHUP, POLLNVAL, POLLRDHUP } from "./numbers.js";
 
 const libc = koffi.load("libc.so.6");
@@ -10,11 +10,6 @@ const c = {
   dup3: libc.func("int dup3(int from, int to, int flags)"),
   poll: libc.func("int poll(void *descriptors, ulong count, int timeout)"),
 };
-
-function check(result: number, syscall: string): number {
-  if (result < 0) throw new SystemError(syscall, koffi.errno());
-  return result;
-}
 
 /** Another descriptor of the same open file. To be closed with node:fs. */
 export function copyOf(fd: number): number {
@@ -36,23 +31,9 @@ export function isHungUp(fd: number): boolean {
   return (entry[3] & (POLLRDHUP | POLLHUP | POLLERR | POLLNVAL)) !== 0;
 }
 
-/** koffi stops a poll whose handle is garbage. */
-const polls = new Set<Poll>();
-
 /** Calls `ended` on the event loop when a connection ends, perhaps more than once. */
 export function pollHangUp(fd: number, ended: () => void): Poll {
-  const handle = koffi.node.poll(fd, { disconnect: true }, () => {
+  return pollDisconnect(fd, () => {
     if (isHungUp(fd)) ended();
-    // See pollReadable.
-    setImmediate(() => {});
   });
-  handle.unref();
-  const poll: Poll = {
-    close() {
-      polls.delete(poll);
-      handle.close();
-    },
-  };
-  polls.add(poll);
-  return poll;
 }

@@ -100,7 +100,8 @@ export class SystemError extends Error {
   }
 }
 
-function check(result: number, syscall: string, what?: string): number {
+/** The result of a system call that sets errno. Throws a {@link SystemError} where it failed. */
+export function check(result: number, syscall: string, what?: string): number {
   if (result < 0) throw new SystemError(syscall, koffi.errno(), what);
   return result;
 }
@@ -375,11 +376,26 @@ const polls = new Set<Poll>();
 
 /** Calls `ready` on the event loop whenever `fd` has something to read. Keeps the process alive until closed. */
 export function pollReadable(fd: number, ready: () => void): Poll {
-  const handle = koffi.node.poll(fd, { readable: true }, () => {
-    ready();
+  return poll(fd, { readable: true }, ready, true);
+}
+
+/** Calls `ended` on the event loop when the other end of a connection has gone, perhaps more than once. */
+export function pollDisconnect(fd: number, ended: () => void): Poll {
+  return poll(fd, { disconnect: true }, ended, false);
+}
+
+function poll(
+  fd: number,
+  events: { readable?: boolean; disconnect?: boolean },
+  happened: () => void,
+  keepsAlive: boolean,
+): Poll {
+  const handle = koffi.node.poll(fd, events, () => {
+    happened();
     // Node 26 runs no promise's continuation after a callback of koffi's poll; after an immediate's it does.
     setImmediate(nothing);
   });
+  if (!keepsAlive) handle.unref();
   const poll: Poll = {
     close() {
       polls.delete(poll);

@@ -5,7 +5,7 @@
 import { closeSync, readSync, writeSync } from "node:fs";
 import { constants } from "node:os";
 import koffi from "koffi";
-import { addressOf, SystemError, sendMessage } from "./libc.js";
+import { addressOf, check, SystemError, sendMessage } from "./libc.js";
 import {
   AF_UNIX,
   EFD_CLOEXEC,
@@ -40,11 +40,6 @@ const c = {
   preadv2: libc.func("long preadv2(int fd, const void *vectors, int count, int64 offset, int flags)"),
   eventfd: libc.func("int eventfd(uint32 initial, int flags)"),
 };
-
-function check(result: number, syscall: string): number {
-  if (result < 0) throw new SystemError(syscall, koffi.errno());
-  return result;
-}
 
 /** Memory as a file, whose size is what `setSize` makes of it and stays so: memfd_create(2). To be closed with node:fs. */
 export function sealedMemory(name: string, setSize: (fd: number) => void): number {

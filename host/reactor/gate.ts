@@ -52,9 +52,10 @@ export class Gate {
   #inFlight = 0;
   /** When the only I/O in flight was started; 0 when there is none, or another has been started since. */
   #startedAt = 0;
-  /** The shortest time that an I/O took which was alone here, in milliseconds. */
-  #quickest = Number.POSITIVE_INFINITY;
-  /** The same in {@link LATENCY_MS}, for what the disk may have in flight: until that is known, one I/O, which tells. */
+  /**
+   * The shortest time that an I/O took which was alone here, in {@link LATENCY_MS}, at least one: for each the disk may have so
+   * much in flight. 0 until it is known: one I/O, which tells.
+   */
   #latencies = 0;
   /** The activity knows that there is something in flight. */
   #busy = false;
@@ -104,9 +105,8 @@ export class Gate {
   #measure(bytes: number): void {
     const took = (this.#clock() - this.#startedAt) / Math.max(1, bytes / PART.bytes);
     this.#startedAt = 0;
-    if (took >= this.#quickest) return;
-    this.#quickest = took;
-    this.#latencies = Math.max(1, took / LATENCY_MS);
+    const latencies = Math.max(1, took / LATENCY_MS);
+    if (this.#latencies === 0 || latencies < this.#latencies) this.#latencies = latencies;
   }
 
   /** Forgets those that have started. */

@@ -49,6 +49,11 @@ export class DeviceError extends Error {
   }
 }
 
+/** Whether somebody else has the disk that could not be opened. */
+export function isBusy(error: unknown): error is DeviceError {
+  return error instanceof DeviceError && error.errno === constants.errno.EBUSY;
+}
+
 export interface OpenOptions {
   readonly readOnly: boolean;
   /** Takes no lock and heeds nobody's: libxl's modes "w!" and "r!", where the administrator takes the blame. */

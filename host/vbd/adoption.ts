@@ -2,13 +2,12 @@
  * Going on with a frontend that another process of ours has left connected, killed or stopped (docs/restart.md). What is in
  * xenstore stays as it is: the guest is to see a pause and nothing else.
  */
-import { constants } from "node:os";
 import { setTimeout as sleep } from "node:timers/promises";
 import { type Xenstore, XenstoreError } from "../platform/ports.js";
 import { XenbusState as State, type XenbusState } from "../platform/xenbus-state.js";
 import { RingError } from "../reactor/start.js";
 import type { BlockDevice } from "../storage/device.js";
-import { DeviceError } from "../storage/open.js";
+import { isBusy } from "../storage/open.js";
 import { DEVICE_KEYS } from "./backend-keys.js";
 import { type AssumedProtocol, type FrontendConfig, readFrontend } from "./frontend.js";
 import { type Beginning, identitiesOf, MAX_QUEUES, type VbdJournals } from "./journals.js";
@@ -167,7 +166,7 @@ export async function openWhenFree(
     try {
       return await open();
     } catch (error) {
-      if (!(error instanceof DeviceError) || error.errno !== constants.errno.EBUSY) throw error;
+      if (!isBusy(error)) throw error;
       const waited = performance.now() - start;
       if (waited > BUSY_MS) throw error;
       if (waited > BUSY_SAID_MS && !said) {

@@ -67,13 +67,13 @@ export class DiskHelper {
   async start<Connection>(
     makeCommand: (socket: string) => HelperCommand,
     dial: Dial<Connection>,
-    { place = null, ...how }: Pick<HowToStart, "place" | "connection"> = {},
+    how: Pick<HowToStart, "place" | "connection"> = {},
   ): Promise<Connection> {
     // Its connection is gone. While it lives, it may still write.
     await this.#helper?.end();
     this.#found = false;
     await this.#sameFiles.check();
-    const next = Helper.start(this.#disk, makeCommand, this.#log, { place, ...how });
+    const next = Helper.start(this.#disk, makeCommand, this.#log, how);
     this.#helper = next;
     try {
       const connection = await next.connect(this.#disk, dial);

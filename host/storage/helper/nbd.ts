@@ -4,16 +4,14 @@
  * not answered, or acknowledged and not flushed, is asked again: a helper that connected again by itself would hide that a
  * server has died, and with it what it had not flushed.
  */
-import { constants } from "node:os";
 import { Transmission } from "../../nbd/protocol.js";
 import type { BlockDevice } from "../device.js";
-import { SECTOR, wholeSectors } from "../geometry.js";
-import { sectorsOf } from "../nbd/device.js";
+import { wholeSectors } from "../geometry.js";
+import { describe, sectorsOf } from "../nbd/device.js";
 import { connectTo } from "../nbd/dial.js";
 import { askExport, type Export } from "../nbd/negotiate.js";
-import type { NbdOptions } from "../nbd/open.js";
-import { type NbdAddress, parseNbdUri } from "../nbd/uri.js";
-import { DeviceError } from "../open.js";
+import { acceptExport, addressIn, DIAL_MS, type NbdOptions } from "../nbd/open.js";
+import type { NbdAddress } from "../nbd/uri.js";
 import { openDialed } from "../vhost-user/open.js";
 import type { Session } from "../vhost-user/session.js";
 import { overVhostUser } from "./dial.js";
@@ -23,15 +21,12 @@ import { SameFiles } from "./same-files.js";
 import { ServerConnection } from "./server-connection.js";
 import { storageDaemon } from "./storage-daemon.js";
 
-const { EINVAL, EROFS } = constants.errno;
-/** For connection and handshake. */
-const DIAL_MS = 10_000;
 const BROKEN = "the connection to the NBD server broke";
 
 /** Opens the export that an NBD URI names. Rejects with a {@link DeviceError}. */
 export async function openNbd(uri: string, options: NbdOptions): Promise<BlockDevice> {
   const { readOnly, dialMs = DIAL_MS, helperPlace: place = null, warn = console.warn } = options;
-  const address = parse(uri);
+  const address = addressIn(uri);
   const log = (line: string): void => warn(`${uri}: ${line}`);
   const confinement = checkConfinement(log) ? "" : ", not confined to its files";
   const helper = new DiskHelper(uri, await SameFiles.of(uri, [], log), log);
@@ -74,14 +69,6 @@ export async function openNbd(uri: string, options: NbdOptions): Promise<BlockDe
   });
 }
 
-function parse(uri: string): NbdAddress {
-  try {
-    return parseNbdUri(uri);
-  } catch (error) {
-    throw new DeviceError(EINVAL, uri, (error as Error).message.replace(`${uri}: `, ""));
-  }
-}
-
 /** A server, and what it has said of its export. */
 class Server {
   readonly #uri: string;
@@ -113,10 +100,7 @@ class Server {
   }
 
   #accept(exported: Export): { size: number; sectorSize: number } {
-    const sectorSize = sectorsOf(exported);
-    if (!this.#readOnly && exported.flags & Transmission.readOnly)
-      throw new DeviceError(EROFS, this.#uri, "read-only; attach it read-only, or let its server write");
-    this.#warnOf(exported, sectorSize);
+    const sectorSize = acceptExport(this.#uri, exported, this.#readOnly, this.#log);
     this.#first = exported;
     this.#size = wholeSectors(exported.size, sectorSize);
     return { size: this.#size, sectorSize };
@@ -133,22 +117,4 @@ class Server {
     this.#size = size;
     return { size, sectorSize };
   }
-
-  #warnOf({ size, flags }: Export, sectorSize: number): void {
-    const tail = size % sectorSize;
-    if (tail !== 0)
-      this.#log(
-        `${size} bytes are not a multiple of the sector size ${sectorSize}; the guest does not see the last ${tail}`,
-      );
-    if (sectorSize > SECTOR)
-      this.#log(
-        `the server's minimum block size makes sectors of ${sectorSize} bytes; not every guest can boot from them`,
-      );
-    if (!this.#readOnly && !(flags & Transmission.sendFlush))
-      this.#log("the server has no flush: what a guest has flushed may not be on stable storage");
-  }
-}
-
-function describe({ size, flags, minimumBlock }: Export): string {
-  return `${size} bytes in blocks of ${minimumBlock}${flags & Transmission.readOnly ? ", read-only" : ""}`;
 }

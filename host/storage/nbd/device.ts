@@ -408,7 +408,8 @@ export function sectorsOf({ minimumBlock, maximumPayload, size }: Export): numbe
   return sectorSize;
 }
 
-function describe({ size, flags, minimumBlock }: Export): string {
+/** For people. */
+export function describe({ size, flags, minimumBlock }: Export): string {
   return `${size} bytes in blocks of ${minimumBlock}${flags & Transmission.readOnly ? ", read-only" : ""}`;
 }
 

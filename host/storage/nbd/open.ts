@@ -6,12 +6,12 @@ import { openKept } from "../kept-open.js";
 import { DeviceError, type OpenOptions } from "../open.js";
 import { DEFAULT_PATIENCE, type Patience } from "../patience.js";
 import { NbdDevice, type NbdDeviceOptions, sectorsOf } from "./device.js";
-import { type Line, openLine } from "./negotiate.js";
+import { type Export, type Line, openLine } from "./negotiate.js";
 import { type NbdAddress, parseNbdUri } from "./uri.js";
 
 const { EINVAL, EIO, EROFS } = constants.errno;
-/** For connection and handshake. */
-const DIAL_MS = 10_000;
+/** For connection and handshake, unless the options say otherwise. */
+export const DIAL_MS = 10_000;
 
 export interface NbdOptions extends OpenOptions {
   readonly patience?: Partial<Patience>;
@@ -21,13 +21,17 @@ export interface NbdOptions extends OpenOptions {
 
 /** Opens the export that an NBD URI names. Rejects with a {@link DeviceError}. */
 export async function openNbd(uri: string, options: NbdOptions): Promise<NbdDevice> {
-  let address: NbdAddress;
+  const address = addressIn(uri);
+  return openExport(uri, () => openLine(address, options.dialMs ?? DIAL_MS), options, { fenced: false });
+}
+
+/** Throws a {@link DeviceError} that says what is wrong with the URI. */
+export function addressIn(uri: string): NbdAddress {
   try {
-    address = parseNbdUri(uri);
+    return parseNbdUri(uri);
   } catch (error) {
     throw new DeviceError(EINVAL, uri, (error as Error).message.replace(`${uri}: `, ""));
   }
-  return openExport(uri, () => openLine(address, options.dialMs ?? DIAL_MS), options, { fenced: false });
 }
 
 /**
@@ -47,11 +51,7 @@ export async function openExport(
   const log = (text: string): void => warn(`${name}: ${text}`);
   try {
     const { exported } = line;
-    const sectorSize = sectorsOf(exported);
-    if (!readOnly && exported.flags & Transmission.readOnly) {
-      throw new DeviceError(EROFS, name, "read-only; attach it read-only, or let its server write");
-    }
-    warnOfExport(exported, sectorSize, readOnly, log);
+    acceptExport(name, exported, readOnly, log);
     // Of a server without flush, all that it has acknowledged is on stable storage, or will never be.
     const flushes = (exported.flags & Transmission.sendFlush) !== 0;
     const kept = readOnly || !flushes ? null : openKept(name, options, log);
@@ -64,12 +64,17 @@ export async function openExport(
   }
 }
 
-function warnOfExport(
-  { size, flags }: Line["exported"],
-  sectorSize: number,
+/** The bytes of a guest's sectors, with warnings of what it will miss. Throws an Error where the export cannot be served. */
+export function acceptExport(
+  name: string,
+  exported: Export,
   readOnly: boolean,
   log: (text: string) => void,
-): void {
+): number {
+  const { size, flags } = exported;
+  const sectorSize = sectorsOf(exported);
+  if (!readOnly && flags & Transmission.readOnly)
+    throw new DeviceError(EROFS, name, "read-only; attach it read-only, or let its server write");
   const tail = size % sectorSize;
   if (tail !== 0)
     log(
@@ -81,4 +86,5 @@ function warnOfExport(
     );
   if (!readOnly && !(flags & Transmission.sendFlush))
     log("the server has no flush: what a guest has flushed may not be on stable storage");
+  return sectorSize;
 }
