@@ -109,10 +109,11 @@ test(
       const old = world.daemon.process.pid;
       const upgraded = await world.run("upgrade");
       assert.equal(upgraded.status, 1);
+      const said = upgraded.stdout + upgraded.stderr;
       const paused = /^xbdback1i51712: paused for (\d+) ms$/m.exec(upgraded.stdout);
-      assert.ok(paused && Number(paused[1]) < SOON_MS, upgraded.stdout);
+      assert.ok(paused && Number(paused[1]) < SOON_MS, said);
       const still = `xbdback2i51712: waits for process ${old}, which still has the disk: waiting for storage for `;
-      assert.ok(upgraded.stdout.includes(still), upgraded.stdout);
+      assert.ok(upgraded.stdout.includes(still), said);
       assert.match(upgraded.stderr, /1 of 2 disks are not active again/);
       const { counters } = await shown("1/xvda");
       await eventually(
