@@ -48,6 +48,14 @@ export interface ConnectionStatus {
   readonly handoverMs: number | null;
 }
 
+/** How a connection ended. */
+export interface Ending {
+  /** False where what was written could not be flushed first: the device is open, and the caller's. */
+  readonly released: boolean;
+  /** What went wrong besides; null where nothing did. */
+  readonly trouble: Error | null;
+}
+
 export const NOT_CONNECTED: ConnectionStatus = {
   device: null,
   through: null,
@@ -99,7 +107,7 @@ export class Connection {
     for (const outcome of outcomes) if (outcome.status === "fulfilled") connection.#rings.push(outcome.value);
     const refused = outcomes.find((outcome) => outcome.status === "rejected");
     if (!refused) return connection;
-    await connection.close().catch(() => {});
+    await connection.close();
     // Those of rings that are detached are released already, and of the others nothing is under way.
     for (const { journal } of options.beginnings) journal?.release();
     throw refused.reason;
@@ -160,25 +168,18 @@ export class Connection {
   }
 
   /**
-   * Waits for what is in flight and lets go of everything, even where that goes wrong; rejects then, at the end. Where it goes
-   * well, the journals say so: whoever goes on with the rings need not fear an old write.
+   * Waits for what is in flight and lets go of everything, even where that goes wrong. Where it goes well, the journals say so:
+   * whoever goes on with the rings need not fear an old write.
    */
-  async close(): Promise<void> {
+  async close(): Promise<Ending> {
     const trouble = await this.#detach();
-    await this.device.close();
-    this.#settle(trouble);
+    return this.#end(trouble, true);
   }
 
-  /**
-   * As {@link close}, for others to go on with what was written: all of it is on stable storage before the device is closed.
-   * False where it cannot be brought there: then the device is open, and the caller's.
-   */
-  async closeFlushed(): Promise<boolean> {
+  /** As {@link close}, for others to go on with what was written: all of it is on stable storage before the device is closed. */
+  async closeFlushed(): Promise<Ending> {
     const trouble = await this.#detach();
-    const flushed = this.device.readOnly || (await flush(this.device));
-    if (flushed) await this.device.close();
-    this.#settle(trouble);
-    return flushed;
+    return this.#end(trouble, this.device.readOnly || (await flush(this.device)));
   }
 
   /** Why a ring was not detached in order; null where all were. */
@@ -190,9 +191,15 @@ export class Connection {
     return refused ? (refused.reason as Error) : null;
   }
 
-  #settle(trouble: Error | null): void {
-    if (trouble) throw trouble;
-    for (const { journal } of this.#beginnings) journal?.settle(this.device.flushErrno ?? 0);
+  async #end(trouble: Error | null, released: boolean): Promise<Ending> {
+    try {
+      if (released) await this.device.close();
+      if (trouble === null)
+        for (const { journal } of this.#beginnings) journal?.settle(this.device.flushErrno ?? 0);
+      return { released, trouble };
+    } catch (error) {
+      return { released, trouble: trouble ?? (error as Error) };
+    }
   }
 }
 

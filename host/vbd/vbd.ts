@@ -544,13 +544,8 @@ export class Vbd {
 
   /** False where all was to be flushed before, and was not: then the disk is still open. */
   async #release(connection: Connection, flushed = false): Promise<boolean> {
-    let released = true;
-    try {
-      if (flushed) released = await connection.closeFlushed();
-      else await connection.close();
-    } catch (error) {
-      this.#log.say("trouble", (error as Error).message);
-    }
+    const { released, trouble } = await (flushed ? connection.closeFlushed() : connection.close());
+    if (trouble) this.#log.say("trouble", trouble.message);
     connection.addTo(this.#past);
     this.#connection = null;
     this.#announcement = null;

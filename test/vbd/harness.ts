@@ -15,6 +15,7 @@ import { openDevice } from "../../host/storage/open.js";
 import { DEFAULT_FEATURES, type Features } from "../../host/vbd/backend-keys.js";
 import type { AssumedProtocol } from "../../host/vbd/frontend.js";
 import type { VbdHost } from "../../host/vbd/host.js";
+import { Journals } from "../../host/vbd/journals.js";
 import type { VbdStatus } from "../../host/vbd/status.js";
 import { Front } from "./front.js";
 import { spyOn } from "./spy.js";
@@ -56,6 +57,8 @@ export interface MachineOptions {
   readonly assumedProtocol?: AssumedProtocol;
   readonly limits?: VbdHost["limits"];
   readonly tell?: VbdHost["tell"];
+  /** Guests can be suspended, and their disks are left: as the daemon does it. */
+  readonly leave?: NonNullable<VbdHost["leave"]>;
 }
 
 /** A guest's domain and what it is connected to. */
@@ -118,6 +121,11 @@ export class Machine {
       open: options.open ?? openDevice,
       ...(options.hold && { hold: options.hold }),
       ...(options.release && { release: options.release }),
+      ...(options.leave && {
+        leave: options.leave,
+        isSuspended: (domid) => domain.isSuspended(domid),
+        journals: new Journals(host.directory, "vbd"),
+      }),
     });
   }
 
