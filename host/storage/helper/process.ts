@@ -183,7 +183,8 @@ export class Helper {
 
   async #openMonitor(): Promise<void> {
     if (!this.#command.hasMonitor || this.#monitor !== null) return;
-    this.#monitor = await Monitor.open(monitorOf(this.#place.socket));
+    // Where it does not listen, it is ended by a signal.
+    this.#monitor = await Monitor.connect(monitorOf(this.#place.socket)).catch(() => null);
   }
 
   /** Resolves when it has ended, having written back what it keeps if it can. To be called when its client is gone. */
