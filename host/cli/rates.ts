@@ -1,5 +1,6 @@
 /** What vbds did between two moments, from their counters at both. */
-import { type Counters, IO_OPERATIONS } from "../core/blkif.js";
+import { IO_OPERATIONS } from "../core/blkif.js";
+import type { Counters } from "../core/counters.js";
 import { LATENCY_BUCKETS, type Latency } from "../reactor/latency.js";
 import type { VbdStatus } from "../vbd/status.js";
 import { word } from "./output.js";

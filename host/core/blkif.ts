@@ -4,6 +4,7 @@
  */
 import * as abi from "../../assembly/abi.js";
 import type { LinearMemory } from "./memory.js";
+import { RingView } from "./ring-view.js";
 import type { WasmModule } from "./webassembly.js";
 
 /** What a ring is attached with; see the CONFIG_* fields of assembly/abi.ts. */
@@ -76,6 +77,8 @@ export interface Iovec {
 /** A copy between a page that a guest has granted and linear memory. */
 export interface CoreCopy {
   readonly toGuest: boolean;
+  /** Whose page it is. */
+  readonly domid: number;
   readonly gref: number;
   /** The granted page's first byte of the copy. */
   readonly pageOffset: number;
@@ -88,64 +91,10 @@ export interface CoreCopy {
 export const IO_OPERATIONS = ["read", "write", "flush", "discard"] as const;
 export type IoOperation = (typeof IO_OPERATIONS)[number];
 
-const COUNTER_NAMES = [
-  "read",
-  "write",
-  "barrier",
-  "flush",
-  "discard",
-  "indirect",
-  "segments",
-  "sectorsRead",
-  "sectorsWritten",
-  "ios",
-  "merged",
-  "held",
-  "responses",
-  "pushes",
-  "notifications",
-  "copies",
-  "maps",
-  "persistentHits",
-  "splits",
-  "badOperation",
-  "badSegments",
-  "badRange",
-  "readOnly",
-  "badGrant",
-  "ioErrors",
-] as const;
-
-/** The core's counters by name, since the ring was attached. */
-export type Counters = Record<(typeof COUNTER_NAMES)[number], number>;
-
-export function noCounters(): Counters {
-  return Object.fromEntries(COUNTER_NAMES.map((name) => [name, 0])) as Counters;
-}
-
-export function addCounters(to: Counters, from: Counters): void {
-  for (const name of COUNTER_NAMES) to[name] += from[name];
-}
-
 const TWO_TO_32 = 4294967296;
 
-function readU64({ u32 }: LinearMemory, at: number): number {
-  return u32[at >> 2] + u32[(at + 4) >> 2] * TWO_TO_32;
-}
-
-/** The counters of the core that works in this memory, perhaps in another thread. */
-export function readCounters(memory: LinearMemory): Counters {
-  const values = COUNTER_NAMES.map((name, i) => [name, readU64(memory, abi.COUNTERS + i * 8)]);
-  return Object.fromEntries(values) as Counters;
-}
-
-/** Requests taken and not yet answered, as of the last step of the core that works in this memory. */
-export function readInflight({ u32 }: LinearMemory): number {
-  return u32[abi.OUT_INFLIGHT >> 2];
-}
-
-export class BlkifCore {
-  readonly memory: LinearMemory;
+/** The core that works in a memory: {@link RingView} reads, and what is here calls it and writes what it is told. */
+export class BlkifCore extends RingView {
   readonly #exports: Exports;
   readonly #u16: Uint16Array;
 
@@ -158,7 +107,7 @@ export class BlkifCore {
     const instance = new WebAssembly.Instance(module as WebAssembly.Module, {
       env: { memory: memory.memory },
     });
-    this.memory = memory;
+    super(memory);
     this.#exports = instance.exports as unknown as Exports;
     this.#u16 = new Uint16Array(memory.memory.buffer);
     const version = this.#exports.version();
@@ -221,21 +170,6 @@ export class BlkifCore {
     this.memory.u32[abi.CONFIG_PASS_BYTES >> 2] = bytes;
   }
 
-  /** Segments and bytes that the last pass has taken up. */
-  get segmentsUsed(): number {
-    return this.memory.u32[abi.OUT_PASS_SEGMENTS >> 2];
-  }
-
-  get bytesUsed(): number {
-    return this.memory.u32[abi.OUT_PASS_BYTES >> 2];
-  }
-
-  /** Bytes of the reads and writes that were taken since the ring was attached. */
-  get bytesTaken(): number {
-    const sectors = (counter: number): number => this.#u64(abi.COUNTERS + counter * 8);
-    return (sectors(abi.COUNT_SECTORS_READ) + sectors(abi.COUNT_SECTORS_WRITTEN)) * 512;
-  }
-
   /** See `step` in assembly/abi.ts. */
   step(completions: number): number {
     return this.#exports.step(completions);
@@ -246,11 +180,16 @@ export class BlkifCore {
     return this.#exports.idle();
   }
 
-  /** Drops idle persistent grants; `now` in tenths of a second. The pages to unmap, in ascending order. */
+  /** Drops idle persistent grants; `now` in tenths of a second. The pages to unmap, in the core's order. */
   trim(now: number): number[] {
     const count = this.#exports.trim(now);
     const first = abi.UNMAPS >> 1;
-    return Array.from(this.#u16.subarray(first, first + count)).sort((a, b) => a - b);
+    return Array.from(this.#u16.subarray(first, first + count));
+  }
+
+  /** Tells the frontend at which index of a request it wants the next event. */
+  setReqEvent(index: number): void {
+    this.memory.u32[abi.SRING_REQ_EVENT >> 2] = index;
   }
 
   /**
@@ -268,71 +207,28 @@ export class BlkifCore {
     order(abi.FREE_PAGES, abi.MAX_PERSISTENT, (i) => abi.MAX_PERSISTENT - 1 - i);
   }
 
-  get copies(): number {
-    return this.memory.u32[abi.OUT_COPIES >> 2];
-  }
-
-  get maps(): number {
-    return this.memory.u32[abi.OUT_MAPS >> 2];
-  }
-
-  get ios(): number {
-    return this.memory.u32[abi.OUT_IOS >> 2];
-  }
-
-  /** The core's free-running index of the next request, as of the last step. */
-  get reqCons(): number {
-    return this.memory.u32[abi.OUT_REQ_CONS >> 2];
-  }
-
-  /** Requests taken and not yet answered, as of the last step. */
-  get inflight(): number {
-    return readInflight(this.memory);
-  }
-
-  /** Persistent grants that are mapped, as of the last step. */
-  get persistentPages(): number {
-    return this.memory.u32[abi.OUT_PERSISTENT >> 2];
-  }
-
   /** Entry `i` of the I/Os to start. */
   io(i: number): CoreIo {
     return this.ioAt(this.ioSlot(i));
   }
 
-  /** The slot that names entry `i` of the I/Os to start. */
-  ioSlot(i: number): number {
-    return this.#u16[(abi.IO_LIST >> 1) + i];
-  }
-
-  /** Bytes that the I/O of a slot reads or writes. */
-  ioBytes(slot: number): number {
-    return this.memory.u32[(abi.IOS + slot * abi.IO_BYTES + abi.IO_LENGTH) >> 2];
-  }
-
-  /** Entries of its scatter list. */
-  ioEntries(slot: number): number {
-    return this.#u16[(abi.IOS + slot * abi.IO_BYTES + abi.IO_IOVECS) >> 1];
-  }
-
   /** The I/O that a slot names. */
   ioAt(slot: number): CoreIo {
-    const at = abi.IOS + slot * abi.IO_BYTES;
     return {
       slot,
-      operation: this.memory.u8[at + abi.IO_OPERATION],
-      flags: this.memory.u8[at + abi.IO_FLAGS],
-      position: this.#u64(at + abi.IO_SECTOR) * 512,
-      length: this.#u64(at + abi.IO_SECTORS) * 512,
-      table: abi.IOVECS + slot * abi.IOVECS_PER_SLOT * abi.IOVEC_BYTES,
-      iovecs: this.#u16[(at + abi.IO_IOVECS) >> 1],
+      operation: this.ioOperation(slot),
+      flags: this.ioFlags(slot),
+      position: this.ioPosition(slot),
+      length: this.ioLength(slot),
+      table: this.ioTable(slot),
+      iovecs: this.ioEntries(slot),
     };
   }
 
   /** Part `i` of an I/O's memory, `i` below its `iovecs`. */
   iovec({ table }: CoreIo, i: number): Iovec {
     const at = table + i * abi.IOVEC_BYTES;
-    return { offset: this.#u64(at) - this.memory.base, length: this.#u64(at + 8) };
+    return { offset: this.u64(at) - this.memory.base, length: this.u64(at + 8) };
   }
 
   /** Entry `i` of the copies to carry out. */
@@ -342,9 +238,10 @@ export class BlkifCore {
     const [page, local] = toGuest ? [abi.COPY_DEST, abi.COPY_SOURCE] : [abi.COPY_SOURCE, abi.COPY_DEST];
     return {
       toGuest,
+      domid: this.#u16[(at + page + 6) >> 1],
       gref: this.memory.u32[(at + page) >> 2],
       pageOffset: this.#u16[(at + page + 4) >> 1],
-      offset: this.#u64(at + local) - this.memory.base,
+      offset: this.u64(at + local) - this.memory.base,
       length: this.#u16[(at + abi.COPY_LENGTH) >> 1],
     };
   }
@@ -359,11 +256,6 @@ export class BlkifCore {
     this.memory.u32[(abi.COMPLETIONS >> 2) + i] = slot | (result << 16);
   }
 
-  /** The slot of completion number `i` of the next step. */
-  completionSlot(i: number): number {
-    return this.memory.u32[(abi.COMPLETIONS >> 2) + i] & 0xffff;
-  }
-
   /** Entry `i` of the pages to map. */
   map(i: number): { gref: number; page: number } {
     const at = abi.MAPS + i * abi.MAP_BYTES;
@@ -375,14 +267,6 @@ export class BlkifCore {
 
   setMapStatus(i: number, status: number): void {
     this.#u16[(abi.MAPS + i * abi.MAP_BYTES + abi.MAP_STATUS) >> 1] = status;
-  }
-
-  counters(): Counters {
-    return readCounters(this.memory);
-  }
-
-  #u64(at: number): number {
-    return readU64(this.memory, at);
   }
 
   #setU64(at: number, value: number): void {

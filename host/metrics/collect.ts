@@ -1,5 +1,6 @@
 /** The daemon's metrics. Labels are numbers, names that the toolstack has given, and words of ours: nothing that a guest has chosen. */
-import { type Counters, IO_OPERATIONS } from "../core/blkif.js";
+import { IO_OPERATIONS } from "../core/blkif.js";
+import type { Counters } from "../core/counters.js";
 import type { ReactorStatus } from "../reactor/ring-host.js";
 import type { VbdStatus } from "../vbd/status.js";
 import type { StorageStatus } from "../vbd/storage-status.js";

@@ -2,8 +2,9 @@
  * Serves a domain's rings up to what it may have, and no more. What was promised to a ring counts, whether it uses it or
  * not: so no ring is ever in want of what it was given, and no guest can use what others need.
  */
-import * as abi from "../../assembly/abi.js";
+import { DATA_LARGE_BYTES, MAX_LARGE, MAX_RING_PAGES } from "../../assembly/abi.js";
 import { DEFAULT_MAX_PERSISTENT } from "../core/blkif.js";
+import { memoryOfRing } from "../core/windows.js";
 import type { BlockDevice } from "../storage/device.js";
 import { machineMemory } from "./machine-memory.js";
 import { mappablePages } from "./mappings.js";
@@ -45,17 +46,11 @@ export const DEFAULT_CAPS: Caps = {
 
 /** Bytes that one domain's rings may use on a machine with so many. */
 export function defaultMemory(machine: number): number {
-  return Math.min(MOST_RINGS * ringMemory(abi.MAX_RING_PAGES), Math.floor(machine / SHARE_OF_ONE));
+  return Math.min(MOST_RINGS * memoryOfRing(MAX_RING_PAGES), Math.floor(machine / SHARE_OF_ONE));
 }
 
 function machineTotals(): Totals {
   return { mappable: mappablePages(), memory: Math.floor(machineMemory() / SHARE_OF_ALL) };
-}
-
-/** Bytes that a ring of so many pages may come to use: its tables, a small region for each slot, and large ones. */
-export function ringMemory(pages: number, large: number = abi.MAX_LARGE): number {
-  const slots = pages * 32;
-  return abi.DATA + slots * abi.DATA_SMALL_BYTES + Math.min(large, slots) * abi.DATA_LARGE_BYTES;
 }
 
 /** What a domain has. */
@@ -124,7 +119,7 @@ export class CappedRingHost implements RingHost {
     const persistent = Math.min(maxPersistent, this.#left(use, ringPages));
     const grants = ringPages + persistent;
     const maxLarge = this.#large(use, ringPages);
-    const memory = ringMemory(ringPages, maxLarge);
+    const memory = memoryOfRing(ringPages, maxLarge);
     const count = (sign: 1 | -1): void => this.#count(domid, use, device, { grants, memory }, sign);
     count(1);
     try {
@@ -169,10 +164,10 @@ export class CappedRingHost implements RingHost {
    * part of what is left, so that something is left for every other; and one at least, or it could not serve any.
    */
   #large(use: Use, ringPages: number): number {
-    const most = Math.min(abi.MAX_LARGE, ringPages * 32);
-    const without = ringMemory(ringPages, 0);
+    const most = Math.min(MAX_LARGE, ringPages * 32);
+    const without = memoryOfRing(ringPages, 0);
     const part = (left: number): number => {
-      const large = Math.floor((left / MEMORY_SHARE - without) / abi.DATA_LARGE_BYTES);
+      const large = Math.floor((left / MEMORY_SHARE - without) / DATA_LARGE_BYTES);
       return Math.max(1, Math.min(large, most));
     };
     const ofDomain = part(this.#caps.memory - use.memory);
@@ -194,7 +189,7 @@ export class CappedRingHost implements RingHost {
 
   #check(domid: number, use: Use, device: BlockDevice, pages: number): void {
     const { vbds, rings, grants, memory: most } = this.#caps;
-    const memory = ringMemory(pages, 1);
+    const memory = memoryOfRing(pages, 1);
     const refuse = (why: string, option: string): never => {
       throw new Error(`domain ${domid} ${why}: detach a disk, or serve with a higher --${option}`);
     };

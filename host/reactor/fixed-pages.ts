@@ -2,8 +2,9 @@
  * Pages of a ring's persistent grants as registered buffers of an io_uring: the kernel pins each once, and not for each
  * I/O. Direct I/O alone gains by it; through the page cache bytes are copied, and nothing is pinned.
  */
-import { MAX_PERSISTENT, PERSISTENT } from "../../assembly/abi.js";
+import { MAX_PERSISTENT } from "../../assembly/abi.js";
 import { type LinearMemory, PAGE_SIZE } from "../core/memory.js";
+import { PERSISTENT_WINDOW } from "../core/windows.js";
 import { BUFFERS_A_BLOCK, type UringEngine } from "../storage/uring/engine.js";
 
 /** Pages of a ring that are registered: the first ones, which are those that are used most. */
@@ -32,7 +33,7 @@ export class FixedPages {
   /** Null where there are no slots left for a ring. */
   static take(engine: UringEngine, memory: LinearMemory): FixedPages | null {
     const slot = engine.takeBlock();
-    return slot === null ? null : new FixedPages(engine, memory.base + PERSISTENT, slot);
+    return slot === null ? null : new FixedPages(engine, memory.base + PERSISTENT_WINDOW.start, slot);
   }
 
   /** The slot of the page that holds all of these bytes; -1 where there is none. The lower word of an address does. */

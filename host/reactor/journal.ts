@@ -3,30 +3,16 @@
  * file's (docs/restart.md). The lock on it is held by whoever serves the ring, until the process is gone.
  */
 import { closeSync, fstatSync, openSync, readSync, rmSync, writeSync } from "node:fs";
-import * as abi from "../../assembly/abi.js";
+import {
+  JOURNAL_BYTES,
+  JOURNAL_HEADER_BYTES,
+  JournalField,
+  type JournalHeader,
+  readJournalHeader,
+} from "../core/journal.js";
 import type { LinearMemory } from "../core/memory.js";
+import { JOURNAL } from "../core/windows.js";
 import { mapAnonymous, mapFixed, tryLock } from "../platform/libc.js";
-
-export const JOURNAL_BYTES = abi.JOURNAL_END - abi.JOURNAL;
-
-/** The host's words, which every release keeps where they are. u32: see {@link noteFlushErrno}. */
-const FLUSH_ERRNO = abi.JOURNAL_HOST;
-/** f64: milliseconds of the machine's monotonic clock when the ring was handed over; 0 when it was not. */
-const HANDED_OVER = abi.JOURNAL_HOST + 8;
-/** u32: 1 when all that was sent to the ring's disk is answered, and the disk closed; 0 while it is served, and after a kill. */
-const SETTLED = abi.JOURNAL_HOST + 16;
-
-/** What is on a file before it is mapped. */
-export interface JournalHeader {
-  /** False in a file that no core has begun: nothing was ever in flight. */
-  readonly begun: boolean;
-  /** The layout's version. */
-  readonly format: number;
-  /** The checksum is right; what is below means nothing otherwise. */
-  readonly intact: boolean;
-  /** What tells its ring from others. */
-  readonly identity: Buffer;
-}
 
 export class RingJournal {
   readonly path: string;
@@ -49,7 +35,7 @@ export class RingJournal {
     try {
       fd = openSync(path, "wx+", 0o600);
       const bytes = new Uint8Array(JOURNAL_BYTES);
-      bytes.set(identity, abi.JOURNAL_IDENTITY - abi.JOURNAL);
+      bytes.set(identity, JournalField.identity);
       for (let at = 0; at < bytes.length; ) at += writeSync(fd, bytes, at);
       tryLock(fd, true);
       return new RingJournal(path, fd);
@@ -72,7 +58,7 @@ export class RingJournal {
 
   /** Null when there is no such file. */
   static header(path: string): JournalHeader | null {
-    const bytes = new Uint8Array(abi.JOURNAL_CHECKED_END - abi.JOURNAL);
+    const bytes = new Uint8Array(JOURNAL_HEADER_BYTES);
     let fd: number;
     try {
       fd = openSync(path, "r");
@@ -85,48 +71,38 @@ export class RingJournal {
     } finally {
       closeSync(fd);
     }
-    const words = new Uint32Array(bytes.buffer);
-    const word = (at: number): number => words[(at - abi.JOURNAL) >> 2];
-    return {
-      begun:
-        word(abi.JOURNAL_MAGIC) === abi.JOURNAL_MAGIC_LOW &&
-        word(abi.JOURNAL_MAGIC + 4) === abi.JOURNAL_MAGIC_HIGH,
-      format: word(abi.JOURNAL_FORMAT),
-      intact:
-        word(abi.JOURNAL_CHECKSUM) === checksum(words.subarray((abi.JOURNAL_CHECKED - abi.JOURNAL) >> 2)),
-      identity: Buffer.from(bytes.subarray(abi.JOURNAL_IDENTITY - abi.JOURNAL)),
-    };
+    return readJournalHeader(bytes);
   }
 
   /** Puts the file's pages into a ring's memory, until {@link release}. */
   map(memory: LinearMemory): void {
-    mapFixed(memory.base + abi.JOURNAL, JOURNAL_BYTES, this.#fd, 0, true);
+    mapFixed(memory.base + JOURNAL.start, JOURNAL_BYTES, this.#fd, 0, true);
     this.#memory = memory;
   }
 
   /** The errno of an fdatasync that failed for the process before, or 0. */
   get flushErrno(): number {
-    return new Uint32Array(this.#read(FLUSH_ERRNO, 4))[0];
+    return new Uint32Array(this.#read(JournalField.flushErrno, 4))[0];
   }
 
   /** When the ring was handed over, in milliseconds of the monotonic clock; 0 when its process was killed. */
   get handedOver(): number {
-    return new Float64Array(this.#read(HANDED_OVER, 8))[0];
+    return new Float64Array(this.#read(JournalField.handedOver, 8))[0];
   }
 
   set handedOver(milliseconds: number) {
-    writeSync(this.#fd, new Float64Array([milliseconds]), 0, 8, HANDED_OVER - abi.JOURNAL);
+    writeSync(this.#fd, new Float64Array([milliseconds]), 0, 8, JournalField.handedOver);
   }
 
   /** Whether the process before has waited for all that it had sent to the ring's disk. */
   get settled(): boolean {
-    return new Uint32Array(this.#read(SETTLED, 4))[0] !== 0;
+    return new Uint32Array(this.#read(JournalField.settled, 4))[0] !== 0;
   }
 
   /** To be called before a ring is begun again: whoever comes next must not take what we say for what was said to us. */
   unsettle(): void {
     this.handedOver = 0;
-    writeSync(this.#fd, new Uint32Array([0]), 0, 4, SETTLED - abi.JOURNAL);
+    writeSync(this.#fd, new Uint32Array([0]), 0, 4, JournalField.settled);
   }
 
   /**
@@ -142,8 +118,8 @@ export class RingJournal {
       throw error;
     }
     try {
-      if (flushErrno !== 0) writeSync(fd, new Uint32Array([flushErrno]), 0, 4, FLUSH_ERRNO - abi.JOURNAL);
-      writeSync(fd, new Uint32Array([1]), 0, 4, SETTLED - abi.JOURNAL);
+      if (flushErrno !== 0) writeSync(fd, new Uint32Array([flushErrno]), 0, 4, JournalField.flushErrno);
+      writeSync(fd, new Uint32Array([1]), 0, 4, JournalField.settled);
     } finally {
       closeSync(fd);
     }
@@ -154,7 +130,7 @@ export class RingJournal {
     if (this.#closed) return;
     this.#closed = true;
     // The mapping would keep the lock, too.
-    if (this.#memory) mapAnonymous(this.#memory.base + abi.JOURNAL, JOURNAL_BYTES);
+    if (this.#memory) mapAnonymous(this.#memory.base + JOURNAL.start, JOURNAL_BYTES);
     this.#memory = null;
     closeSync(this.#fd);
   }
@@ -167,7 +143,7 @@ export class RingJournal {
 
   #read(at: number, bytes: number): ArrayBuffer {
     const buffer = new ArrayBuffer(bytes);
-    readSync(this.#fd, new Uint8Array(buffer), 0, bytes, at - abi.JOURNAL);
+    readSync(this.#fd, new Uint8Array(buffer), 0, bytes, at);
     return buffer;
   }
 }
@@ -177,14 +153,7 @@ export class RingJournal {
  * kernel tells that once, and who goes on with the ring must not believe a later success.
  */
 export function noteFlushErrno(memory: LinearMemory, errno: number): void {
-  if (errno !== 0) memory.u32[FLUSH_ERRNO >> 2] = errno;
-}
-
-/** FNV-1a, word by word, as the core makes it. */
-function checksum(words: Uint32Array): number {
-  let hash = 0x811c9dc5;
-  for (const word of words) hash = Math.imul(hash ^ word, 0x01000193);
-  return hash >>> 0;
+  if (errno !== 0) memory.u32[(JOURNAL.start + JournalField.flushErrno) >> 2] = errno;
 }
 
 function noRoom(path: string): Error {

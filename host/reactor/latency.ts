@@ -2,9 +2,10 @@
  * How long I/Os take: from the pass of a ring that starts one to the pass that takes in its end. The table lies in the
  * ring's memory, so that any thread can read it; one thread writes it, and the clock is read once a pass.
  */
-import * as abi from "../../assembly/abi.js";
+import { MAX_SLOTS } from "../../assembly/abi.js";
 import { IO_OPERATIONS, type IoOperation } from "../core/blkif.js";
-import type { LinearMemory } from "../core/memory.js";
+import type { RingView } from "../core/ring-view.js";
+import { HOST_AREA } from "../core/windows.js";
 
 /** Bucket i counts I/Os that took less than 2^i microseconds, and no less than half of that; the last one all longer ones. */
 export const LATENCY_BUCKETS = 25;
@@ -23,12 +24,12 @@ const STRIDE = 32;
 
 export class LatencyTable {
   readonly #table: Float64Array;
-  readonly #u8: Uint8Array;
-  readonly #started = new Float64Array(abi.MAX_SLOTS);
+  readonly #ring: RingView;
+  readonly #started = new Float64Array(MAX_SLOTS);
 
-  constructor(memory: LinearMemory) {
-    this.#table = tableOf(memory);
-    this.#u8 = memory.u8;
+  constructor(ring: RingView) {
+    this.#table = tableOf(ring);
+    this.#ring = ring;
   }
 
   /** Milliseconds of any clock. */
@@ -38,7 +39,7 @@ export class LatencyTable {
 
   /** To be called before the core takes the end in: it gives the slot away. */
   end(slot: number, now: number): void {
-    const operation = this.#u8[abi.IOS + slot * abi.IO_BYTES + abi.IO_OPERATION];
+    const operation = this.#ring.ioOperation(slot);
     const ms = now - this.#started[slot];
     const bucket = Math.min(32 - Math.clz32(ms * 1000), LATENCY_BUCKETS - 1);
     const at = operation * STRIDE;
@@ -48,8 +49,8 @@ export class LatencyTable {
 }
 
 /** The table that lies in a ring's memory. */
-export function readLatency(memory: LinearMemory): Latency {
-  const table = tableOf(memory);
+export function readLatency(ring: RingView): Latency {
+  const table = tableOf(ring);
   const entries = IO_OPERATIONS.map((name, operation) => {
     const at = operation * STRIDE;
     const buckets = Array.from(table.subarray(at, at + LATENCY_BUCKETS));
@@ -75,6 +76,6 @@ export function sumOfLatency(one: Latency, other: Latency): Latency {
   return Object.fromEntries(entries) as Latency;
 }
 
-function tableOf({ memory }: LinearMemory): Float64Array {
-  return new Float64Array(memory.buffer, abi.HOST, IO_OPERATIONS.length * STRIDE);
+function tableOf({ memory }: RingView): Float64Array {
+  return new Float64Array(memory.memory.buffer, HOST_AREA.start, IO_OPERATIONS.length * STRIDE);
 }

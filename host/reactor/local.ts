@@ -1,4 +1,5 @@
 /** Serves rings in this thread, whatever their disk is. */
+import { RingView } from "../core/ring-view.js";
 import type { EventChannels, GrantTable } from "../platform/ports.js";
 import { Activity } from "./activity.js";
 import { DeviceQueue } from "./device-queue.js";
@@ -32,6 +33,7 @@ export class LocalRingHost implements RingHost {
   async attach({ remotePort, device, journal, ...options }: AttachOptions): Promise<AttachedRing> {
     const reactor = this.#reactor;
     const memory = takeMemory(journal);
+    const view = new RingView(memory);
     try {
       const ring = await reactor.attach(
         {
@@ -53,15 +55,15 @@ export class LocalRingHost implements RingHost {
           return ring.inflight;
         },
         counters: () => ring.counters(),
-        latency: () => latency ?? readLatency(memory),
+        latency: () => latency ?? readLatency(view),
         throttle: async (throttle) => ring.setThrottle(throttle),
         observe: async (how) => ring.observe(how && makeObserver(how)),
-        state: () => (ring.detached ? null : readRing(memory, ring.port)),
+        state: () => (ring.detached ? null : readRing(view, ring.port)),
         resize: async (sectors) => ring.resize(sectors),
         async detach() {
           // What is in flight has ended when the ring lets go; whatever goes wrong then, nobody writes there any more.
           await reactor.detach(ring).finally(() => {
-            latency = readLatency(memory);
+            latency = readLatency(view);
             returnMemory(memory, journal);
           });
         },

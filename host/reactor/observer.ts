@@ -2,9 +2,8 @@
  * Whoever looks at a ring's passes, for the operator: a trace (tracer.ts) or a recording (recorder.ts). A ring without one
  * compares a field with null a few times a pass, and that is all it costs.
  */
-import * as abi from "../../assembly/abi.js";
-import type { BlkifCore } from "../core/blkif.js";
-import type { LinearMemory } from "../core/memory.js";
+import { MAX_SLOTS } from "../../assembly/abi.js";
+import type { RingView } from "../core/ring-view.js";
 
 export type ObserverKind = "trace" | "record";
 
@@ -13,7 +12,7 @@ export interface RingObserver {
   /** It begins when nothing is in flight and no page is mapped; until then the ring takes nothing. */
   readonly wantsRest: boolean;
   /** From now on it hears of every pass. */
-  begin(core: BlkifCore): void;
+  begin(ring: RingView): void;
   /** A pass begins with so many completions. */
   passBegins(completions: number): void;
   /** The core has come back from a call. */
@@ -31,52 +30,44 @@ export interface RingObserver {
 
 /** What a call of the core took from the ring and answered, read from what it leaves in the ring's memory. */
 export class CallReader {
-  readonly #u32: Uint32Array;
-  readonly #u16: Uint16Array;
+  readonly #view: RingView;
   #taken = 0;
   #answered = 0;
 
-  constructor(memory: LinearMemory) {
-    this.#u32 = memory.u32;
-    this.#u16 = new Uint16Array(memory.memory.buffer);
+  constructor(view: RingView) {
+    this.#view = view;
     this.skip();
   }
 
   /** Whatever was taken or answered until now is not to be told. */
   skip(): void {
-    this.#taken = this.#u32[abi.OUT_REQ_CONS >> 2];
-    this.#answered = this.#u32[abi.OUT_RSP_PROD >> 2];
+    this.#taken = this.#view.reqCons;
+    this.#answered = this.#view.rspProdPvt;
   }
 
   /** After each call: the slots of the requests that it took, in their order, and of those that it answered, in theirs. */
   read(): { taken: number[]; answered: number[] } {
+    const view = this.#view;
     const answered = this.#readAnswered();
     const from = this.#taken;
-    this.#taken = this.#u32[abi.OUT_REQ_CONS >> 2];
+    this.#taken = view.reqCons;
     const count = (this.#taken - from) >>> 0;
     const taken: number[] = new Array(count);
     if (count === 0) return { taken, answered };
-    for (let slot = 0; slot < abi.MAX_SLOTS; slot++) {
-      const at = (abi.JOURNAL_ENTRIES + slot * abi.JOURNAL_ENTRY_BYTES) >> 2;
-      const place = (this.#u32[at + (abi.JOURNAL_INDEX >> 2)] - from) >>> 0;
+    for (let slot = 0; slot < MAX_SLOTS; slot++) {
+      const place = (view.requestIndex(slot) - from) >>> 0;
       if (place >= count) continue;
       // A request that was put back on the ring and taken again in another slot has left its number in the first one.
-      const busy = this.#u32[at + (abi.JOURNAL_STATE >> 2)] === abi.JOURNAL_BUSY;
-      if (busy || answered.includes(slot)) taken[place] = slot;
+      if (view.isBusy(slot) || answered.includes(slot)) taken[place] = slot;
     }
     return { taken, answered };
   }
 
   /** A slot is not given away again before the call ends, so all of them still are what they were. */
   #readAnswered(): number[] {
+    const view = this.#view;
     const from = this.#answered;
-    this.#answered = this.#u32[abi.OUT_RSP_PROD >> 2];
-    const list = abi.ANSWERED_LIST >> 1;
-    return Array.from(this.#u16.subarray(list, list + ((this.#answered - from) >>> 0)));
+    this.#answered = view.rspProdPvt;
+    return Array.from({ length: (this.#answered - from) >>> 0 }, (_, i) => view.answeredSlot(i));
   }
-}
-
-/** Where a slot's request lies as it came from the ring. */
-export function requestBytesAt(slot: number): number {
-  return abi.JOURNAL_ENTRIES + slot * abi.JOURNAL_ENTRY_BYTES + abi.JOURNAL_REQUEST;
 }

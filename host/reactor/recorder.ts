@@ -8,10 +8,7 @@ import * as format from "../../assembly/session/format.js";
 import type { BlkifCore } from "../core/blkif.js";
 import { encodeHeader, encodeRecord, join, type SessionRecord } from "../session/file.js";
 import type { ObservationQueue } from "./observation.js";
-import { CallReader, type RingObserver, requestBytesAt } from "./observer.js";
-
-const TWO_TO_32 = 4294967296;
-const SEGMENTS_BYTES = abi.MAX_SEGMENTS * abi.SEGMENT_BYTES;
+import { CallReader, type RingObserver } from "./observer.js";
 
 interface Page {
   readonly gref: number;
@@ -23,7 +20,6 @@ export class Recorder implements RingObserver {
   readonly #queue: ObservationQueue;
   #core!: BlkifCore;
   #reader!: CallReader;
-  #u16!: Uint16Array;
   #stride = 0;
   /** Slots of the I/Os under way, oldest first. */
   readonly #underWay: number[] = [];
@@ -51,101 +47,77 @@ export class Recorder implements RingObserver {
 
   begin(core: BlkifCore): void {
     this.#core = core;
-    this.#reader = new CallReader(core.memory);
-    this.#u16 = new Uint16Array(core.memory.memory.buffer);
+    this.#reader = new CallReader(core);
     this.#queue.begin();
-    const { u32 } = core.memory;
-    const config = (field: number): number => u32[field >> 2];
-    const layout = config(abi.CONFIG_ABI);
-    const start = config(abi.OUT_RSP_PROD);
+    const { features, sectorSize, maxIndirect, maxPersistent, domid, maxIo, sectors } = core;
+    const { layout, passSegments, passBytes, rspProdPvt: start } = core;
     this.#stride = layout === abi.ABI_X86_32 ? 108 : 112;
     this.#rspEvent = (start + 1) >>> 0;
     const header = encodeHeader({
       abi: layout,
-      ringPages: config(abi.CONFIG_ENTRIES) / 32,
-      features: config(abi.CONFIG_FEATURES),
-      sectorSize: config(abi.CONFIG_SECTOR_UNITS) * 512,
+      ringPages: core.entries / 32,
       spoilt: 0,
-      maxIndirect: config(abi.CONFIG_MAX_INDIRECT),
-      maxPersistent: config(abi.CONFIG_MAX_PERSISTENT),
       // Each pass of the player takes what one of ours took.
       batch: abi.MAX_SLOTS,
-      domid: config(abi.CONFIG_DOMID),
-      maxIo: config(abi.CONFIG_MAX_IO),
-      sectors: config(abi.CONFIG_SECTORS) + config(abi.CONFIG_SECTORS + 4) * TWO_TO_32,
-      start,
       ahead: 0,
-      passSegments: config(abi.CONFIG_PASS_SEGMENTS),
-      passBytes: config(abi.CONFIG_PASS_BYTES),
+      ...{ features, sectorSize, maxIndirect, maxPersistent, domid, maxIo, sectors },
+      ...{ start, passSegments, passBytes },
     });
-    this.#segments = config(abi.CONFIG_PASS_SEGMENTS);
-    this.#bytes = config(abi.CONFIG_PASS_BYTES);
+    this.#segments = passSegments;
+    this.#bytes = passBytes;
     this.#write([header]);
   }
 
   passBegins(completions: number): void {
-    const { u32 } = this.#core.memory;
+    const core = this.#core;
     this.#completions = [];
     this.#requests = [];
     this.#pages = [];
     this.#faults = [];
     this.#operations = 0;
     for (let i = 0; i < completions; i++) {
-      const completion = u32[(abi.COMPLETIONS >> 2) + i];
-      const which = this.#underWay.indexOf(completion & 0xffff);
+      const which = this.#underWay.indexOf(core.completionSlot(i));
       this.#underWay.splice(which, 1);
-      this.#completions.push({ kind: "complete", which, result: completion >>> 16 });
+      this.#completions.push({ kind: "complete", which, result: core.completionResult(i) });
     }
-    const segments = u32[abi.CONFIG_PASS_SEGMENTS >> 2];
-    const bytes = u32[abi.CONFIG_PASS_BYTES >> 2];
+    const { passSegments: segments, passBytes: bytes, rspEvent } = core;
     if (segments !== this.#segments || bytes !== this.#bytes) {
       this.#segments = segments;
       this.#bytes = bytes;
       this.#completions.push({ kind: "budget", segments, bytes });
     }
-    const rspEvent = u32[abi.SRING_RSP_EVENT >> 2];
     if (rspEvent === this.#rspEvent) return;
     this.#rspEvent = rspEvent;
     this.#completions.push({ kind: "index", which: 3, value: rspEvent });
   }
 
   stepped(): void {
-    const { u8 } = this.#core.memory;
-    for (const slot of this.#reader.read().taken) {
-      const at = requestBytesAt(slot);
-      this.#requests.push({ kind: "request", entry: u8.slice(at, at + this.#stride) });
-    }
+    for (const slot of this.#reader.read().taken)
+      this.#requests.push({ kind: "request", entry: this.#core.requestBytes(slot).slice(0, this.#stride) });
   }
 
   granted(flags: number): void {
     if (flags & abi.STEP_MAP) {
-      for (let i = 0; i < this.#core.maps; i++) {
-        this.#noteStatus(abi.MAPS + i * abi.MAP_BYTES + abi.MAP_STATUS);
-      }
+      for (let i = 0; i < this.#core.maps; i++) this.#noteStatus(this.#core.mapStatus(i));
     }
     if (flags & abi.STEP_COPY) for (let i = 0; i < this.#core.copies; i++) this.#noteCopy(i);
   }
 
-  /** A grant operation that failed, fails in the player. The status lies at `at`. */
-  #noteStatus(at: number): number {
-    const status = (this.#u16[at >> 1] << 16) >> 16;
+  /** A grant operation that failed, fails in the player. */
+  #noteStatus(status: number): void {
     if (status !== 0) this.#faults.push({ kind: "fault", distance: this.#operations, status });
     this.#operations++;
-    return status;
   }
 
   /** The player needs to know what the pages of indirect requests held; no other page's content matters to the core. */
   #noteCopy(i: number): void {
-    const { u8, u32, base } = this.#core.memory;
-    const at = abi.COPIES + i * abi.COPY_BYTES;
-    if (this.#noteStatus(at + abi.COPY_STATUS) !== 0) return;
-    if (this.#u16[(at + abi.COPY_FLAGS) >> 1] !== abi.COPY_SOURCE_GREF) return;
-    const destination = (at + abi.COPY_DEST) >> 2;
-    const local = u32[destination] + u32[destination + 1] * TWO_TO_32 - base;
-    const slot = this.#u16[(abi.COPY_OWNERS >> 1) + i];
-    if (local !== abi.SEGMENTS + slot * SEGMENTS_BYTES) return;
-    const length = this.#u16[(at + abi.COPY_LENGTH) >> 1];
-    this.#pages.push({ gref: u32[(at + abi.COPY_SOURCE) >> 2], bytes: u8.slice(local, local + length) });
+    const core = this.#core;
+    const status = core.copyStatus(i);
+    this.#noteStatus(status);
+    if (status !== 0) return;
+    const { toGuest, gref, offset, length } = core.copy(i);
+    if (toGuest || offset !== core.segmentsOf(core.copySlot(i))) return;
+    this.#pages.push({ gref, bytes: core.memory.u8.slice(offset, offset + length) });
   }
 
   passEnds(flags: number): void {
@@ -159,7 +131,7 @@ export class Recorder implements RingObserver {
     records.push(...this.#pageRecords(), ...this.#faults);
     if (flags & abi.STEP_HALTED && !this.#halted) {
       this.#halted = true;
-      records.push({ kind: "index", which: 0, value: this.#core.memory.u32[abi.SRING_REQ_PROD >> 2] });
+      records.push({ kind: "index", which: 0, value: this.#core.reqProd });
     }
     this.#write([...records, { kind: "step" as const }].map(encodeRecord));
     const ios = flags & abi.STEP_IO ? this.#core.ios : 0;

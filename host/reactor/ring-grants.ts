@@ -1,7 +1,8 @@
 /** The grant operations of one ring: its own pages, those that the core keeps mapped, and copies. */
-import * as abi from "../../assembly/abi.js";
+import { MAX_PERSISTENT } from "../../assembly/abi.js";
 import type { BlkifCore } from "../core/blkif.js";
-import { type LinearMemory, PAGE_SIZE } from "../core/memory.js";
+import type { LinearMemory } from "../core/memory.js";
+import { copyEntryAt, persistentPageAt, SHARED_RING } from "../core/windows.js";
 import { Gntst, type GrantTable } from "../platform/ports.js";
 import type { IoQueue } from "./io-queue.js";
 
@@ -28,7 +29,7 @@ export class RingGrants {
   #mapRing(): void {
     const refs = this.#ringRefs;
     const status = new Int16Array(refs.length);
-    this.#grants.map(this.#memory, abi.SRING, this.#domid, refs, true, status);
+    this.#grants.map(this.#memory, SHARED_RING, this.#domid, refs, true, status);
     const bad = status.findIndex((s) => s !== Gntst.okay);
     if (bad < 0) return;
     const [name] = Object.entries(Gntst).find(([, code]) => code === status[bad]) ?? ["unknown"];
@@ -42,18 +43,18 @@ export class RingGrants {
   }
 
   unmapRing(): void {
-    this.#grants.unmap(this.#memory, abi.SRING, this.#ringRefs.length);
+    this.#grants.unmap(this.#memory, SHARED_RING, this.#ringRefs.length);
   }
 
   /** To be called when no page of a persistent grant is used any more. */
   unmapAll(): void {
-    this.#grants.unmap(this.#memory, abi.PERSISTENT, abi.MAX_PERSISTENT);
+    this.#grants.unmap(this.#memory, persistentPageAt(0), MAX_PERSISTENT);
     this.unmapRing();
   }
 
   /** Carries out `count` copies of the core's table from entry `first` on. */
   copy(first: number, count: number): void {
-    this.#grants.copy(this.#memory, abi.COPIES + first * abi.COPY_BYTES, count);
+    this.#grants.copy(this.#memory, copyEntryAt(first), count);
   }
 
   /** Maps what the core asks for, pages that are neighbours in one call. */
@@ -66,7 +67,7 @@ export class RingGrants {
       const refs = new Uint32Array(end - start);
       for (let i = 0; i < refs.length; i++) refs[i] = core.map(start + i).gref;
       const status = new Int16Array(refs.length);
-      const at = abi.PERSISTENT + page * PAGE_SIZE;
+      const at = persistentPageAt(page);
       queue.unmapping?.(page, refs.length);
       this.#grants.map(this.#memory, at, this.#domid, refs, true, status);
       if (status.every((s) => s === Gntst.okay)) queue.mapped?.(page, refs.length);
@@ -76,12 +77,13 @@ export class RingGrants {
   }
 
   /** Unmaps pages of persistent grants, neighbours in one call. */
-  drop(pages: readonly number[], queue: IoQueue): void {
+  drop(dropped: readonly number[], queue: IoQueue): void {
+    const pages = [...dropped].sort((a, b) => a - b);
     for (let start = 0; start < pages.length; ) {
       let end = start + 1;
       while (end < pages.length && pages[end] === pages[start] + (end - start)) end++;
       queue.unmapping?.(pages[start], end - start);
-      this.#grants.unmap(this.#memory, abi.PERSISTENT + pages[start] * PAGE_SIZE, end - start);
+      this.#grants.unmap(this.#memory, persistentPageAt(pages[start]), end - start);
       start = end;
     }
   }

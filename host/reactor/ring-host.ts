@@ -1,5 +1,6 @@
 /** What a vbd's connection needs of whoever serves its rings: this thread (local.ts), or reactor threads (pool.ts). */
-import type { Counters, RingConfig } from "../core/blkif.js";
+import type { RingConfig } from "../core/blkif.js";
+import type { Counters } from "../core/counters.js";
 import type { BlockDevice } from "../storage/device.js";
 import type { RingJournal } from "./journal.js";
 import type { Latency } from "./latency.js";

@@ -2,8 +2,14 @@
  * What a ring looks like at one moment, read from its memory by any thread. Nothing is locked, so what is in flight may
  * be a pass older or younger than the indices; every number is one that stood there.
  */
-import * as abi from "../../assembly/abi.js";
-import type { LinearMemory } from "../core/memory.js";
+import {
+  ABI_X86_64,
+  BLKIF_OP_DISCARD,
+  BLKIF_OP_FLUSH_DISKCACHE,
+  BLKIF_OP_INDIRECT,
+  MAX_SLOTS,
+} from "../../assembly/abi.js";
+import type { RingView } from "../core/ring-view.js";
 
 const OPERATIONS = ["read", "write", "barrier", "flush", "op 4", "discard", "indirect"];
 const TWO_TO_32 = 4294967296;
@@ -41,47 +47,38 @@ export interface RingState extends RingIndices {
   readonly requests: RequestState[];
 }
 
-export function readRing(memory: LinearMemory, port: number): RingState {
-  const { u32 } = memory;
+export function readRing(view: RingView, port: number): RingState {
+  const { entries, reqProd, reqEvent, rspProd, rspEvent, reqCons, rspProdPvt } = view;
   return {
-    port,
-    entries: u32[abi.CONFIG_ENTRIES >> 2],
-    reqProd: u32[abi.SRING_REQ_PROD >> 2],
-    reqEvent: u32[abi.SRING_REQ_EVENT >> 2],
-    rspProd: u32[abi.SRING_RSP_PROD >> 2],
-    rspEvent: u32[abi.SRING_RSP_EVENT >> 2],
-    reqCons: u32[abi.OUT_REQ_CONS >> 2],
-    rspProdPvt: u32[abi.OUT_RSP_PROD >> 2],
-    requests: readRequests(memory),
+    ...{ port, entries, reqProd, reqEvent, rspProd, rspEvent, reqCons, rspProdPvt },
+    requests: readRequests(view),
   };
 }
 
-function readRequests(memory: LinearMemory): RequestState[] {
-  const { u32 } = memory;
-  if (u32[abi.OUT_INFLIGHT >> 2] === 0) return [];
-  const u64 = (at: number): number => u32[at >> 2] + u32[(at >> 2) + 1] * TWO_TO_32;
-  const taken = u64(abi.JOURNAL_TAKEN);
-  const mask = u32[abi.CONFIG_ENTRIES >> 2] - 1;
+function readRequests(view: RingView): RequestState[] {
+  if (view.inflight === 0) return [];
+  const { taken, layout } = view;
+  const mask = view.entries - 1;
   const found: RequestState[] = [];
-  for (let slot = 0; slot < abi.MAX_SLOTS; slot++) {
-    const at = abi.JOURNAL_ENTRIES + slot * abi.JOURNAL_ENTRY_BYTES;
-    if (u32[(at + abi.JOURNAL_STATE) >> 2] !== abi.JOURNAL_BUSY) continue;
-    const number = u64(at + abi.JOURNAL_INDEX);
+  for (let slot = 0; slot < MAX_SLOTS; slot++) {
+    if (!view.isBusy(slot)) continue;
+    const number = view.requestNumber(slot);
     if (number >= taken) continue;
-    found.push({ number, slot: (number & mask) >>> 0, ...describeRequest(memory, at + abi.JOURNAL_REQUEST) });
+    found.push({ number, slot: (number & mask) >>> 0, ...describeRequest(view.requestBytes(slot), layout) });
   }
   return found.sort((a, b) => a.number - b.number);
 }
 
 /** A request as it came from the ring (blkif.h): of an INDIRECT one, what it does. */
-function describeRequest({ u8, u32 }: LinearMemory, at: number): Omit<RequestState, "number" | "slot"> {
-  const indirect = u8[at] === abi.BLKIF_OP_INDIRECT;
-  const code = indirect ? u8[at + 1] : u8[at];
-  const sectorAt = at + (u32[abi.CONFIG_ABI >> 2] === abi.ABI_X86_64 ? 16 : 12);
-  const flush = code === abi.BLKIF_OP_FLUSH_DISKCACHE;
+function describeRequest(bytes: Uint8Array, layout: number): Omit<RequestState, "number" | "slot"> {
+  const view = new DataView(bytes.buffer, bytes.byteOffset, bytes.byteLength);
+  const indirect = bytes[0] === BLKIF_OP_INDIRECT;
+  const code = bytes[indirect ? 1 : 0];
+  const sectorAt = layout === ABI_X86_64 ? 16 : 12;
+  const sector = view.getUint32(sectorAt, true) + view.getUint32(sectorAt + 4, true) * TWO_TO_32;
   return {
     operation: OPERATIONS[code] ?? `op ${code}`,
-    sector: flush ? 0 : u32[sectorAt >> 2] + u32[(sectorAt >> 2) + 1] * TWO_TO_32,
-    segments: indirect ? u8[at + 2] + u8[at + 3] * 256 : code === abi.BLKIF_OP_DISCARD ? 0 : u8[at + 1],
+    sector: code === BLKIF_OP_FLUSH_DISKCACHE ? 0 : sector,
+    segments: indirect ? view.getUint16(2, true) : code === BLKIF_OP_DISCARD ? 0 : bytes[1],
   };
 }

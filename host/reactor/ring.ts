@@ -4,7 +4,8 @@
  */
 import { randomInt } from "node:crypto";
 import * as abi from "../../assembly/abi.js";
-import { BlkifCore, type Counters, DEFAULT_BATCH, IO_OPERATIONS, type RingConfig } from "../core/blkif.js";
+import { BlkifCore, DEFAULT_BATCH, IO_OPERATIONS, type RingConfig } from "../core/blkif.js";
+import type { Counters } from "../core/counters.js";
 import { coreModule } from "../core/load.js";
 import { type LinearMemory, PAGE_SIZE } from "../core/memory.js";
 import type { EventChannels, GrantTable } from "../platform/ports.js";
@@ -66,7 +67,6 @@ export class Ring implements IoOwner, GateRing {
   recent = false;
   readonly #options: RingOptions;
   readonly #place: RingPlace;
-  readonly #memory: LinearMemory;
   readonly #core: BlkifCore;
   readonly #queue: IoQueue;
   readonly #grants: RingGrants;
@@ -115,17 +115,16 @@ export class Ring implements IoOwner, GateRing {
     this.port = place.port;
     this.domid = options.config.domid;
     const { config, ringRefs, memory } = options;
-    this.#memory = memory;
-    this.#latency = new LatencyTable(memory);
     this.#throttle = options.throttle ?? null;
     this.#grants = new RingGrants(place.grants, memory, this.domid, ringRefs);
     try {
       this.#core = new BlkifCore(coreModule(), memory);
+      this.#latency = new LatencyTable(this.#core);
       begin(this.#core, { ...config, hashKey: randomInt(2 ** 32) }, options.start);
       // What others took is not this process's to charge.
       this.#reqCons = this.#core.reqCons;
       this.#queue = options.makeQueue(this.#core, this);
-      this.#window = new DataWindow(memory, undefined, this.#queue.discardData);
+      this.#window = new DataWindow(this.#core, undefined, this.#queue.discardData);
       // Whoever went before may have been killed between publishing responses and telling of them.
       if (options.start !== "attach") place.events.notify(place.port);
     } catch (error) {
@@ -152,13 +151,13 @@ export class Ring implements IoOwner, GateRing {
   /** Whether the frontend has put requests on the ring since the last pass. */
   get hasRequests(): boolean {
     if (this.#halted || this.#detached || this.#broken || this.#blocked) return false;
-    return this.#memory.u32[abi.SRING_REQ_PROD >> 2] !== this.#reqCons;
+    return this.#core.reqProd !== this.#reqCons;
   }
 
   /** Asks the frontend for no events. The next pass, which must come soon, asks for them again. */
   askForNoEvents(): void {
     // An index that was passed already is never passed again: see RING_PUSH_REQUESTS_AND_CHECK_NOTIFY.
-    if (!this.#detached) this.#memory.u32[abi.SRING_REQ_EVENT >> 2] = this.#reqCons;
+    if (!this.#detached) this.#core.setReqEvent(this.#reqCons);
   }
 
   /** Whether there are persistent grants that {@link trim} should look at. */
@@ -426,7 +425,7 @@ export class Ring implements IoOwner, GateRing {
     if (result !== Result.Success) {
       // What was read up to the error may be in the window, and is never copied from it.
       if (!this.#broken) this.#place.windows.note(this.#window, this.#core);
-      this.#options.onError(IO_OPERATIONS[this.#core.ioAt(slot).operation] ?? "I/O", error, result);
+      this.#options.onError(IO_OPERATIONS[this.#core.ioOperation(slot)] ?? "I/O", error, result);
     }
     if (!this.#broken) this.#core.setCompletion(this.#completions++, slot, result);
     this.wake();

@@ -1,6 +1,6 @@
 /** How a ring is begun: anew, or where another process was killed or has handed it over (docs/restart.md). */
 import { setTimeout as sleep } from "node:timers/promises";
-import * as abi from "../../assembly/abi.js";
+import { ATTACH_BAD_JOURNAL, ATTACH_BAD_RING, ATTACH_OK } from "../../assembly/abi.js";
 import type { BlkifCore, RingConfig } from "../core/blkif.js";
 import type { EventChannels } from "../platform/ports.js";
 
@@ -20,17 +20,16 @@ const BIND_RETRY_MS = 2;
 
 /** Starts the core on the ring that is mapped. Throws a {@link RingError}. */
 export function begin(core: BlkifCore, config: RingConfig, start: Start): void {
-  const { u32 } = core.memory;
-  const unanswered = (u32[abi.SRING_REQ_PROD >> 2] - u32[abi.SRING_RSP_PROD >> 2]) >>> 0;
+  const unanswered = (core.reqProd - core.rspProd) >>> 0;
   if (start === "resume" && unanswered !== 0) {
     throw new RingError(
       `${unanswered} requests wait for responses, and there is no journal of the responses already given`,
     );
   }
   const code = start === "recover" ? core.recover(config) : core.attach(config);
-  if (code === abi.ATTACH_BAD_RING) throw new RingError("req_prod is more than a ring ahead of rsp_prod");
-  if (code === abi.ATTACH_BAD_JOURNAL) throw new RingError("the journal is damaged, or not this ring's");
-  if (code !== abi.ATTACH_OK) throw new RingError(`the core rejected its configuration (${code})`);
+  if (code === ATTACH_BAD_RING) throw new RingError("req_prod is more than a ring ahead of rsp_prod");
+  if (code === ATTACH_BAD_JOURNAL) throw new RingError("the journal is damaged, or not this ring's");
+  if (code !== ATTACH_OK) throw new RingError(`the core rejected its configuration (${code})`);
 }
 
 /** Binds a ring's event channel; one that a dead process had is waited for, a bounded time. */

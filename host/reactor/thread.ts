@@ -1,8 +1,8 @@
 /** The main thread's end of a reactor thread. */
 import { closeSync } from "node:fs";
 import type { Worker } from "node:worker_threads";
-import type { Counters } from "../core/blkif.js";
-import { readCounters, readInflight } from "../core/blkif.js";
+import type { Counters } from "../core/counters.js";
+import { RingView } from "../core/ring-view.js";
 import { BUILD } from "../platform/build.js";
 import { eventFd, signalEventFd } from "../platform/libc.js";
 import type { Store } from "../storage/raw.js";
@@ -116,6 +116,7 @@ export class ReactorThread {
   async #attach(number: number, options: AttachOptions, device: ThreadDisk): Promise<AttachedRing> {
     const { config, ringRefs, remotePort, start, journal } = options;
     const memory = takeMemory(journal);
+    const view = new RingView(memory);
     try {
       const port = await this.#ask({
         op: "attach",
@@ -134,25 +135,25 @@ export class ReactorThread {
       return {
         port,
         get inflight() {
-          return final ? 0 : readInflight(memory);
+          return final ? 0 : view.inflight;
         },
-        counters: () => final ?? readCounters(memory),
-        latency: () => finalLatency ?? readLatency(memory),
+        counters: () => final ?? view.counters(),
+        latency: () => finalLatency ?? readLatency(view),
         throttle: async (throttle) => {
           if (!final) await this.#ask({ op: "throttle", ring: number, throttle: throttle?.buffer ?? null });
         },
         observe: async (how) => {
           if (!final) await this.#ask({ op: "observe", ring: number, how });
         },
-        state: () => (final ? null : readRing(memory, port)),
+        state: () => (final ? null : readRing(view, port)),
         resize: async (sectors) => {
           await this.#ask({ op: "resize", ring: number, bytes: device.size, sectors });
         },
         detach: async () => {
           await this.#ask({ op: "detach", ring: number });
           // Only now: the thread has said that nothing is under way into this memory any more.
-          final = readCounters(memory);
-          finalLatency = readLatency(memory);
+          final = view.counters();
+          finalLatency = readLatency(view);
           this.#forget(number, config.domid);
           returnMemory(memory, journal);
           await device.release?.();

@@ -1,8 +1,8 @@
 /** Tells of each request of a ring when it is answered, as an event of fixed size. */
-import * as abi from "../../assembly/abi.js";
-import type { BlkifCore } from "../core/blkif.js";
+import { ABI_X86_32, MAX_SLOTS } from "../../assembly/abi.js";
+import type { RingView } from "../core/ring-view.js";
 import type { ObservationQueue } from "./observation.js";
-import { CallReader, type RingObserver, requestBytesAt } from "./observer.js";
+import { CallReader, type RingObserver } from "./observer.js";
 
 /** A request that was answered. */
 export interface TraceEvent {
@@ -29,24 +29,22 @@ const REQUEST = 32;
 const REQUEST_BYTES = 112;
 export const TRACE_EVENT_BYTES = REQUEST + REQUEST_BYTES;
 
-const TWO_TO_32 = 4294967296;
-
 export class Tracer implements RingObserver {
   readonly wantsRest = false;
   readonly #queue: ObservationQueue;
-  readonly #takenAt = new Float64Array(abi.MAX_SLOTS).fill(Number.NaN);
+  readonly #takenAt = new Float64Array(MAX_SLOTS).fill(Number.NaN);
   readonly #event = new Uint8Array(TRACE_EVENT_BYTES);
   readonly #view = new DataView(this.#event.buffer);
-  #core!: BlkifCore;
+  #ring!: RingView;
   #reader!: CallReader;
 
   constructor(queue: ObservationQueue) {
     this.#queue = queue;
   }
 
-  begin(core: BlkifCore): void {
-    this.#core = core;
-    this.#reader = new CallReader(core.memory);
+  begin(ring: RingView): void {
+    this.#ring = ring;
+    this.#reader = new CallReader(ring);
     this.#queue.begin();
   }
 
@@ -61,17 +59,14 @@ export class Tracer implements RingObserver {
   }
 
   #tell(slot: number, now: number): void {
-    const { u8, u32 } = this.#core.memory;
-    const at = (abi.REQUESTS + slot * abi.REQUEST_BYTES) >> 2;
-    const sectors = at + (abi.REQUEST_SECTORS >> 2);
+    const ring = this.#ring;
     const view = this.#view;
     view.setFloat64(TIME, performance.timeOrigin + now, true);
     view.setFloat64(LATENCY, now - this.#takenAt[slot], true);
-    view.setFloat64(SECTORS, u32[sectors] + u32[sectors + 1] * TWO_TO_32, true);
-    view.setInt16(STATUS, u32[at + (abi.REQUEST_STATUS >> 2)] >>> ((abi.REQUEST_STATUS & 2) * 8), true);
-    view.setUint8(LAYOUT, u32[abi.CONFIG_ABI >> 2]);
-    const request = requestBytesAt(slot);
-    this.#event.set(u8.subarray(request, request + REQUEST_BYTES), REQUEST);
+    view.setFloat64(SECTORS, ring.requestSectors(slot), true);
+    view.setInt16(STATUS, ring.requestStatus(slot), true);
+    view.setUint8(LAYOUT, ring.layout);
+    this.#event.set(ring.requestBytes(slot), REQUEST);
     if (!this.#queue.write(this.#event)) this.#queue.drop();
   }
 
@@ -97,7 +92,7 @@ export function decodeTrace(bytes: Uint8Array): TraceEvent[] {
       sectors: view.getFloat64(at + SECTORS, true),
       status: view.getInt16(at + STATUS, true),
       request: bytes.slice(at + REQUEST, at + TRACE_EVENT_BYTES),
-      abi: view.getUint8(at + LAYOUT) === abi.ABI_X86_32 ? "x86_32" : "x86_64",
+      abi: view.getUint8(at + LAYOUT) === ABI_X86_32 ? "x86_32" : "x86_64",
     };
   });
 }

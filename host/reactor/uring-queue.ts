@@ -2,7 +2,7 @@
  * I/Os of a ring straight from the core's table into an io_uring: plain reads and writes, that is nearly all, without
  * an object for any of them. What is not plain, or ends oddly, goes the way of {@link DeviceQueue}, which has patience.
  */
-import * as abi from "../../assembly/abi.js";
+import { IO_READ, IO_WRITE } from "../../assembly/abi.js";
 import type { BlkifCore } from "../core/blkif.js";
 import { isDirect } from "../platform/libc.js";
 import { Result } from "../storage/device.js";
@@ -38,8 +38,7 @@ export class UringQueue implements IoQueue, CompletionQueue {
   readonly #others: DeviceQueue;
   readonly #number: number;
   readonly #base: number;
-  readonly #u8: Uint8Array;
-  readonly #u16: Uint16Array;
+  readonly #core: BlkifCore;
   readonly #u32: Uint32Array;
   readonly #fileFlags: number;
   readonly #fd: number;
@@ -56,8 +55,7 @@ export class UringQueue implements IoQueue, CompletionQueue {
     this.#owner = owner;
     this.#others = new DeviceQueue(device, core, owner);
     this.#base = core.memory.base;
-    this.#u8 = core.memory.u8;
-    this.#u16 = new Uint16Array(core.memory.memory.buffer);
+    this.#core = core;
     this.#u32 = core.memory.u32;
     const { flags, fd } = engine.fileOf(device.store.fd);
     this.#fileFlags = flags;
@@ -69,22 +67,22 @@ export class UringQueue implements IoQueue, CompletionQueue {
 
   start(slot: number): void {
     const u32 = this.#u32;
-    const at = abi.IOS + slot * abi.IO_BYTES;
-    const operation = this.#u8[at + abi.IO_OPERATION];
-    const length = u32[(at + abi.IO_LENGTH) >> 2];
-    const sectorLow = u32[(at + abi.IO_SECTOR) >> 2];
-    const sectorHigh = u32[(at + abi.IO_SECTOR + 4) >> 2];
-    const write = operation === abi.IO_WRITE;
-    const plain = (write || operation === abi.IO_READ) && this.#u8[at + abi.IO_FLAGS] === 0;
+    const core = this.#core;
+    const operation = core.ioOperation(slot);
+    const length = core.ioBytes(slot);
+    const sectorLow = core.ioSectorLow(slot);
+    const sectorHigh = core.ioSectorHigh(slot);
+    const write = operation === IO_WRITE;
+    const plain = (write || operation === IO_READ) && core.ioFlags(slot) === 0;
     const end = (sectorLow + sectorHigh * TWO_TO_32) * 512 + length;
-    const count = this.#u16[(at + abi.IO_IOVECS) >> 1];
+    const count = core.ioEntries(slot);
     const long = this.#isLong(length, count);
     if (!plain || !this.#device.admits(write, end) || (long && this.#direct)) {
       this.#others.start(slot);
       return;
     }
     this.#engine.underWay++;
-    const table = abi.IOVECS + slot * (abi.IOVECS_PER_SLOT * abi.IOVEC_BYTES);
+    const table = core.ioTable(slot);
     // One piece of memory needs no vector: what its only iovec says stands in the entry itself.
     const single = count === 1;
     const vector = this.#base + table;
@@ -115,8 +113,8 @@ export class UringQueue implements IoQueue, CompletionQueue {
 
   completed(slot: number, result: number): void {
     this.#engine.underWay--;
-    const at = abi.IOS + slot * abi.IO_BYTES;
-    const length = this.#u32[(at + abi.IO_LENGTH) >> 2];
+    const core = this.#core;
+    const length = core.ioBytes(slot);
     if (result === length) {
       this.#owner.ended(slot, Result.Success);
       return;
@@ -126,10 +124,8 @@ export class UringQueue implements IoQueue, CompletionQueue {
       this.#others.start(slot);
       return;
     }
-    const write = this.#u8[at + abi.IO_OPERATION] === abi.IO_WRITE;
-    const sector =
-      this.#u32[(at + abi.IO_SECTOR) >> 2] + this.#u32[(at + abi.IO_SECTOR + 4) >> 2] * TWO_TO_32;
-    const outcome = this.#device.failure(write, sector * 512, length, -result);
+    const write = core.ioOperation(slot) === IO_WRITE;
+    const outcome = this.#device.failure(write, core.ioPosition(slot), length, -result);
     this.#owner.ended(slot, outcome.result, outcome.error);
   }
 

@@ -6,8 +6,8 @@
  * where whatever never ends makes nobody wait.
  */
 import { constants } from "node:os";
-import { DATA, SRING } from "../../assembly/abi.js";
 import type { BlkifCore } from "../core/blkif.js";
+import { DATA_WINDOW } from "../core/windows.js";
 import { addressOf, mapFixed, viewBytes } from "../platform/libc.js";
 import { removePages } from "../platform/sharing.js";
 import { Op } from "../storage/uring/abi.js";
@@ -21,6 +21,7 @@ import { DeviceQueue } from "./device-queue.js";
 import type { IoOwner, IoQueue } from "./io-queue.js";
 
 const EVENT_BYTES = 8;
+const WINDOW_BYTES = DATA_WINDOW.end - DATA_WINDOW.start;
 /** What is written to eventfds, and behind it what they had counted, of which nobody wants to know. */
 const words = new BigUint64Array(new ArrayBuffer(2 * EVENT_BYTES));
 words[0] = 1n;
@@ -59,10 +60,10 @@ export class VhostQueue implements IoQueue {
     const { index, limits } = store;
     this.#engine = engine;
     this.#store = store;
-    this.#window = core.memory.base + DATA;
+    this.#window = core.memory.base + DATA_WINDOW.start;
     this.#disk = new QueueDisk({
       store,
-      path: new WindowPath(index, limits, viewBytes(this.#window, SRING - DATA)),
+      path: new WindowPath(index, limits, viewBytes(this.#window, WINDOW_BYTES)),
       kick: () => this.#kick(),
       soon: (end) => engine.soon(end),
       onViolation: () => this.#follower.report(Fault.ring),
@@ -114,7 +115,7 @@ export class VhostQueue implements IoQueue {
     if (memoryFd !== before && !this.#closed) {
       // A server that was given up may still write to the memory of before.
       if (before >= 0) copyWindow(before, memoryFd, index);
-      mapFixed(this.#window, SRING - DATA, memoryFd, sliceAt(index) + CONTROL_BYTES, true);
+      mapFixed(this.#window, WINDOW_BYTES, memoryFd, sliceAt(index) + CONTROL_BYTES, true);
     }
     this.#control?.close();
     this.#control = mapArea(memoryFd, sliceAt(index), CONTROL_BYTES);

@@ -2,6 +2,7 @@
 import * as abi from "../../assembly/abi.js";
 import * as format from "../../assembly/session/format.js";
 import type { BlkifCore } from "../core/blkif.js";
+import { isDataOf } from "../core/windows.js";
 import { check } from "./violation.js";
 
 /** A grant copy that was carried out, or failed with `status`. */
@@ -32,8 +33,6 @@ export class SessionGrants {
   readonly mapped = new Map<number, number>();
   readonly #mappedGrefs = new Set<number>();
   readonly #core: BlkifCore;
-  readonly #base: number;
-  readonly #view: DataView;
   readonly #domid: number;
   readonly #limit: number;
   readonly #faults: { number: number; status: number }[] = [];
@@ -48,8 +47,6 @@ export class SessionGrants {
 
   constructor(core: BlkifCore, domid: number, maxPersistent: number) {
     this.#core = core;
-    this.#base = core.memory.base;
-    this.#view = new DataView(core.memory.memory.buffer);
     this.#domid = domid;
     this.#limit = maxPersistent;
   }
@@ -93,9 +90,8 @@ export class SessionGrants {
 
   /** At the end of a pass: it has kept to its budget, and done no more than it has taken up. */
   checkBudget(): void {
-    const { segmentsUsed: segments, bytesUsed: bytes, memory } = this.#core;
-    check(segments < memory.u32[abi.CONFIG_PASS_SEGMENTS >> 2] + abi.MAX_SEGMENTS, format.BAD_BUDGET);
-    check(bytes < memory.u32[abi.CONFIG_PASS_BYTES >> 2] + abi.MAX_IO, format.BAD_BUDGET);
+    const { segmentsUsed: segments, bytesUsed: bytes, passSegments, passBytes } = this.#core;
+    check(segments < passSegments + abi.MAX_SEGMENTS && bytes < passBytes + abi.MAX_IO, format.BAD_BUDGET);
     const most = Math.max(bytes / abi.PAGE, this.#passMaps, this.#passCopies);
     check(most <= segments, format.BAD_BUDGET);
     this.#passMaps = this.#passCopies = 0;
@@ -123,37 +119,27 @@ export class SessionGrants {
   }
 
   #copy(i: number, told: (copy: GrantCopy) => void): void {
-    const view = this.#view;
-    const at = abi.COPIES + i * abi.COPY_BYTES;
-    const flags = view.getUint16(at + abi.COPY_FLAGS, true);
+    const core = this.#core;
+    const flags = core.copyFlags(i);
     check(flags === abi.COPY_SOURCE_GREF || flags === abi.COPY_DEST_GREF, format.BAD_COPY);
-    const toGuest = flags === abi.COPY_DEST_GREF;
-    const grant = at + (toGuest ? abi.COPY_DEST : abi.COPY_SOURCE);
-    const slot = view.getUint16(abi.COPY_OWNERS + i * 2, true);
-    const local =
-      Number(view.getBigUint64(at + (toGuest ? abi.COPY_SOURCE : abi.COPY_DEST), true)) - this.#base;
-    const gref = view.getUint32(grant, true);
+    const { toGuest, domid, gref, pageOffset, offset: local, length } = core.copy(i);
+    const slot = core.copySlot(i);
     const copy: GrantCopy = {
-      slot,
-      gref,
-      offset: view.getUint16(grant + 4, true),
-      length: view.getUint16(at + abi.COPY_LENGTH, true),
-      local,
-      toGuest,
+      ...{ slot, gref, offset: pageOffset, length, local, toGuest },
       status: this.#nextStatus(gref),
-      segments: !toGuest && local === abi.SEGMENTS + slot * SEGMENTS_BYTES,
+      segments: !toGuest && local === core.segmentsOf(slot),
     };
     if (copy.segments && copy.status === 0) this.#fetch(copy);
     told(copy);
-    check(view.getUint16(grant + 6, true) === this.#domid, format.BAD_COPY);
-    check(copy.length !== 0 && copy.offset + copy.length <= abi.PAGE, format.BAD_COPY);
+    check(domid === this.#domid, format.BAD_COPY);
+    check(length !== 0 && pageOffset + length <= abi.PAGE, format.BAD_COPY);
     check(slot < abi.MAX_SLOTS, format.BAD_COPY);
-    if (copy.segments) check(copy.offset === 0 && copy.length <= SEGMENTS_BYTES, format.BAD_COPY_MEMORY);
+    if (copy.segments) check(pageOffset === 0 && length <= SEGMENTS_BYTES, format.BAD_COPY_MEMORY);
     else {
       this.#passCopies++;
-      check(isData(copy), format.BAD_COPY_MEMORY);
+      check(isDataOf(slot, local, length), format.BAD_COPY_MEMORY);
     }
-    if (copy.status !== format.FORGOTTEN) view.setInt16(at + abi.COPY_STATUS, copy.status, true);
+    if (copy.status !== format.FORGOTTEN) core.setCopyStatus(i, copy.status);
   }
 
   #fetch({ gref, local, length }: GrantCopy): void {
@@ -171,13 +157,4 @@ export class SessionGrants {
       this.#mappedGrefs.delete(gref as number);
     }
   }
-}
-
-/** Whether a copy's memory is the slot's small region, or within one of the large ones. */
-function isData({ slot, local, length }: GrantCopy): boolean {
-  const small = abi.DATA + slot * abi.DATA_SMALL_BYTES;
-  if (local >= small && local + length <= small + abi.DATA_SMALL_BYTES) return true;
-  if (local < abi.DATA_LARGE || local + length > abi.SRING) return false;
-  const offset = (local - abi.DATA_LARGE) % abi.DATA_LARGE_BYTES;
-  return offset + length <= abi.DATA_LARGE_BYTES;
 }

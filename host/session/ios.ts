@@ -2,6 +2,7 @@
 import * as abi from "../../assembly/abi.js";
 import * as format from "../../assembly/session/format.js";
 import type { BlkifCore, CoreIo } from "../core/blkif.js";
+import { DATA_WINDOW, isWithin, PERSISTENT_WINDOW } from "../core/windows.js";
 import type { SessionHeader } from "./file.js";
 import { check } from "./violation.js";
 
@@ -26,7 +27,6 @@ export class SessionIos {
   /** Oldest first. */
   readonly underway: SessionIo[] = [];
   readonly #core: BlkifCore;
-  readonly #view: DataView;
   readonly #header: SessionHeader;
   readonly #mapped: ReadonlyMap<number, number>;
   /** Bytes: the largest that the disk has been. */
@@ -34,7 +34,6 @@ export class SessionIos {
 
   constructor(core: BlkifCore, header: SessionHeader, mapped: ReadonlyMap<number, number>) {
     this.#core = core;
-    this.#view = new DataView(core.memory.memory.buffer);
     this.#header = header;
     this.#mapped = mapped;
     this.#largest = header.sectors * 512;
@@ -59,14 +58,11 @@ export class SessionIos {
   #read(io: CoreIo): SessionIo {
     const count = Math.min(io.iovecs, abi.IOVECS_PER_SLOT);
     const memory = Array.from({ length: count }, (_, i): MemoryRun => {
-      const at = io.table + i * abi.IOVEC_BYTES;
-      return {
-        at: Number(this.#view.getBigUint64(at, true)) - this.#core.memory.base,
-        length: Number(this.#view.getBigUint64(at + 8, true)),
-      };
+      const { offset, length } = this.#core.iovec(io, i);
+      return { at: offset, length };
     });
-    const requests = this.#view.getUint16(abi.IOS + io.slot * abi.IO_BYTES + abi.IO_REQUESTS, true);
-    const index = this.#view.getUint32(abi.JOURNAL_ENTRIES + io.slot * abi.JOURNAL_ENTRY_BYTES, true);
+    const requests = this.#core.ioRequests(io.slot);
+    const index = this.#core.requestIndex(io.slot);
     return { ...io, requests, index, memory };
   }
 
@@ -96,10 +92,11 @@ export class SessionIos {
   /** The data window, or pages of persistent grants that are mapped. */
   #isOurs({ at, length }: MemoryRun): boolean {
     if (length === 0) return false;
-    if (at >= abi.DATA && at + length <= abi.SRING) return true;
-    if (at < abi.PERSISTENT || at + length > abi.MEMORY_BYTES) return false;
-    const last = Math.floor((at + length - 1 - abi.PERSISTENT) / abi.PAGE);
-    for (let page = Math.floor((at - abi.PERSISTENT) / abi.PAGE); page <= last; page++)
+    if (isWithin(DATA_WINDOW, at, length)) return true;
+    if (!isWithin(PERSISTENT_WINDOW, at, length)) return false;
+    const offset = at - PERSISTENT_WINDOW.start;
+    const last = Math.floor((offset + length - 1) / abi.PAGE);
+    for (let page = Math.floor(offset / abi.PAGE); page <= last; page++)
       if (!this.#mapped.has(page)) return false;
     return true;
   }

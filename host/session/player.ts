@@ -35,7 +35,6 @@ export function sessionMemory(): LinearMemory {
 
 export class SessionPlayer {
   readonly #core: BlkifCore;
-  readonly #u16: Uint16Array;
   readonly #observer: SessionObserver;
   readonly #log: string[] | null;
   readonly #ring: GuestRing;
@@ -58,10 +57,9 @@ export class SessionPlayer {
     log: string[] | null = null,
   ) {
     this.#core = core;
-    this.#u16 = new Uint16Array(core.memory.memory.buffer);
     this.#observer = observer;
     this.#log = log;
-    this.#ring = new GuestRing(core.memory, header);
+    this.#ring = new GuestRing(core, header);
     this.#grants = new SessionGrants(core, header.domid, header.maxPersistent);
     this.#ios = new SessionIos(core, header, this.#grants.mapped);
     this.#batch = header.batch;
@@ -150,7 +148,7 @@ export class SessionPlayer {
 
   #setBatch(batch: number): void {
     this.#batch = batch;
-    this.#core.memory.u32[abi.CONFIG_BATCH >> 2] = batch;
+    this.#core.setBatch(batch);
   }
 
   #completeOne(which: number, result: number): void {
@@ -256,8 +254,7 @@ export class SessionPlayer {
 
   #trim(now: number): void {
     this.#lastTime = now;
-    const { length } = this.#core.trim(now);
-    const pages = Array.from(this.#u16.subarray(abi.UNMAPS >> 1, (abi.UNMAPS >> 1) + length));
+    const pages = this.#core.trim(now);
     this.#log?.push(["trim", now, ...pages].join(" "));
     this.#grants.unmap(pages);
     for (const page of pages) this.#observer.unmapped?.(page);

@@ -1,7 +1,8 @@
 /** The guest's side of the ring, and what it sees of the backend's: every byte that changes must be the backend's. */
 import * as abi from "../../assembly/abi.js";
 import * as format from "../../assembly/session/format.js";
-import type { LinearMemory } from "../core/memory.js";
+import type { RingView } from "../core/ring-view.js";
+import { SHARED_RING } from "../core/windows.js";
 import type { SessionHeader } from "./file.js";
 import { check } from "./violation.js";
 
@@ -16,13 +17,10 @@ interface Asked {
   readonly operation: number;
 }
 
-const REQ_CONS = abi.OUT_REQ_CONS >> 2;
-const RSP_PVT = abi.OUT_RSP_PROD >> 2;
-
 export class GuestRing {
   readonly entries: number;
   readonly stride: number;
-  readonly #memory: LinearMemory;
+  readonly #core: RingView;
   readonly #view: DataView;
   readonly #idOffset: number;
   readonly #bytes: Uint8Array;
@@ -40,16 +38,16 @@ export class GuestRing {
   #confused = false;
   #inFlight = 0;
 
-  constructor(memory: LinearMemory, header: SessionHeader) {
-    const { buffer } = memory.memory;
+  constructor(core: RingView, header: SessionHeader) {
+    const { buffer } = core.memory.memory;
     const size = header.ringPages * abi.PAGE;
-    this.#memory = memory;
-    this.#view = new DataView(buffer);
+    this.#core = core;
     this.entries = header.ringPages * 32;
     this.stride = header.abi === abi.ABI_X86_32 ? 108 : 112;
     this.#idOffset = header.abi === abi.ABI_X86_32 ? 4 : 8;
-    this.#bytes = new Uint8Array(buffer, abi.SRING, size);
-    this.#words = new Int32Array(buffer, abi.SRING, size >> 2);
+    this.#bytes = new Uint8Array(buffer, SHARED_RING, size);
+    this.#view = new DataView(buffer, SHARED_RING, size);
+    this.#words = new Int32Array(buffer, SHARED_RING, size >> 2);
     this.#shadow = new Uint8Array(size);
     this.#shadowWords = new Int32Array(this.#shadow.buffer);
     this.#bytes.fill(0);
@@ -71,7 +69,7 @@ export class GuestRing {
 
   /** Whether the frontend claims more requests than the ring holds. */
   get overfull(): boolean {
-    return (this.#memory.u32[abi.SRING_REQ_PROD >> 2] - this.#rspProd) >>> 0 > this.entries;
+    return (this.#core.reqProd - this.#rspProd) >>> 0 > this.entries;
   }
 
   /**
@@ -79,14 +77,14 @@ export class GuestRing {
    * the latter case a backend may take entries that lie under responses of the same pass, as Linux's does, or halt.
    */
   get strange(): boolean {
-    const claimed = (this.#memory.u32[abi.SRING_REQ_PROD >> 2] - this.#reqCons) >>> 0;
+    const claimed = (this.#core.reqProd - this.#reqCons) >>> 0;
     return claimed > this.entries - ((this.#reqCons - this.#rspProd) >>> 0);
   }
 
   /** Whether the backend has taken all that was published, as far as it is meant to. */
   isDrained(batch: number): boolean {
     if (batch === 0 || this.#halted || this.#confused) return true;
-    return this.#memory.u32[abi.SRING_REQ_PROD >> 2] === this.#reqCons;
+    return this.#core.reqProd === this.#reqCons;
   }
 
   /** At the end of a pass: whether the backend may say that the ring is (not) halted. */
@@ -106,7 +104,7 @@ export class GuestRing {
 
   /** Guest's write of req_prod, req_event, rsp_prod or rsp_event (0 to 3). */
   writeIndex(which: number, value: number): void {
-    this.#memory.u32[(abi.SRING >> 2) + which] = value;
+    this.#words[which] = value;
   }
 
   #slot(index: number): number {
@@ -120,13 +118,13 @@ export class GuestRing {
 
   /** After a call that began a pass: the entries that it took, with their ring indices, as they stood in the ring. */
   observeTaking(batch: number): { index: number; entry: Uint8Array }[] {
-    const cons = this.#memory.u32[REQ_CONS];
+    const cons = this.#core.reqCons;
     const taken = (cons - this.#reqCons) >>> 0;
     this.#wasStrange = batch !== 0 && this.strange;
     if (batch !== 0 && this.overfull) this.#halted = true;
     check(taken <= batch && (!this.#halted || taken === 0), format.BAD_TAKE);
     if (taken !== 0 && this.strange) this.#confused = true;
-    const claimed = (this.#memory.u32[abi.SRING_REQ_PROD >> 2] - this.#reqCons) >>> 0;
+    const claimed = (this.#core.reqProd - this.#reqCons) >>> 0;
     check(this.#confused || taken <= claimed, format.BAD_TAKE);
     this.#inFlight += taken;
     if (this.#confused) {
@@ -146,33 +144,32 @@ export class GuestRing {
 
   /** After every call: the responses, which `told` hears of; throws a Violation where something else was written. */
   observe(notify: boolean, told: (response: RingResponse) => void): void {
-    const { u32 } = this.#memory;
-    check(u32[REQ_CONS] === this.#reqCons, format.BAD_TAKE);
+    const core = this.#core;
+    check(core.reqCons === this.#reqCons, format.BAD_TAKE);
     const event = this.#words[1];
     if (event !== this.#shadowWords[1]) check(event === ((this.#reqCons + 1) | 0), format.BAD_INDEX);
     this.#shadowWords[1] = event;
     const old = this.#rspProd;
-    this.#rspProd = u32[RSP_PVT];
+    this.#rspProd = core.rspProdPvt;
     const count = (this.#rspProd - old) >>> 0;
     if (count !== 0) {
-      check(u32[abi.SRING_RSP_PROD >> 2] === this.#rspProd, format.BAD_INDEX);
+      check(core.rspProd === this.#rspProd, format.BAD_INDEX);
       this.#shadowWords[2] = this.#rspProd | 0;
     }
     check(count <= this.#inFlight, format.BAD_RESPONSE);
     for (let index = old; index !== this.#rspProd; index = (index + 1) >>> 0) told(this.#takeResponse(index));
     this.#inFlight -= count;
-    check(u32[abi.OUT_INFLIGHT >> 2] === this.#inFlight, format.BAD_LEAK);
-    const rspEvent = u32[abi.SRING_RSP_EVENT >> 2];
-    check(notify === (count !== 0 && (this.#rspProd - rspEvent) >>> 0 < count), format.BAD_NOTIFY);
+    check(core.inflight === this.#inFlight, format.BAD_LEAK);
+    check(notify === (count !== 0 && (this.#rspProd - core.rspEvent) >>> 0 < count), format.BAD_NOTIFY);
     check(Buffer.compare(this.#bytes, this.#shadow) === 0, format.BAD_RING_WRITE);
   }
 
   #takeResponse(index: number): RingResponse {
     const at = 64 + this.#slot(index);
     const response = {
-      id: this.#view.getBigUint64(abi.SRING + at, true),
+      id: this.#view.getBigUint64(at, true),
       operation: this.#bytes[at + 8],
-      status: this.#view.getInt16(abi.SRING + at + 10, true),
+      status: this.#view.getInt16(at + 10, true),
     };
     for (const byte of [0, 1, 2, 3, 4, 5, 6, 7, 8, 10, 11]) this.#shadow[at + byte] = this.#bytes[at + byte];
     if (this.#confused) return response;

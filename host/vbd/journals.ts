@@ -127,7 +127,7 @@ function startOf(path: string, identity: Buffer): Start {
     );
   }
   // A damaged one tells nothing of whose it is; the core refuses it.
-  return header.intact && !header.identity.equals(identity) ? "attach" : "recover";
+  return header.intact && !identity.equals(header.identity) ? "attach" : "recover";
 }
 
 function take(path: string): RingJournal {

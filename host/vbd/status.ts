@@ -1,5 +1,5 @@
 /** What the operator can know of a vbd, and what it waits for. */
-import type { Counters } from "../core/blkif.js";
+import type { Counters } from "../core/counters.js";
 import { XenbusState as State, stateInWords, type XenbusState } from "../platform/xenbus-state.js";
 import type { Latency } from "../reactor/latency.js";
 import type { ConnectionStatus } from "./connection.js";

@@ -1,5 +1,5 @@
 /** What a vbd has done: counters and latency of its rings, those that are gone included. */
-import { addCounters, type Counters, noCounters } from "../core/blkif.js";
+import { addCounters, type Counters, noCounters } from "../core/counters.js";
 import { type Latency, noLatency, sumOfLatency } from "../reactor/latency.js";
 import type { AttachedRing } from "../reactor/ring-host.js";
 

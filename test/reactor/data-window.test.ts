@@ -22,7 +22,7 @@ class Scene extends Harness {
   constructor(mib: number, ringPages = 1) {
     super({ sectors: mib * MIB_SECTORS, ringPages });
     const { base, u8 } = this.memory;
-    this.window = new DataWindow(this.memory, (address, length) => {
+    this.window = new DataWindow(this.core, (address, length) => {
       const at = address - base;
       assert.ok(at % PAGE_SIZE === 0 && length % PAGE_SIZE === 0 && length > 0, `${at}, ${length}`);
       this.given.push({ at, length });
@@ -187,7 +187,7 @@ test("a window is given back when its ring has moved little since it was looked 
 test("where the kernel takes nothing back, the ring goes on with what it has", () => {
   const h = new Scene(1);
   const windows = new IdleWindows();
-  const locked = new DataWindow(h.memory, () => {
+  const locked = new DataWindow(h.core, () => {
     throw new Error("madvise: EINVAL");
   });
   windows.note(locked, h.core);

@@ -4,13 +4,8 @@ import { readFileSync } from "node:fs";
 import { totalmem } from "node:os";
 import { test } from "node:test";
 import * as abi from "../../assembly/abi.js";
-import {
-  CappedRingHost,
-  DEFAULT_CAPS,
-  defaultMemory,
-  ringMemory,
-  SHARE_OF_ALL,
-} from "../../host/reactor/capped.js";
+import { memoryOfRing } from "../../host/core/windows.js";
+import { CappedRingHost, DEFAULT_CAPS, defaultMemory, SHARE_OF_ALL } from "../../host/reactor/capped.js";
 import { machineMemory } from "../../host/reactor/machine-memory.js";
 import type { AttachedRing, AttachOptions, RingHost } from "../../host/reactor/ring-host.js";
 import type { BlockDevice } from "../../host/storage/device.js";
@@ -94,7 +89,7 @@ test("persistent grants get what is left, and a ring without room for its pages 
 
 test("as many rings as a domain may have fit, each as large as a ring may be, as far as its caps go", async () => {
   const { host, attached } = plainHost();
-  const capped = new CappedRingHost(host, { memory: 64 * ringMemory(16) }, () => {}, {
+  const capped = new CappedRingHost(host, { memory: 64 * memoryOfRing(16) }, () => {}, {
     mappable: 1e6,
     memory: 1e12,
   });
@@ -119,7 +114,7 @@ test("a ring gets at most an eighth of the memory that is left, one large region
   assert.deepEqual(large.slice(0, 4), [11, 9, 7, 6]);
   assert.ok(large.length >= 12, `room for three disks of four queues, not for ${large.length} rings`);
   assert.equal(large.at(-1), 1);
-  const sum = large.reduce((bytes, regions) => bytes + ringMemory(1, regions), 0);
+  const sum = large.reduce((bytes, regions) => bytes + memoryOfRing(1, regions), 0);
   assert.ok(sum <= 128 * MIB && sum > 122 * MIB, `${sum} bytes are promised`);
   await rings[0].detach();
   await attach();
@@ -129,7 +124,7 @@ test("a ring gets at most an eighth of the memory that is left, one large region
 
 test("where there is memory, a ring has all regions that it can use", async () => {
   const { host, attached } = plainHost();
-  const capped = new CappedRingHost(host, { memory: 64 * ringMemory(16) }, () => {}, { memory: 1e12 });
+  const capped = new CappedRingHost(host, { memory: 64 * memoryOfRing(16) }, () => {}, { memory: 1e12 });
   for (const pages of [1, 2, 16]) await capped.attach(options(1, {}, pages));
   assert.deepEqual(largeOf(attached), [32, 64, 64]);
   for (let i = 3; i < 64; i++) await capped.attach(options(1, {}, 16));
@@ -157,7 +152,7 @@ test("all domains' rings get fewer large regions as the memory for them runs sho
 test("one domain's default is a quarter of the machine's memory, at most what 64 of the largest rings use", () => {
   const GIB = 1024 * MIB;
   assert.equal(defaultMemory(GIB), GIB / 4);
-  assert.equal(defaultMemory(1024 * GIB), 64 * ringMemory(abi.MAX_RING_PAGES));
+  assert.equal(defaultMemory(1024 * GIB), 64 * memoryOfRing(abi.MAX_RING_PAGES));
   assert.equal(DEFAULT_CAPS.memory, defaultMemory(machineMemory()));
   assert.ok(machineMemory() > 0 && machineMemory() <= totalmem());
 });

@@ -1,7 +1,8 @@
 /** Plays the blocks of one vector on the real core: the guest's writes, the host's calls, and a log of the answers. */
 import assert from "node:assert/strict";
 import * as abi from "../../assembly/abi.js";
-import { BlkifCore, type Counters, noCounters } from "../../host/core/blkif.js";
+import { BlkifCore } from "../../host/core/blkif.js";
+import { type Counters, noCounters } from "../../host/core/counters.js";
 import { coreModule } from "../../host/core/load.js";
 import { allocateMemory } from "../../host/core/memory.js";
 import { BASE, copyAt, copyLines, flagNames, ioLines, mapLines, responseText } from "./describe.js";

@@ -6,7 +6,7 @@
  * short would kill this process.
  */
 import { ftruncateSync } from "node:fs";
-import { DATA, SRING } from "../../../assembly/abi.js";
+import { DATA_WINDOW } from "../../core/windows.js";
 import { mapBuffer, unmapBuffer } from "../../platform/libc.js";
 import { copyData, removePages, sealedMemory } from "../../platform/sharing.js";
 import { DESCRIPTOR_BYTES } from "./abi.js";
@@ -16,8 +16,8 @@ const ALIGNMENT = 2 << 20;
 /** Where the server finds byte 0, as an address of either kind that the protocol has. Not 0, which may mean "none". */
 export const SHARED_BASE = 2 ** 32;
 
-/** A ring's private data window, as assembly/abi.ts has it. */
-const WINDOW_BYTES = Math.ceil((SRING - DATA) / ALIGNMENT) * ALIGNMENT;
+/** A ring's private data window. */
+const WINDOW_BYTES = Math.ceil((DATA_WINDOW.end - DATA_WINDOW.start) / ALIGNMENT) * ALIGNMENT;
 
 /** In the control part of a slice; the largest ring has room. */
 const MAX_DESCRIPTORS = 1024;

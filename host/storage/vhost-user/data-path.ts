@@ -1,5 +1,6 @@
 /** How the data of requests come into the memory that is shared with the server, and out of it. */
-import { DATA, IOVEC_BYTES, SRING } from "../../../assembly/abi.js";
+import { IOVEC_BYTES } from "../../../assembly/abi.js";
+import { DATA_WINDOW, isWithin } from "../../core/windows.js";
 import { type IoVector, views } from "../device.js";
 import { slice } from "../nbd/request.js";
 import { CONTROL_BYTES, MAX_REQUESTS, SHARED_BASE, sliceAt } from "./area.js";
@@ -43,8 +44,8 @@ export class WindowPath implements DataPath {
       const word = (table + i * IOVEC_BYTES) >>> 2;
       const at = memory.u32[word] + memory.u32[word + 1] * TWO_TO_32 - memory.base;
       const length = memory.u32[word + 2];
-      if (at < DATA || at + length > SRING) throw new Error("data outside of the ring's window");
-      whole.push({ address: this.#window + at - DATA, length });
+      if (!isWithin(DATA_WINDOW, at, length)) throw new Error("data outside of the ring's window");
+      whole.push({ address: this.#window + at - DATA_WINDOW.start, length });
     }
     const parts = cut(whole, this.#limits);
     if (parts.length === 1) return [new WindowPart(this, parts[0])];
