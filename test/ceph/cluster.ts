@@ -13,6 +13,9 @@ export function noCeph(): string | false {
 }
 
 export class Cluster {
+  /** The one that this process has started first and not ended. */
+  static running: Cluster | null = null;
+
   readonly scene: Scene;
   #osd: Running | null = null;
 
@@ -23,6 +26,10 @@ export class Cluster {
   /** A cluster with a pool `rbd`, that every program finds which is started from now on (CEPH_CONF). */
   static async start(t: Ending): Promise<Cluster> {
     const cluster = new Cluster(new Scene(t));
+    Cluster.running ??= cluster;
+    t.after(() => {
+      if (Cluster.running === cluster) Cluster.running = null;
+    });
     const { scene } = cluster;
     const address = `[v2:127.0.0.1:${await freePort()}/0]`;
     const fsid = randomUUID();

@@ -1,6 +1,9 @@
-/** Disks in Ceph (rbd:POOL/IMAGE), on a cluster of one OSD that runs here: through qemu-storage-daemon, the ring, and a guest. */
+/**
+ * Disks in Ceph (rbd:POOL/IMAGE), on a cluster of one OSD that runs here, the same for all tests: through qemu-storage-daemon,
+ * the ring, and a guest.
+ */
 import assert from "node:assert/strict";
-import { type TestContext, test } from "node:test";
+import { after, before, type TestContext, test } from "node:test";
 import type { VbdStatus } from "../../host/vbd/status.js";
 import { pause, World } from "../cli/world.js";
 import { eventually, sha256 } from "../e2e/harness.js";
@@ -9,7 +12,6 @@ import { playSlice, WAYS } from "../restart/slice.js";
 import { Cluster, noCeph } from "./cluster.js";
 
 const OPTIONS = { skip: noCeph(), timeout: 300_000 };
-const DISK = "vdev=xvda,target=rbd:rbd/disk";
 /** Longer than it takes the cluster to believe that a client is dead. */
 const RECONNECT = ["--nbd-reconnect", "120"];
 
@@ -17,28 +19,45 @@ async function countersOf(world: World): Promise<VbdStatus["counters"]> {
   return (await world.json<{ vbd: VbdStatus }>("show", "1/xvda")).vbd.counters;
 }
 
+let cluster: Cluster;
+const ends: (() => unknown)[] = [];
+before(async () => {
+  if (OPTIONS.skip) return;
+  cluster = await Cluster.start({ after: (end) => void ends.push(end as () => unknown) });
+}, OPTIONS);
+after(async () => {
+  for (const end of ends) await end();
+});
+
+let images = 0;
+/** A test's own image, and how a disk of it is specified. */
+async function newImage(...how: string[]): Promise<{ name: string; disk: string }> {
+  const name = `disk${++images}`;
+  await cluster.create(name, SIZE, ...how);
+  return { name, disk: `vdev=xvda,target=rbd:rbd/${name}` };
+}
+
 /** A guest at work on its disk in Ceph while `disturb` does what it does: no error, and the very bytes in the end. */
 async function verifiedThrough(
   t: TestContext,
   operations: number,
-  disturb: (cluster: Cluster, world: World) => Promise<void>,
+  disturb: (world: World) => Promise<void>,
 ): Promise<void> {
-  const cluster = await Cluster.start(t);
-  await cluster.create("disk", SIZE);
+  const { name, disk } = await newImage();
   const world = await World.start(t, ...RECONNECT);
-  (await world.run("check", DISK)).expect(0).expectMatch(/qemu-storage-daemon, process /);
-  (await world.run("attach", "1", DISK)).expect(0);
+  (await world.run("check", disk)).expect(0).expectMatch(/qemu-storage-daemon, process /);
+  (await world.run("attach", "1", disk)).expect(0);
   const guest = work(world, operations);
   await progress(guest, 1000);
-  await disturb(cluster, world);
+  await disturb(world);
   const hash = await verified(guest);
   assert.equal((await countersOf(world)).ioErrors, 0);
   (await world.run("detach", "1/xvda")).expect(0);
-  assert.equal(await sha256(await cluster.export("disk")), hash);
+  assert.equal(await sha256(await cluster.export(name)), hash);
 }
 
 test("a guest's disk in Ceph, whose OSD is killed and comes back", OPTIONS, (t) =>
-  verifiedThrough(t, 10_000, async (cluster, world) => {
+  verifiedThrough(t, 10_000, async (world) => {
     await cluster.killOsd();
     await pause(3000);
     const { responses } = await countersOf(world);
@@ -49,7 +68,7 @@ test("a guest's disk in Ceph, whose OSD is killed and comes back", OPTIONS, (t) 
 );
 
 test("its helper is killed; the next one goes on when the cluster has given up the first", OPTIONS, (t) =>
-  verifiedThrough(t, 5000, async (_, world) => {
+  verifiedThrough(t, 5000, async (world) => {
     const helper = await helperOf(world);
     process.kill(helper, "SIGKILL");
     const another = async (): Promise<boolean> => {
@@ -61,7 +80,7 @@ test("its helper is killed; the next one goes on when the cluster has given up t
 );
 
 test("the daemon is killed; the next one goes on with the same helper", OPTIONS, (t) =>
-  verifiedThrough(t, 5000, async (_, world) => {
+  verifiedThrough(t, 5000, async (world) => {
     const helper = await helperOf(world);
     world.daemon.process.kill("SIGKILL");
     await world.daemon.ended;
@@ -81,7 +100,7 @@ async function killBoth(world: World): Promise<void> {
 }
 
 test("daemon and helper are killed; the image's exclusive lock is the fence", OPTIONS, (t) =>
-  verifiedThrough(t, 5000, async (cluster, world) => {
+  verifiedThrough(t, 5000, async (world) => {
     const before = await cluster.blocklisted();
     await killBoth(world);
     await eventually(() => /taken over/.test(world.daemon.stderr), "the next daemon goes on");
@@ -90,10 +109,9 @@ test("daemon and helper are killed; the image's exclusive lock is the fence", OP
 );
 
 test("daemon and helper are killed, and an image without an exclusive lock is closed", OPTIONS, async (t) => {
-  const cluster = await Cluster.start(t);
-  await cluster.create("disk", SIZE, "--image-feature", "layering");
+  const { disk } = await newImage("--image-feature", "layering");
   const world = await World.start(t, ...RECONNECT);
-  (await world.run("attach", "1", DISK)).expect(0);
+  (await world.run("attach", "1", disk)).expect(0);
   await progress(work(world, 1_000_000_000), 1000);
   await killBoth(world);
   const closed =

@@ -71,14 +71,15 @@ class HelpedImage implements ServedDisk {
     this.#hash = hash;
   }
 
-  /** Of a cluster of its own. */
+  /** Of the cluster that runs, or one of its own. */
   static async inCeph(directory: string, bytes: number): Promise<HelpedImage> {
     const image = basename(directory);
     let cluster: Cluster | null = null;
     const hash = async (): Promise<string> => hashFile((await cluster?.export(image)) ?? "");
     const disk = new HelpedImage(`rbd:rbd/${image}`, image, hash);
     try {
-      cluster = await Cluster.start({ after: (end) => void disk.#ends.push(end as () => unknown) });
+      cluster = Cluster.running;
+      cluster ??= await Cluster.start({ after: (end) => void disk.#ends.push(end as () => unknown) });
       await cluster.create(image, bytes);
     } catch (error) {
       await disk.close();
