@@ -2,7 +2,7 @@
 import assert from "node:assert/strict";
 import { readdirSync, readFileSync } from "node:fs";
 import { join } from "node:path";
-import type { TestContext } from "node:test";
+import { suite, type TestContext } from "node:test";
 import { World } from "../cli/world.js";
 import { eventually, type Running } from "../e2e/harness.js";
 import { helperOf, progress, SIZE, verified, withPrograms, work } from "./support.js";
@@ -101,19 +101,6 @@ for (const order of ORDERS) {
   });
 }
 
-for (const order of [["daemon"], ["daemon", "helper"], ["daemon", "guest"]] as const) {
-  withPrograms(
-    QEMU,
-    `nothing is left after SIGKILL of ${order.join(", ")}, and no other daemon`,
-    async (t) => {
-      const served = await serve(t, MANY);
-      killAll(order, served);
-      await eventually(() => left(served.world).length === 0, "nothing is left");
-      await checkImage(served.world);
-    },
-  );
-}
-
 withPrograms(QEMU, "nothing is left of a machine that is removed with its daemon", async (t) => {
   const { world, helper } = await serve(t, MANY);
   const guards = world.scene.processes().filter(({ args }) => args[2]?.includes("flock"));
@@ -138,7 +125,7 @@ withPrograms(QEMU, "an image is served on after a stop of the whole unit", async
 });
 
 withPrograms(QEMU, "daemons that are killed are followed by others that find the helper again", async (t) => {
-  const { world, guest, helper } = await serve(t, 16_000);
+  const { world, guest, helper } = await serve(t, 30_000);
   for (let kills = 1; kills <= 5; kills++) {
     // Far from its end, which it may reach while a daemon starts.
     await progress(guest, 500 * kills);
@@ -169,32 +156,49 @@ withPrograms(QEMU, "a vbd that is removed while there is no daemon leaves no hel
   assert.deepEqual(readdirSync(join(world.directory, "helpers")).sort(), ["daemons", "guard"]);
 });
 
-withPrograms(QEMU, "a helper that does not answer is left alone, and its guest waits", async (t) => {
-  const { world, guest, helper } = await serve(t, 20_000);
-  process.kill(helper, "SIGSTOP");
-  world.daemon.process.kill("SIGKILL");
-  await world.daemon.ended;
-  await world.serveAgain();
-  const busy = /qemu-storage-daemon, process \d+, has not done yet what the previous daemon has asked of it/;
-  await eventually(() => busy.test(world.daemon.stderr), "the daemon says so");
-  assert.ok(lives(helper));
-  process.kill(helper, "SIGCONT");
-  await verified(guest);
-  assert.equal(await helperOf(world), helper);
-  (await world.run("detach", "1/xvda")).expect(0);
-  await checkImage(world);
-});
+// The guard gives helpers half a minute, and a daemon ten seconds: all of these wait for that at once.
+suite("what has its time", { concurrency: true }, () => {
+  for (const order of [["daemon"], ["daemon", "helper"], ["daemon", "guest"]] as const) {
+    withPrograms(
+      QEMU,
+      `nothing is left after SIGKILL of ${order.join(", ")}, and no other daemon`,
+      async (t) => {
+        const served = await serve(t, MANY);
+        killAll(order, served);
+        await eventually(() => left(served.world).length === 0, "nothing is left");
+        await checkImage(served.world);
+      },
+    );
+  }
 
-withPrograms(QEMU, "a helper that does not answer ends when its disk is detached", async (t) => {
-  const { world, guest, helper } = await serve(t, MANY);
-  process.kill(helper, "SIGSTOP");
-  world.daemon.process.kill("SIGKILL");
-  await world.daemon.ended;
-  await world.serveAgain();
-  guest.process.kill("SIGKILL");
-  await world.run("detach", "1/xvda", "--force", "--timeout", "1");
-  await helperEnded(world);
-  assert.ok(!lives(helper));
+  withPrograms(QEMU, "a helper that does not answer is left alone, and its guest waits", async (t) => {
+    const { world, guest, helper } = await serve(t, 20_000);
+    process.kill(helper, "SIGSTOP");
+    world.daemon.process.kill("SIGKILL");
+    await world.daemon.ended;
+    await world.serveAgain();
+    const busy =
+      /qemu-storage-daemon, process \d+, has not done yet what the previous daemon has asked of it/;
+    await eventually(() => busy.test(world.daemon.stderr), "the daemon says so");
+    assert.ok(lives(helper));
+    process.kill(helper, "SIGCONT");
+    await verified(guest);
+    assert.equal(await helperOf(world), helper);
+    (await world.run("detach", "1/xvda")).expect(0);
+    await checkImage(world);
+  });
+
+  withPrograms(QEMU, "a helper that does not answer ends when its disk is detached", async (t) => {
+    const { world, guest, helper } = await serve(t, MANY);
+    process.kill(helper, "SIGSTOP");
+    world.daemon.process.kill("SIGKILL");
+    await world.daemon.ended;
+    await world.serveAgain();
+    guest.process.kill("SIGKILL");
+    await world.run("detach", "1/xvda", "--force", "--timeout", "1");
+    await helperEnded(world);
+    assert.ok(!lives(helper));
+  });
 });
 
 withPrograms(QEMU, "a helper that was started otherwise is replaced, and its guest goes on", async (t) => {
