@@ -2,7 +2,8 @@
 // README that far. A plain user there runs the README's two commands in a fresh copy of this checkout's last commit.
 //
 // The system is a directory, build/bare-root, which debootstrap fills the first time; no other program that tests may use
-// is in it. What these tests then skip is right here; what they fail at, a new user would see.
+// is in it. What these tests then skip is right here; what they fail at, a new user would see. `--fetch` makes the system and
+// nothing else; other words are for `npm test`.
 import { spawnSync } from "node:child_process";
 import {
   accessSync,
@@ -18,7 +19,8 @@ import {
 import { dirname, join } from "node:path";
 import { fileURLToPath } from "node:url";
 
-const COMMANDS = ["npm run demo", "npm test"];
+const words = process.argv.slice(2);
+const COMMANDS = ["npm run demo", ["npm test", ...(words.length > 0 ? ["--"] : []), ...words].join(" ")];
 const RELEASE = "trixie";
 const PATH = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin";
 /** The plain user, and his number. */
@@ -129,6 +131,7 @@ try {
   fail("debootstrap is not installed: apt-get install debootstrap");
 }
 makeSystem();
+if (words.includes("--fetch")) process.exit();
 connect(system);
 const scratch = mkdtempSync(join(root, "build/bare-home-"));
 try {

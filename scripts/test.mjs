@@ -20,6 +20,12 @@ const SILENT_MINUTES = { first: 8, full: 20, lab: 90 };
 /** Options of the runner whose value is the next word. */
 const VALUED = /^--test-(name-pattern|skip-pattern|concurrency|timeout|shard|reporter)$/;
 
+/**
+ * Files of tests at once. Of a full run, half the time goes by in tests that wait for a program to start, or to give up. One
+ * machine of the lab at a time, as each takes two cores.
+ */
+const CONCURRENCY = { first: 2, full: 3, lab: 1 };
+
 const root = dirname(dirname(fileURLToPath(import.meta.url)));
 const source = join(root, "test");
 const { level, names, options } = readArguments(process.argv.slice(2));
@@ -33,8 +39,7 @@ const runner = spawn(
   process.execPath,
   [
     "--test",
-    // One machine of the lab at a time, as each takes two cores.
-    `--test-concurrency=${lab ? 1 : 2}`,
+    `--test-concurrency=${CONCURRENCY[level]}`,
     ...["--test-reporter=spec", "--test-reporter-destination=stdout"],
     ...["--test-reporter=tap", `--test-reporter-destination=${record}`],
     ...options,

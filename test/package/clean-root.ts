@@ -28,13 +28,10 @@ function run(program: string, args: readonly string[]): string {
   return stdout;
 }
 
-/** Debian's smallest system with systemd; made once, by one of the tests that want it, then kept in build/. */
+/** Debian's smallest system with systemd; made once, then kept in build/. */
 function template(): string {
   const directory = join(ROOT, "build/clean-root");
-  // In a namespace of its own: what it mounts does not stay when it is interrupted.
-  const bootstrap = "unshare --mount debootstrap --variant=minbase --include=systemd,systemd-sysv bookworm";
-  const make = `[ -d "$1" ] || { rm -rf "$1.unfinished" && ${bootstrap} "$1.unfinished" && mv "$1.unfinished" "$1"; }`;
-  run("flock", [`${directory}.lock`, "sh", "-c", make, "sh", directory]);
+  run(join(ROOT, "test/package/clean-system"), [directory]);
   return directory;
 }
 
