@@ -11,8 +11,36 @@ export function instrument(wasm: Uint8Array): WebAssembly.Module {
   return instrumented;
 }
 
-/** An access that is about to be made, at an offset in linear memory. What it throws ends the call of the core. */
-export type Access = (at: number, bytes: number) => void;
+/** A load or store of the core's code. */
+export interface Instruction {
+  /** As WebAssembly calls it: i32.atomic.load. */
+  readonly name: string;
+  /** Where it always goes, if the code says so. */
+  readonly at: number | null;
+}
+
+/** The instructions of `wasm` by the numbers that its instrumented copy has for them. */
+export function instructionsOf(wasm: Uint8Array): Map<number, Instruction> {
+  const module = binaryen.readBinary(wasm);
+  module.runPasses(["instrument-memory"]);
+  const text = module.emitText();
+  module.dispose();
+  const constant = String.raw`\s*\(i32\.const (-?\d+)\)`;
+  const call = String.raw`\(call \$(?:load|store)_ptr${constant}${constant}${constant}(?:${constant})?`;
+  const found = text.matchAll(new RegExp(String.raw`\((\w+\.[\w.]+)[^\n()]*\s*${call}`, "g"));
+  return new Map(
+    [...found].map(([, name = "", id, , offset, base]) => {
+      const at = base === undefined ? null : Number(offset) + Number(base);
+      return [Number(id), { name, at }];
+    }),
+  );
+}
+
+/**
+ * An access that is about to be made, at an offset in linear memory, by an instruction that has a number. What it throws ends
+ * the call of the core.
+ */
+export type Access = (at: number, bytes: number, id: number) => void;
 
 /** The exports of an instrumented core on a harness's memory. `onLoad` and `onStore` hear of accesses from `from` on. */
 export function watched(
@@ -22,8 +50,8 @@ export function watched(
   onLoad: Access,
   onStore: Access,
 ): Record<string, (n?: number) => number> {
-  const watch = (access: Access) => (_: number, bytes: number, offset: number, base: number) => {
-    if (base + offset + bytes > from) access(base + offset, bytes);
+  const watch = (access: Access) => (id: number, bytes: number, offset: number, base: number) => {
+    if (base + offset + bytes > from) access(base + offset, bytes, id);
     return base;
   };
   const same = (_: number, value: unknown): unknown => value;
