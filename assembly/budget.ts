@@ -8,6 +8,8 @@ import {
   BLKIF_OP_DISCARD,
   CONFIG_PASS_BYTES,
   CONFIG_PASS_SEGMENTS,
+  MAX_IO,
+  MAX_SEGMENTS,
   OUT_PASS_BYTES,
   OUT_PASS_SEGMENTS,
 } from "./abi";
@@ -42,6 +44,9 @@ export function takeUpAgain(request: Request): void {
 
 export function publishUse(): void {
   const used = budget - left;
+  // By less than one request more than the host allows.
+  assert(<u32>(used >> 32) < load<u32>(CONFIG_PASS_SEGMENTS) + <u32>MAX_SEGMENTS);
+  assert(<u32>used < load<u32>(CONFIG_PASS_BYTES) + <u32>MAX_IO);
   store<u32>(OUT_PASS_SEGMENTS, <u32>(used >> 32));
   store<u32>(OUT_PASS_BYTES, <u32>used);
 }

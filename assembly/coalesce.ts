@@ -14,6 +14,7 @@ import {
   CONFIG_MAX_IO,
   COUNT_IOS,
   COUNT_MERGED,
+  DATA,
   IO_BYTES,
   IO_DISCARD,
   IO_FLUSH,
@@ -27,6 +28,8 @@ import {
   IOVEC_BYTES,
   IOVECS,
   IOVECS_PER_SLOT,
+  MAX_SLOTS,
+  MEMORY_BYTES,
   PAGE,
   PERSISTENT,
   SEGMENT_BYTES,
@@ -35,8 +38,19 @@ import {
   SEGMENT_PAGE,
 } from "./abi";
 import { count } from "./counters";
-import { ALONE, BUSY, dataOf, MAPPED, Request, requestAt, SECURE, segmentsEnd, segmentsOf } from "./request";
+import {
+  ALONE,
+  dataOf,
+  enterState,
+  MAPPED,
+  Request,
+  requestAt,
+  SECURE,
+  segmentsEnd,
+  segmentsOf,
+} from "./request";
 import { areNeighbours, areWhole } from "./segments";
+import { BUSY } from "./states";
 
 @unmanaged
 export class Io {
@@ -79,7 +93,7 @@ export function plan(slot: u32, request: Request): void {
   const operation = request.operation;
   const joins = (operation == BLKIF_OP_READ || operation == BLKIF_OP_WRITE) && !(request.flags & ALONE);
   const open = operation == BLKIF_OP_READ ? openRead : openWrite;
-  request.state = BUSY;
+  enterState(request, BUSY);
   if (joins && open != NONE && join(open, slot, request)) return;
   openIo(slot, request);
   if (!joins) return;
@@ -101,6 +115,7 @@ function openIo(slot: u32, request: Request): void {
     io.length = (<u32>request.sectors) << 9;
     io.iovecs = <u16>addIovecs(slot, 0, slot, request);
   }
+  assert(ios < <u32>MAX_SLOTS);
   store<u16>(IO_LIST + (ios++ << 1), slot);
   count(COUNT_IOS, 1);
 }
@@ -120,6 +135,7 @@ function flagsOf(request: Request): i32 {
 }
 
 function join(lead: u32, slot: u32, request: Request): bool {
+  assert(lead != slot);
   const io = ioAt(lead);
   const bytes = (<u32>request.sectors) << 9;
   if (io.sector + io.sectors != request.sector || io.length + bytes > maxBytes) return false;
@@ -180,10 +196,13 @@ function addIovecs(lead: u32, used: u32, slot: u32, request: Request): u32 {
     }
   }
   writeIovec(last, start, end);
+  assert(last < table + IOVECS_PER_SLOT * IOVEC_BYTES);
   return (last + IOVEC_BYTES - table) / IOVEC_BYTES;
 }
 
 function writeIovec(at: u32, start: u64, end: u64): void {
+  // Of nothing that the core trusts: the data window, or the guest's pages.
+  assert(start >= base + DATA && end > start && end <= base + MEMORY_BYTES);
   store<u64>(at, start);
   store<u64>(at, end - start, 8);
 }

@@ -18,21 +18,9 @@ import { count } from "./counters";
 import { leaveSegments } from "./data";
 import { retire } from "./hazards";
 import { noteAnswered } from "./journal";
-import {
-  ACTIVE,
-  ALONE,
-  addToReady,
-  BUSY,
-  DONE,
-  FREE,
-  LOADED,
-  MAPPED,
-  READ_DONE,
-  Request,
-  releaseLarge,
-  requestAt,
-} from "./request";
+import { ACTIVE, ALONE, addToReady, enterState, MAPPED, Request, releaseLarge, requestAt } from "./request";
 import { entries, respond, rspProd } from "./ring";
+import { BUSY, DONE, FREE, LOADED, READ_DONE } from "./states";
 
 /** Takes in `n` completions. What they finish is responded to, or, where data must be copied out first, made ready. */
 export function complete(n: u32): void {
@@ -50,11 +38,12 @@ export function complete(n: u32): void {
 
 /** A failed I/O of several requests is done again one by one, so that a bad sector fails only those who asked for it. */
 function split(slot: u32, io: Io): void {
+  assert(io.requests > 1);
   count(COUNT_SPLITS, 1);
   for (let left = io.requests; left != 0; left--) {
     const request = requestAt(slot);
     request.flags |= ALONE;
-    request.state = LOADED;
+    enterState(request, LOADED);
     addToReady(slot);
     slot = request.next;
   }
@@ -65,7 +54,7 @@ function finishAll(slot: u32, io: Io, result: u32): void {
     const request = requestAt(slot);
     const next = request.next;
     if (result == IO_RESULT_SUCCESS && request.operation == BLKIF_OP_READ && !(request.flags & MAPPED)) {
-      request.state = READ_DONE;
+      enterState(request, READ_DONE);
       addToReady(slot);
       retire(slot);
     } else {
@@ -88,9 +77,10 @@ function statusOf(request: Request, result: u32): i32 {
 
 /** A request has ended with a status; only its response is missing. */
 export function finish(slot: u32, request: Request, status: i32): void {
+  assert(status <= BLKIF_RSP_OKAY && status >= BLKIF_RSP_EOPNOTSUPP);
   if (request.flags & ACTIVE) retire(slot);
   request.status = <i16>status;
-  request.state = DONE;
+  enterState(request, DONE);
 }
 
 /**
@@ -98,9 +88,10 @@ export function finish(slot: u32, request: Request, status: i32): void {
  * response is published: until then its journal entry is needed.
  */
 export function answer(slot: u32, request: Request): void {
+  assert(request.state == DONE && !(request.flags & ACTIVE));
   leaveSegments(slot, request);
   releaseLarge(request);
   noteAnswered(slot, rspProd);
   respond(request);
-  request.state = FREE;
+  enterState(request, FREE);
 }

@@ -20,6 +20,7 @@ import {
   COUNT_COPIES,
   FEATURE_PERSISTENT,
   MAX_COPIES,
+  MAX_SEGMENTS,
   PAGE,
   SEGMENT_BYTES,
   SEGMENT_FIRST,
@@ -28,13 +29,10 @@ import {
 import { count } from "./counters";
 import { ALL_MAPPED, areMapped, leavePages, NO_ROOM, usePages } from "./persistent";
 import {
-  ADMITTED,
-  COPYING,
   dataOf,
+  enterState,
   FAULT,
-  LOADED,
   MAPPED,
-  MAPPING,
   Request,
   releaseLarge,
   requestAt,
@@ -43,6 +41,7 @@ import {
   UNMAPPABLE,
 } from "./request";
 import { areWhole } from "./segments";
+import { ADMITTED, COPYING, LOADED, MAPPING } from "./states";
 
 /** Grant copies asked for in this round. */
 export let copies: u32 = 0;
@@ -71,6 +70,7 @@ function lengthAndFlags(bytes: u32, flags: u32): u64 {
 
 /** Asks for the private copy of an indirect page's segments, straight into the slot's table. */
 export function fetchSegments(slot: u32, segments: u32, gref: u32): void {
+  assert(roomForCopies(1) && segments <= <u32>MAX_SEGMENTS);
   const at = COPIES + copies * COPY_BYTES;
   store<u64>(at, <u64>gref | domid, COPY_SOURCE);
   store<u64>(at, base + segmentsOf(slot), COPY_DEST);
@@ -82,6 +82,7 @@ export function fetchSegments(slot: u32, segments: u32, gref: u32): void {
 /** Asks for the copies of all of a request's segments. The caller has made sure that there is room. */
 export function copySegments(slot: u32, toGuest: bool): void {
   const request = requestAt(slot);
+  assert(roomForCopies(request.segments) && !(request.flags & MAPPED));
   // The sides of a struct gntdev_grant_copy_segment; a grant side is {ref, offset, domid} in one u64.
   const grantSide: u32 = toGuest ? COPY_DEST : COPY_SOURCE;
   const localSide: u32 = toGuest ? COPY_SOURCE : COPY_DEST;
@@ -123,6 +124,8 @@ export function copySegments(slot: u32, toGuest: bool): void {
     at += COPY_BYTES;
     owner += 2;
   }
+  // One behind the other, from the first byte to the last.
+  assert(local == base + dataOf(slot, request) + (request.sectors << 9));
   copies += request.segments;
 }
 
@@ -132,6 +135,7 @@ function statusOf(copy: u32): u32 {
 
 /** Marks the requests of copies that failed. */
 export function settleCopies(): void {
+  assert(copies <= <u32>MAX_COPIES);
   // Mostly none has: four statuses cost one branch.
   let i: u32 = 0;
   for (; i + 4 <= copies; i += 4) {
@@ -157,8 +161,9 @@ export function leaveSegments(slot: u32, request: Request): void {
 
 /** An ADMITTED request becomes MAPPING, COPYING or LOADED; it stays as it is when the copy table is full. */
 export function placeData(slot: u32, request: Request): void {
+  assert(!(request.flags & MAPPED));
   if (request.segments == 0) {
-    request.state = LOADED;
+    enterState(request, LOADED);
     return;
   }
   const found =
@@ -170,23 +175,24 @@ export function placeData(slot: u32, request: Request): void {
     return;
   }
   request.flags |= MAPPED;
-  request.state = MAPPING;
+  enterState(request, MAPPING);
   if (found == ALL_MAPPED) mapped(request);
 }
 
 function copyIn(slot: u32, request: Request): void {
   if (request.operation == BLKIF_OP_READ) {
-    request.state = LOADED;
+    enterState(request, LOADED);
     return;
   }
   if (!roomForCopies(request.segments)) return;
   copySegments(slot, false);
-  request.state = COPYING;
+  enterState(request, COPYING);
 }
 
 function mapped(request: Request): void {
+  assert((request.flags & MAPPED) != 0);
   releaseLarge(request);
-  request.state = LOADED;
+  enterState(request, LOADED);
 }
 
 /** The host has answered: a MAPPING request goes on if its pages are mapped, and otherwise falls back to copying. */
@@ -197,6 +203,6 @@ export function settleMapping(slot: u32, request: Request): void {
   }
   leaveSegments(slot, request);
   request.flags |= UNMAPPABLE;
-  request.state = ADMITTED;
+  enterState(request, ADMITTED);
   copyIn(slot, request);
 }

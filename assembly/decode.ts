@@ -10,6 +10,7 @@ import {
   BLKIF_OP_WRITE_BARRIER,
   BLKIF_RSP_EOPNOTSUPP,
   BLKIF_RSP_ERROR,
+  BLKIF_RSP_OKAY,
   CONFIG_FEATURES,
   CONFIG_MAX_INDIRECT,
   CONFIG_SECTOR_UNITS,
@@ -33,8 +34,9 @@ import {
 } from "./abi";
 import { count } from "./counters";
 import { bodyOffset, INDIRECT_SEGMENTS, idOffset, indirectGrefsOffset, sectorOffset } from "./layout";
-import { DONE, INDIRECT, Request, SECURE } from "./request";
+import { enterState, INDIRECT, Request, SECURE } from "./request";
 import { copyDirect, sumSegments } from "./segments";
+import { DONE } from "./states";
 
 let features: u32 = 0;
 let maxIndirect: u32 = 0;
@@ -48,8 +50,9 @@ export function configureDecode(): void {
 }
 
 function refuse(request: Request, status: i32, reason: u32): bool {
+  assert(status < BLKIF_RSP_OKAY);
   request.status = <i16>status;
-  request.state = DONE;
+  enterState(request, DONE);
   count(reason, 1);
   return false;
 }
@@ -137,6 +140,7 @@ export function validate(slot: u32, request: Request): bool {
   }
   if (((request.sector | request.sectors) & alignment) != 0)
     return refuse(request, BLKIF_RSP_ERROR, COUNT_BAD_RANGE);
+  assert(request.sectors <= load<u64>(CONFIG_SECTORS));
   count(COUNT_SEGMENTS, request.segments);
   if (request.operation == BLKIF_OP_READ) count(COUNT_SECTORS_READ, request.sectors);
   else if (request.operation != BLKIF_OP_DISCARD) count(COUNT_SECTORS_WRITTEN, request.sectors);

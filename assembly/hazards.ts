@@ -18,7 +18,8 @@ import {
   HAZARDS,
 } from "./abi";
 import { count } from "./counters";
-import { ACTIVE, ADMITTED, addToReady, HELD, READY, Request, requestAt } from "./request";
+import { ACTIVE, addToReady, enterState, Request, requestAt } from "./request";
+import { ADMITTED, HELD, READY } from "./states";
 
 let active: u32 = 0;
 let changing: u32 = 0;
@@ -66,6 +67,7 @@ function isFlush(request: Request): bool {
  * hold any number.
  */
 function overlap(a: Request, b: Request): bool {
+  assert(a.sectors != 0);
   return b.sectors != 0 && a.sector < b.sector + b.sectors && b.sector < a.sector + a.sectors;
 }
 
@@ -137,6 +139,8 @@ function widenBounds(request: Request, writer: bool): void {
 }
 
 function note(request: Request, writer: bool, by: i32): void {
+  // Never less than none.
+  assert(by > 0 || active != 0);
   active += by;
   if (isBarrier(request)) barriers += by;
   if (request.sectors == 0) return;
@@ -162,6 +166,7 @@ function countEarlier(request: Request): u16 {
 /** Lets a valid request in, in ring order: it becomes ADMITTED or HELD. */
 export function admit(slot: u32): void {
   const request = requestAt(slot);
+  assert(!(request.flags & ACTIVE));
   const writer = changes(request);
   const waits = mayConflict(request, writer) ? countEarlier(request) : 0;
   if (request.sectors != 0) widenBounds(request, writer);
@@ -171,7 +176,7 @@ export function admit(slot: u32): void {
   request.flags |= ACTIVE;
   request.order = ++admitted;
   request.waits = waits;
-  request.state = waits ? HELD : ADMITTED;
+  enterState(request, waits ? HELD : ADMITTED);
   if (waits) {
     held++;
     count(COUNT_HELD, 1);
@@ -181,6 +186,7 @@ export function admit(slot: u32): void {
 /** A request has had its effect (or failed): those that waited for it may become ready. */
 export function retire(slot: u32): void {
   const request = requestAt(slot);
+  assert((request.flags & ACTIVE) != 0);
   const word = wordOf(slot);
   store<u64>(word, load<u64>(word) & ~((<u64>1) << (slot & 63)));
   request.flags &= ~ACTIVE;
@@ -194,8 +200,9 @@ function releaseHeld(request: Request): void {
       const slot = (word << 6) + <u32>ctz(left);
       const other = requestAt(slot);
       if (other.state != HELD || other.order < request.order || !mustFollow(other, request)) continue;
+      assert(other.waits != 0 && held != 0);
       if (--other.waits == 0) {
-        other.state = READY;
+        enterState(other, READY);
         held--;
         addToReady(slot);
       }

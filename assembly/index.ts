@@ -4,6 +4,8 @@
 //
 //   ring -> TAKEN -> [FETCHING] -> HELD? -> ADMITTED -> [MAPPING] [COPYING] -> LOADED -> BUSY -> [READ_DONE] -> DONE
 //
+// states.ts has each state, and which may follow which.
+//
 // Where grant operations are needed, step() returns for the host to carry them out, all of a round in one batch,
 // and goes on when it is called again. A pass ends with I/Os to start, responses published, and the ring checked.
 import {
@@ -77,30 +79,21 @@ import {
   takeUpRecovered,
 } from "./recover";
 import {
-  ADMITTED,
   addToPass,
-  COPYING,
-  COPYING_OUT,
-  DONE,
   endPass,
+  enterState,
   FAULT,
-  FETCHING,
-  FREE,
   freeLarge,
   freeSlot,
   freeSlots,
   INDIRECT,
   inPass,
-  LOADED,
-  MAPPING,
   passLength,
-  READ_DONE,
   Request,
   readyLength,
   readyToPass,
   requestAt,
   resetRequests,
-  TAKEN,
   takeLarge,
   takeSlot,
 } from "./request";
@@ -116,6 +109,18 @@ import {
   rspProd,
   unconsumed,
 } from "./ring";
+import {
+  ADMITTED,
+  COPYING,
+  COPYING_OUT,
+  DONE,
+  FETCHING,
+  FREE,
+  LOADED,
+  MAPPING,
+  READ_DONE,
+  TAKEN,
+} from "./states";
 
 let inRound: bool = false;
 let halted: bool = false;
@@ -163,7 +168,8 @@ export function recover(): i32 {
   if (!configured()) return ATTACH_BAD_CONFIG;
   if (!restoreAgreement()) return ATTACH_BAD_JOURNAL;
   const code = recoverJournal(reset());
-  storeTotals();
+  // Where it is refused there is no ring of which something could be in flight.
+  if (code == ATTACH_OK) storeTotals();
   return code;
 }
 
@@ -184,6 +190,7 @@ function reset(): u32 {
 }
 
 function storeTotals(): void {
+  assert(freeSlots <= entries);
   store<u32>(OUT_INFLIGHT, entries - freeSlots);
   store<u32>(OUT_PERSISTENT, pagesUsed);
 }
@@ -199,6 +206,7 @@ export function idle(): i32 {
 }
 
 export function step(n: u32): i32 {
+  assert(n <= <u32>MAX_SLOTS);
   if (inRound) {
     settleMaps();
     settleCopies();
@@ -265,7 +273,7 @@ function takeRecovered(): bool {
 
 /** A request that is taken, and has its copy in the journal, enters the pass or is answered. */
 function begin(slot: u32, request: Request, copy: u32, large: bool): void {
-  request.state = TAKEN;
+  enterState(request, TAKEN);
   if (!decode(slot, request, copy)) {
     answer(slot, request);
     return;
@@ -305,7 +313,7 @@ function advance(slot: u32, request: Request, behindFetch: bool): void {
       settleMapping(slot, request);
       return;
     case COPYING:
-      if (!failed(slot, request)) request.state = LOADED;
+      if (!failed(slot, request)) enterState(request, LOADED);
       return;
     case READ_DONE:
       copyOut(slot, request);
@@ -320,13 +328,13 @@ function fetch(slot: u32, request: Request): void {
   if (!roomForCopies(1)) return;
   const copy = entryOf(slot) + JOURNAL_REQUEST;
   fetchSegments(slot, request.segments, indirectGref(copy));
-  request.state = FETCHING;
+  enterState(request, FETCHING);
 }
 
 function copyOut(slot: u32, request: Request): void {
   if (!roomForCopies(request.segments)) return;
   copySegments(slot, true);
-  request.state = COPYING_OUT;
+  enterState(request, COPYING_OUT);
 }
 
 function enter(slot: u32, request: Request): void {

@@ -23,6 +23,7 @@ import {
   JOURNAL_FORMAT,
   JOURNAL_FREE,
   JOURNAL_IDENTITY,
+  JOURNAL_INDEX,
   JOURNAL_MAGIC,
   JOURNAL_MAGIC_HIGH,
   JOURNAL_MAGIC_LOW,
@@ -43,17 +44,20 @@ export const MAGIC: u64 = JOURNAL_MAGIC_LOW | ((<u64>JOURNAL_MAGIC_HIGH) << 32);
 let answered: u32 = 0;
 
 export function entryOf(slot: u32): u32 {
+  assert(slot < <u32>MAX_SLOTS);
   return JOURNAL_ENTRIES + slot * JOURNAL_ENTRY_BYTES;
 }
 
 /** The slot's entry holds the request; with `taken`, which counts it, it is in flight. */
 export function noteTaken(slot: u32, taken: u64): void {
+  assert(load<u64>(entryOf(slot), JOURNAL_INDEX) == taken - 1);
   storeOrdered(entryOf(slot) + JOURNAL_STATE, JOURNAL_BUSY);
   storeOrdered(JOURNAL_TAKEN, taken);
 }
 
 /** Its response is about to be written at a ring index. One store, so that no index is ever read with another state. */
 export function noteAnswered(slot: u32, index: u32): void {
+  assert(load<u32>(entryOf(slot), JOURNAL_STATE) == JOURNAL_BUSY && answered < <u32>MAX_SLOTS);
   storeOrdered(entryOf(slot) + JOURNAL_STATE, JOURNAL_ANSWERED | ((<u64>index) << 32));
   store<u16>(ANSWERED_LIST + (answered++ << 1), slot);
 }

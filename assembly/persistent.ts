@@ -69,6 +69,7 @@ export let maps: u32 = 0;
 export let pagesUsed: u32 = 0;
 
 function pageAt(page: u32): Page {
+  assert(page < <u32>MAX_PERSISTENT);
   return changetype<Page>(PERSISTENT_PAGES + page * PERSISTENT_PAGE_BYTES);
 }
 
@@ -117,6 +118,7 @@ function entryBehind(at: u32): u32 {
 /** Takes an entry out and closes the gap in the probe sequence behind it. */
 function unlink(gref: u32): void {
   let hole = find(gref);
+  assert(hole != 0 && load<u32>(hole) == gref && load<u32>(hole, 4) != 0);
   for (let at = entryBehind(hole); load<u32>(at, 4) != 0; at = entryBehind(at)) {
     const home = bucketOf(load<u32>(at)) & (PERSISTENT_HASH_ENTRIES - 1);
     const index = (at - PERSISTENT_HASH) >> 3;
@@ -186,7 +188,9 @@ function usePage(gref: u32): u32 {
     starved = true;
     return NO_PAGE;
   }
+  assert(freePages != 0 && maps < <u32>MAX_PERSISTENT);
   page = load<u16>(FREE_PAGES + (--freePages << 1));
+  assert(pageAt(page).state == UNUSED);
   pagesUsed++;
   store<u32>(entry, gref);
   store<u32>(entry, page + 1, 4);
@@ -208,6 +212,7 @@ export function leavePages(start: u32, end: u32): void {
   for (let at = start; at < end; at += SEGMENT_BYTES) {
     const page = <u32>load<u16>(at, SEGMENT_PAGE);
     const it = PERSISTENT_PAGES + page * PERSISTENT_PAGE_BYTES;
+    assert(pageAt(page).users != 0);
     const use = load<u64>(it, PAGE_USE) - 1;
     store<u64>(it, use, PAGE_USE);
     if (use >> STATE_SHIFT != MAPPED_AND_TOUCHED) dropIfFailed(page);
@@ -228,6 +233,7 @@ export function areMapped(start: u32, end: u32): bool {
 
 function drop(page: u32): void {
   const it = pageAt(page);
+  assert(it.users == 0 && it.state != UNUSED && pagesUsed != 0);
   unlink(it.gref);
   it.state = UNUSED;
   pagesUsed--;
@@ -239,6 +245,7 @@ export function settleMaps(): void {
   for (let i: u32 = 0; i < maps; i++) {
     const map = MAPS + i * MAP_BYTES;
     const page = pageAt(load<u16>(map, MAP_PAGE));
+    assert(page.state == PENDING);
     if (load<i16>(map, MAP_STATUS) == 0) {
       page.state = MAPPED;
       if (failures != 0) failures--;

@@ -51,10 +51,12 @@ export function hasRecovered(): bool {
 
 /** The oldest recovered request that has not been taken up. */
 export function nextRecovered(): u32 {
+  assert(hasRecovered());
   return load<u16>(RECOVERED_LIST + (takenUp << 1));
 }
 
 export function takeUpRecovered(): void {
+  assert(hasRecovered());
   takenUp++;
 }
 

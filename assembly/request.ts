@@ -7,6 +7,7 @@ import {
   DATA_SMALL_BYTES,
   FREE_LARGE,
   FREE_SLOTS,
+  MAX_DIRECT_SEGMENTS,
   MAX_LARGE,
   MAX_SEGMENTS,
   MAX_SLOTS,
@@ -18,30 +19,7 @@ import {
   SEGMENTS,
 } from "./abi";
 import { mayTakeUp, takeUpAgain } from "./budget";
-
-// The life of a request. A pass moves it as far as it goes without the host (see index.ts).
-export const FREE: u8 = 0;
-/** Its copy is in the journal; nothing has been looked at. */
-export const TAKEN: u8 = 1;
-/** Its indirect page is being copied. */
-export const FETCHING: u8 = 2;
-/** It waits for earlier requests (see hazards.ts). */
-export const HELD: u8 = 3;
-/** Valid and free to go; its data is not there yet. */
-export const ADMITTED: u8 = 4;
-export const MAPPING: u8 = 5;
-export const COPYING: u8 = 6;
-/** Data in place: next is an I/O. */
-export const LOADED: u8 = 7;
-/** Part of an I/O that the host carries out. */
-export const BUSY: u8 = 8;
-/** Read; the data must be copied to the guest. */
-export const READ_DONE: u8 = 9;
-export const COPYING_OUT: u8 = 10;
-/** Only the response is missing. */
-export const DONE: u8 = 11;
-/** It was HELD and need not wait any more; it is in the ready list. */
-export const READY: u8 = 12;
+import { ADMITTED, FREE, mayFollow, READY, TAKEN } from "./states";
 
 // Flags.
 /** Its pages are mapped persistently; otherwise its data lies in the data window. */
@@ -81,15 +59,24 @@ export class Request {
   status: i16;
 }
 
+/** The only place where a request's state changes. */
+export function enterState(request: Request, state: u8): void {
+  assert(mayFollow(request.state, state));
+  request.state = state;
+}
+
 export function requestAt(slot: u32): Request {
+  assert(slot < <u32>MAX_SLOTS);
   return changetype<Request>(REQUESTS + slot * REQUEST_BYTES);
 }
 
 export function segmentsOf(slot: u32): u32 {
+  assert(slot < <u32>MAX_SLOTS);
   return SEGMENTS + slot * (MAX_SEGMENTS * SEGMENT_BYTES);
 }
 
 export function segmentsEnd(slot: u32, request: Request): u32 {
+  assert(<u32>request.segments <= <u32>MAX_SEGMENTS);
   return segmentsOf(slot) + <u32>request.segments * SEGMENT_BYTES;
 }
 
@@ -114,28 +101,34 @@ export function resetRequests(entries: u32): void {
 
 /** Takes the `count` slots of a list out of the free ones. */
 export function claimSlots(list: u32, count: u32): void {
-  for (let i: u32 = 0; i < count; i++) requestAt(load<u16>(list + (i << 1))).state = TAKEN;
+  for (let i: u32 = 0; i < count; i++) enterState(requestAt(load<u16>(list + (i << 1))), TAKEN);
   let free: u32 = 0;
   for (let i: u32 = 0; i < freeSlots; i++) {
     const slot = load<u16>(FREE_SLOTS + (i << 1));
     if (requestAt(slot).state == FREE) store<u16>(FREE_SLOTS + (free++ << 1), slot);
   }
+  assert(freeSlots - free == count);
   freeSlots = free;
 }
 
+/** The ring has no more requests than there are slots, which `overflows` has made sure of. */
 export function takeSlot(): u32 {
+  assert(freeSlots != 0);
   return load<u16>(FREE_SLOTS + (--freeSlots << 1));
 }
 
 export function freeSlot(slot: u32): void {
+  assert(freeSlots < <u32>MAX_SLOTS && requestAt(slot).state == FREE);
   store<u16>(FREE_SLOTS + (freeSlots++ << 1), slot);
 }
 
 export function addToPass(slot: u32): void {
+  assert(passLength < <u32>MAX_SLOTS);
   store<u16>(PASS_LIST + (passLength++ << 1), slot);
 }
 
 export function inPass(i: u32): u32 {
+  assert(i < passLength);
   return load<u16>(PASS_LIST + (i << 1));
 }
 
@@ -145,6 +138,7 @@ export function endPass(): void {
 
 /** The next passes take these up, in this order, before they look at the ring. */
 export function addToReady(slot: u32): void {
+  assert(readyLength < <u32>MAX_SLOTS);
   store<u16>(READY_LIST + (readyLength++ << 1), slot);
 }
 
@@ -154,7 +148,7 @@ export function readyToPass(): void {
     const slot = load<u16>(READY_LIST + (i << 1));
     const request = requestAt(slot);
     takeUpAgain(request);
-    if (request.state == READY) request.state = ADMITTED;
+    if (request.state == READY) enterState(request, ADMITTED);
     addToPass(slot);
   }
   readyLength -= i;
@@ -164,18 +158,21 @@ export function readyToPass(): void {
 // ---- Data window ----
 
 export function takeLarge(request: Request): void {
+  assert(freeLarge != 0 && !(request.flags & LARGE));
   request.large = <u8>load<u16>(FREE_LARGE + (--freeLarge << 1));
   request.flags |= LARGE;
 }
 
 export function releaseLarge(request: Request): void {
   if (!(request.flags & LARGE)) return;
+  assert(freeLarge < <u32>MAX_LARGE);
   request.flags &= ~LARGE;
   store<u16>(FREE_LARGE + (freeLarge++ << 1), request.large);
 }
 
 /** Where the private copy of its data lies: its segments one behind the other, so that they are one buffer. */
 export function dataOf(slot: u32, request: Request): u32 {
+  assert(<u32>request.segments <= <u32>MAX_DIRECT_SEGMENTS || (request.flags & LARGE) != 0);
   if (request.flags & LARGE) return DATA_LARGE + <u32>request.large * DATA_LARGE_BYTES;
   return DATA + slot * DATA_SMALL_BYTES;
 }

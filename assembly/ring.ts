@@ -38,6 +38,7 @@ export function attachRing(size: u32): bool {
 
 /** Goes on with `from` requests taken and responses published up to `published`. False if the guest lies. */
 export function startRing(size: u32, from: u64, published: u32): bool {
+  assert(size != 0 && (size & (size - 1)) == 0);
   entries = size;
   taken = from;
   rspProd = rspPublished = published;
@@ -69,6 +70,7 @@ export function overflows(claimed: u32): bool {
  * The request counts as taken only when `consume` is called.
  */
 export function copyRequest(slot: u32): u32 {
+  assert(slot < entries);
   const entry = JOURNAL_ENTRIES + slot * JOURNAL_ENTRY_BYTES;
   const from = SRING_ENTRIES + (<u32>taken & (entries - 1)) * stride;
   const to = entry + JOURNAL_REQUEST;
@@ -91,6 +93,8 @@ export function consume(slot: u32): void {
 }
 
 export function respond(request: Request): void {
+  // Never over a request that was not taken.
+  assert(<u32>taken - rspProd != 0);
   const to = SRING_ENTRIES + (rspProd & (entries - 1)) * stride;
   storeResponse(to, request.id, request.operation, request.status);
   rspProd++;
@@ -101,6 +105,7 @@ export function publish(): bool {
   publishIndices();
   if (rspProd == rspPublished) return false;
   const old = rspPublished;
+  assert(<u32>taken - old <= entries);
   count(COUNT_RESPONSES, rspProd - old);
   count(COUNT_PUSHES, 1);
   storeShared(SRING_RSP_PROD, rspProd);

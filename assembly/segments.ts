@@ -1,5 +1,13 @@
 // Passes over a request's segments, in their private copy: four at a time where there is SIMD, one at a time elsewhere.
-import { PAGE, SEGMENT_BYTES, SEGMENT_FIRST, SEGMENT_LAST, SEGMENT_PAGE } from "./abi";
+import {
+  MAX_DIRECT_SEGMENTS,
+  MAX_SEGMENTS,
+  PAGE,
+  SEGMENT_BYTES,
+  SEGMENT_FIRST,
+  SEGMENT_LAST,
+  SEGMENT_PAGE,
+} from "./abi";
 import { Request, segmentsEnd, segmentsOf } from "./request";
 
 /** Sectors of a page; first_sect and last_sect are below it. */
@@ -11,6 +19,7 @@ const FOUR = 4 * SEGMENT_BYTES;
  * without a loop, whose turns would cost more than the copying.
  */
 export function copyDirect(slot: u32, from: u32, segments: u32): void {
+  assert(segments <= <u32>MAX_DIRECT_SEGMENTS);
   const to = segmentsOf(slot);
   store<u64>(to, load<u64>(from));
   if (segments <= 1) return;
@@ -62,6 +71,7 @@ export function sumSegments(slot: u32, request: Request, alignment: u32): u32 {
  * one that any has clear. Shifts rather than masks, because V8 makes a constant anew in every turn.
  */
 function sumByFours(at: u32, segments: u32, alignment: u32): u32 {
+  assert(segments != 0 && segments <= <u32>MAX_SEGMENTS);
   const last = at + ((segments - 1) & ~3) * SEGMENT_BYTES;
   let any = i32x4.splat(0);
   let all = i32x4.splat(-1);
@@ -102,6 +112,7 @@ export function areWhole(request: Request): bool {
 
 /** Whether whole segments lie on pages of the persistent window that are neighbours, in their order. */
 export function areNeighbours(at: u32, segments: u32): bool {
+  assert(segments != 0);
   if (!ASC_FEATURE_SIMD || segments < 4) {
     const past = at + segments * SEGMENT_BYTES;
     for (; at + SEGMENT_BYTES < past; at += SEGMENT_BYTES) {

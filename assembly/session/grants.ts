@@ -32,7 +32,8 @@ import {
   SEGMENT_BYTES,
   UNMAPS,
 } from "../abi";
-import { dataOf, FREE, LARGE, Request, requestAt, segmentsOf } from "../request";
+import { dataOf, LARGE, Request, requestAt, segmentsOf } from "../request";
+import { FREE } from "../states";
 import {
   BAD_BUDGET,
   BAD_COPY,

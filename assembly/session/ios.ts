@@ -28,7 +28,8 @@ import {
 } from "../abi";
 import { Io, ioAt } from "../coalesce";
 import { sectorOffset } from "../layout";
-import { BUSY, dataOf, MAPPED, Request, requestAt, segmentsOf } from "../request";
+import { dataOf, MAPPED, Request, requestAt, segmentsOf } from "../request";
+import { BUSY } from "../states";
 import { BAD_IO, BAD_IOVEC, BAD_ORDER, BAD_RANGE } from "./format";
 import { BASE, isMappedMemory } from "./grants";
 import { readU8, readU16 } from "./input";
