@@ -32,6 +32,7 @@ export const FULL_ONLY = [
   "images/nbd",
   "images/snapshot",
   "images/vhost",
+  "images/web",
   "reactor/give-back",
   "reactor/observe",
   "reactor/polling",
@@ -39,7 +40,7 @@ export const FULL_ONLY = [
   "reactor/throttle",
   "reactor/vhost",
   "storage/nbd-faults",
-  "storage/nbd-helper",
+  "storage/web",
   "storage/vhost-faults",
   // Waits and crowds.
   "bench/",

@@ -165,7 +165,7 @@ function serve(): Command {
     .addOption(
       liveNumber(
         "--nbd-reconnect <seconds>",
-        "how long I/O waits for a lost NBD or vhost-user server before it fails",
+        "how long I/O waits for a lost NBD, vhost-user or web server before it fails",
         1,
         86_400,
         DEFAULT_PATIENCE.reconnectMs / 1000,

@@ -3,10 +3,13 @@ import koffi from "koffi";
 import { check, type Poll, pollDisconnect } from "./libc.js";
 import { F_DUPFD_CLOEXEC, O_CLOEXEC, POLLERR, POLLHUP, POLLNVAL, POLLRDHUP } from "./numbers.js";
 
+const SHUT_RDWR = 2;
+
 const libc = koffi.load("libc.so.6");
 
 const c = {
   fcntl: libc.func("int fcntl(int fd, int command, long argument)"),
+  shutdown: libc.func("int shutdown(int fd, int how)"),
   dup3: libc.func("int dup3(int from, int to, int flags)"),
   poll: libc.func("int poll(void *descriptors, ulong count, int timeout)"),
 };
@@ -19,6 +22,11 @@ export function copyOf(fd: number): number {
 /** Makes a descriptor one of another open file, in one step: threads that know its number never see it closed. */
 export function redirect(fd: number, to: number): void {
   check(c.dup3(to, fd, O_CLOEXEC), "dup3");
+}
+
+/** Ends a connection for all who have it. One that has ended already stays so. */
+export function cutOff(fd: number): void {
+  c.shutdown(fd, SHUT_RDWR);
 }
 
 /** Whether a connection has ended, at either end. Reads nothing of it. */

@@ -5,7 +5,7 @@ import { type BlockDevice, type Done, type IoVector, Result } from "../storage/d
 import type { IoOwner, IoQueue } from "./io-queue.js";
 
 /** What of a device it takes. */
-type Operations = Pick<BlockDevice, "read" | "write" | "writeThrough" | "flush" | "discard">;
+type Operations = Pick<BlockDevice, "read" | "write" | "flush" | "discard">;
 
 export class DeviceQueue implements IoQueue {
   readonly #device: Operations;
@@ -41,7 +41,6 @@ export class DeviceQueue implements IoQueue {
     const device = this.#device;
     const write = (): void => {
       if (!(io.flags & abi.IO_FUA)) device.write(io.position, vector, done);
-      else if (device.writeThrough) device.writeThrough(io.position, vector, done);
       else {
         device.write(io.position, vector, (result, error) =>
           result === Result.Success ? device.flush(done) : done(result, error),

@@ -61,6 +61,20 @@ export function views({ memory, table, count }: IoVector): Uint8Array[] {
   return list;
 }
 
+/** The part of a scatter list that begins after `offset` bytes and has `length`. */
+export function slice(views: readonly Uint8Array[], offset: number, length: number): Uint8Array[] {
+  const part: Uint8Array[] = [];
+  let start = 0;
+  for (const view of views) {
+    const from = Math.max(offset - start, 0);
+    const to = Math.min(offset + length - start, view.length);
+    if (from < to) part.push(view.subarray(from, to));
+    start += view.length;
+    if (start >= offset + length) break;
+  }
+  return part;
+}
+
 /**
  * A disk. Positions and lengths are bytes and multiples of `sectorSize`; the caller has checked them against
  * `size`. `done` is called exactly once, never before the call returns. Many operations may be under way at once,
@@ -110,8 +124,6 @@ export interface BlockDevice {
 
   read(position: number, to: IoVector, done: Done): void;
   write(position: number, from: IoVector, done: Done): void;
-  /** As `write`, and on stable storage when it succeeds. Not there where a flush after the write is as good. */
-  writeThrough?(position: number, from: IoVector, done: Done): void;
   /**
    * When it succeeds, every write that was done before it is on stable storage. Once it has failed, written data may
    * be lost whatever later calls say: all writes, discards and flushes fail from then on.

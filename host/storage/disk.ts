@@ -7,6 +7,7 @@ import type { KnownBase } from "./helper/chain.js";
 import { openNbd } from "./helper/nbd.js";
 import { openHelped } from "./helper/open.js";
 import { type OverlayOptions, openOverlay } from "./helper/overlay.js";
+import { openWeb } from "./helper/web-server.js";
 import { fileIdentity } from "./identity.js";
 import { type ModuleOptions, openModule } from "./module/open.js";
 import { parseNbdUri } from "./nbd/uri.js";
@@ -30,6 +31,7 @@ export async function openDisk(target: string, options: DiskOptions): Promise<Bl
   }
   if (source.kind === "raw") return openDevice(target, options);
   if (source.kind === "nbd") return openNbd(target, options);
+  if (source.kind === "http") return openWeb(target, source.url, options);
   if (source.kind === "vhost-user") return openVhostUser(target, source.path, options);
   if (source.kind === "device") return openModule(target, source, options);
   if (source.kind === "wrapped") return openWrapped(target, source, options);

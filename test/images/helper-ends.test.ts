@@ -1,21 +1,13 @@
 /** Nothing runs on that serves an image, whoever of daemon, helper and guest ends, and in whatever order; and no guest loses by it. */
 import assert from "node:assert/strict";
-import { readdirSync, readFileSync } from "node:fs";
+import { readdirSync } from "node:fs";
 import { join } from "node:path";
 import { suite, type TestContext } from "node:test";
 import { World } from "../cli/world.js";
 import { eventually, type Running } from "../e2e/harness.js";
-import { helperOf, progress, SIZE, verified, withPrograms, work } from "./support.js";
+import { helperOf, lives, progress, SIZE, verified, withPrograms, work } from "./support.js";
 
 const QEMU = ["qemu-storage-daemon", "qemu-img"] as const;
-
-function lives(pid: number): boolean {
-  try {
-    return !/^State:\s+Z/m.test(readFileSync(`/proc/${pid}/status`, "utf8"));
-  } catch {
-    return false;
-  }
-}
 
 interface Served {
   readonly world: World;

@@ -1,4 +1,5 @@
 /** What the tests of disks of all kinds share: other people's programs, and guests at work. */
+import { readFileSync } from "node:fs";
 import { type TestContext, test } from "node:test";
 import type { World } from "../cli/world.js";
 import type { Running } from "../e2e/harness.js";
@@ -39,4 +40,13 @@ export async function progress(guest: Running, operations: number): Promise<void
 export async function helperOf(world: World): Promise<number> {
   const { vbd } = await world.json<{ vbd: { through: string } }>("show", "1/xvda");
   return Number(/, process ([0-9]+)/.exec(vbd.through)?.[1]);
+}
+
+/** Whether a process is there, and is not one that nobody has waited for. */
+export function lives(pid: number): boolean {
+  try {
+    return !/^State:\s+Z/m.test(readFileSync(`/proc/${pid}/status`, "utf8"));
+  } catch {
+    return false;
+  }
 }

@@ -56,7 +56,7 @@ export interface NbdExport {
 }
 
 /** Sources that another program serves. */
-export type HelpedSource = Extract<Source, { kind: "image" | "rbd" | "http" }>;
+export type HelpedSource = Extract<Source, { kind: "image" | "rbd" }>;
 
 /** Where a program is; null where it is not installed. */
 export function findProgram(name: string): string | null {

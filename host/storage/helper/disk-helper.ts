@@ -4,7 +4,6 @@ import { DeviceError } from "../open.js";
 import { Message } from "../vhost-user/abi.js";
 import type { Session } from "../vhost-user/session.js";
 import type { HelperCommand } from "./command.js";
-import { type Dial, overVhostUser } from "./dial.js";
 import type { HelperPlace } from "./place.js";
 import { Helper, type HowToStart } from "./process.js";
 import type { SameFiles } from "./same-files.js";
@@ -64,11 +63,10 @@ export class DiskHelper {
   }
 
   /** Starts a helper and connects to it, once its predecessor has ended. Rejects with a {@link DeviceError}; none runs then. */
-  async start<Connection>(
+  async start(
     makeCommand: (socket: string) => HelperCommand,
-    dial: Dial<Connection>,
     how: Pick<HowToStart, "place" | "connection"> = {},
-  ): Promise<Connection> {
+  ): Promise<Session> {
     // Its connection is gone. While it lives, it may still write.
     await this.#helper?.end();
     this.#found = false;
@@ -76,10 +74,10 @@ export class DiskHelper {
     const next = Helper.start(this.#disk, makeCommand, this.#log, how);
     this.#helper = next;
     try {
-      const connection = await next.connect(this.#disk, dial);
+      const session = await next.connect(this.#disk);
       // Another file may have come there while it started.
       await this.#sameFiles.check();
-      return connection;
+      return session;
     } catch (error) {
       await next.stop();
       throw error;
@@ -98,13 +96,13 @@ export class DiskHelper {
     this.#looked = true;
     if (left !== null) return left;
     try {
-      return await this.start((socket) => makeCommand(socket, this.#aio), overVhostUser, { place });
+      return await this.start((socket) => makeCommand(socket, this.#aio), { place });
     } catch (error) {
       if (this.#aio === "threads" || !(error instanceof DeviceError) || !/io_uring/.test(error.message))
         throw error;
       this.#aio = "threads";
       this.#log("io_uring is not available to its helper, which is slower without");
-      return await this.start((socket) => makeCommand(socket, "threads"), overVhostUser, { place });
+      return await this.start((socket) => makeCommand(socket, "threads"), { place });
     }
   }
 
@@ -129,7 +127,7 @@ export class DiskHelper {
   async #connectTo(helper: Helper): Promise<Session> {
     this.#helper = helper;
     this.#found = true;
-    const session = await helper.connect(this.#disk, overVhostUser);
+    const session = await helper.connect(this.#disk);
     try {
       await session.askNumber(Message.getFeatures);
       return session;

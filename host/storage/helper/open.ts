@@ -3,31 +3,29 @@
  * the daemon is killed, the next one finds it again, if it is qemu-storage-daemon in a place that lasts. Otherwise it writes
  * back what it keeps and ends: QEMU's lock of an image lasts until then, and the next one waits for it.
  */
-import { constants } from "node:os";
 import { Place } from "../calls/place.js";
 import type { BlockDevice } from "../device.js";
 import type { Cache } from "../direct.js";
 import { fileIdentity } from "../identity.js";
-import { type NbdOptions, openExport } from "../nbd/open.js";
-import { DeviceError, openStore } from "../open.js";
+import { DeviceError, type OpenOptions, openStore } from "../open.js";
+import type { Patience } from "../patience.js";
 import { IMAGE_FORMATS } from "../source.js";
 import { openDialed } from "../vhost-user/open.js";
 import type { Session } from "../vhost-user/session.js";
 import { type Chain, described, openChain } from "./chain.js";
 import type { HelpedSource, Layer } from "./command.js";
 import { unconfined } from "./confined.js";
-import { overNbd } from "./dial.js";
 import { DiskHelper } from "./disk-helper.js";
 import { hasExclusiveLock } from "./exclusive-lock.js";
 import { SameFiles } from "./same-files.js";
 import { type Aio, storageDaemon } from "./storage-daemon.js";
-import { nbdkit } from "./web-server.js";
 
 /** The program's life is the connection's, and its storage may be slow. */
 const NEVER = Number.POSITIVE_INFINITY;
 
-export interface HelpedOptions extends NbdOptions {
+export interface HelpedOptions extends OpenOptions {
   readonly cache?: Cache;
+  readonly patience?: Partial<Patience>;
 }
 
 interface ServeOptions extends HelpedOptions {
@@ -41,14 +39,6 @@ export async function openHelped(
   source: HelpedSource,
   options: HelpedOptions,
 ): Promise<BlockDevice> {
-  const { readOnly } = options;
-  if (source.kind === "http" && !readOnly) {
-    throw new DeviceError(
-      constants.errno.EROFS,
-      name,
-      "a web server's file is read-only; attach it read-only",
-    );
-  }
   return serve(name, source, source.kind === "image" ? await openImage(source, options) : null, options);
 }
 
@@ -72,7 +62,7 @@ export async function serve(
   });
   const confinement = checkConfinement(log) ? "" : ", not confined to its files";
   const helper = new DiskHelper(name, sameFiles, log);
-  const fence = { stands: source.kind === "http" || (source.kind === "image" && !shared) };
+  const fence = { stands: source.kind === "image" && !shared };
   const behind: Behind = {
     get fenced() {
       return helper.found || fence.stands;
@@ -101,7 +91,6 @@ interface Helped {
   readonly fence: { stands: boolean };
 }
 
-/** A web server's file over NBD, all else over vhost-user. */
 async function connect(
   name: string,
   { source, chain, helper, fence }: Helped,
@@ -109,10 +98,6 @@ async function connect(
   options: ServeOptions,
 ): Promise<BlockDevice> {
   const patience = { ...options.patience, silenceMs: NEVER };
-  if (source.kind === "http") {
-    const dial = () => helper.start((socket) => nbdkit(source.url, socket), overNbd);
-    return openExport(name, dial, { ...options, patience }, behind);
-  }
   const { readOnly, shared = false, unsettled = false, cache = "writeback", sectorSize } = options;
   const [image, ...bases] = chain?.layers ?? [];
   const how = {

@@ -7,17 +7,18 @@ import { join } from "node:path";
 import { createInterface } from "node:readline";
 import { setTimeout as sleep } from "node:timers/promises";
 import { startOf } from "../../platform/process-start.js";
-import { DialError } from "../nbd/negotiate.js";
 import { DeviceError } from "../open.js";
+import { Session } from "../vhost-user/session.js";
 import { findProgram, type HelperCommand } from "./command.js";
 import { confined } from "./confined.js";
-import type { Dial } from "./dial.js";
 import { Monitor, monitorOf } from "./monitor.js";
 import { HelperPlace } from "./place.js";
 
 const { EBUSY, EIO, ENOENT } = constants.errno;
 const START_MS = 20_000;
 const POLL_MS = 10;
+/** For the answer to a message of the handshake, however long the start took. */
+const ANSWER_MS = 10_000;
 /** How long it may take to write back what it keeps and end by itself; then it is asked, then killed. */
 const END_MS = 10_000;
 const ASKED_MS = 5000;
@@ -143,21 +144,33 @@ export class Helper {
     return new Helper(command, pid, log, { place, reading: place.readLog(), exited: null, outlives: true });
   }
 
-  /** Connects to it as soon as it listens. Rejects with a {@link DeviceError}; it is to be stopped then. */
-  async connect<Connection>(
+  /** Connects to qemu-storage-daemon as soon as it listens. Rejects with a {@link DeviceError}; it is to be stopped then. */
+  async connect(disk: string, milliseconds = START_MS): Promise<Session> {
+    return this.reach(
+      disk,
+      async (socket, left) => {
+        const session = await Session.connect(socket, left);
+        session.milliseconds = ANSWER_MS;
+        await this.#openMonitor();
+        return session;
+      },
+      milliseconds,
+    );
+  }
+
+  /** The same for whatever it is: `dial` gets its socket, and rejects while it does not listen. */
+  async reach<T>(
     disk: string,
-    dial: Dial<Connection>,
+    dial: (socket: string, milliseconds: number) => Promise<T>,
     milliseconds = START_MS,
-  ): Promise<Connection> {
+  ): Promise<T> {
     const end = performance.now() + milliseconds;
     try {
       for (;;) {
         try {
-          const connection = await dial(this.#place.socket, Math.max(end - performance.now(), 1));
-          await this.#openMonitor();
-          return connection;
-        } catch (error) {
-          await this.#giveUp(disk, error as Error, performance.now() > end, milliseconds / 1000);
+          return await dial(this.#place.socket, Math.max(Math.ceil(end - performance.now()), 1));
+        } catch {
+          this.#checkStart(disk, performance.now() > end, milliseconds / 1000);
         }
         await Promise.race([sleep(POLL_MS), this.#ended]);
       }
@@ -168,17 +181,11 @@ export class Helper {
   }
 
   /** Throws where another attempt to connect would not help. `late`: the time for it, so many seconds, is over. */
-  async #giveUp(disk: string, error: Error, late: boolean, seconds: number): Promise<void> {
-    const kind = error instanceof DialError ? error.kind : "handshake";
-    // One that fails closes the connection first, and says why.
-    if (kind === "closed") await this.#endsWithin(END_MS);
-    if (this.#over && (kind === "unreachable" || kind === "closed")) throw this.#failure(disk);
-    if (kind === "unreachable" && !late) return;
-    let why = `: ${error.message}`;
+  #checkStart(disk: string, late: boolean, seconds: number): void {
+    if (this.#over) throw this.failure(disk);
+    if (!late) return;
     const since = this.#found ? "" : " after its start";
-    if (kind === "unreachable") why = ` does not listen ${seconds} s${since}`;
-    else if (kind === "unanswered") why = ` does not answer ${seconds} s${since}`;
-    throw new DeviceError(EIO, disk, `${this.name}${why}`);
+    throw new DeviceError(EIO, disk, `${this.name} does not listen ${seconds} s${since}`);
   }
 
   async #openMonitor(): Promise<void> {
@@ -195,7 +202,7 @@ export class Helper {
     else await this.stop();
   }
 
-  /** As {@link end}, for one that never had a client: it would wait for one, and has nothing to write back. */
+  /** As {@link end}, for one that has nothing to write back, or never had a client: it would wait for one. */
   async stop(): Promise<void> {
     this.#signal(this.#command.hasMonitor ? "SIGHUP" : "SIGTERM");
     if (!(await this.#endsWithin(ASKED_MS))) this.#signal("SIGKILL");
@@ -239,7 +246,7 @@ export class Helper {
   }
 
   /** Why it ended instead of serving. */
-  #failure(disk: string): DeviceError {
+  failure(disk: string): DeviceError {
     const why = this.#said.join("; ") || `${this.name} exited without any output`;
     // QEMU's words (block/file-posix.c).
     const busy = /Failed to (get|lock)|Is another process using the image|Device or resource busy/.test(why);

@@ -1,6 +1,6 @@
 /** The connection to a server that a helper talks on: this process has made it, and keeps a copy to see when it breaks. */
 import { closeSync } from "node:fs";
-import { isHungUp, pollHangUp, redirect } from "../../platform/connection.js";
+import { cutOff, isHungUp, pollHangUp, redirect } from "../../platform/connection.js";
 import type { Poll } from "../../platform/libc.js";
 import { socketPair } from "../../platform/sharing.js";
 
@@ -32,6 +32,13 @@ export class ServerConnection {
       if (this.#poll === poll) this.#onBroken();
     });
     this.#poll = poll;
+  }
+
+  /** Ends it, and with it the helper's wait for a server that does not answer. */
+  cut(): void {
+    this.#poll?.close();
+    this.#poll = null;
+    cutOff(this.fd);
   }
 
   close(): void {

@@ -32,11 +32,7 @@ export const ANY_STORAGE_DAEMON: HelperCommand = {
  * It opens the image, and locks it, when it starts, and serves one client after the other. Without an iothread: with one,
  * QEMU 7.2 never ends when it is asked to while a client is connected.
  */
-export function storageDaemon(
-  source: Exclude<HelpedSource, { kind: "http" }> | NbdExport,
-  how: HowToServe,
-  aio: Aio,
-): HelperCommand {
+export function storageDaemon(source: HelpedSource | NbdExport, how: HowToServe, aio: Aio): HelperCommand {
   const { readOnly, cache, socket, sectorSize = SECTOR } = how;
   const disk = diskOf(source, how, aio);
   const node = {

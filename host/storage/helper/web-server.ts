@@ -1,15 +1,100 @@
-/** The command line of nbdkit, which serves a web server's file on a private socket over NBD, and ends with its one client. */
+/**
+ * A web server's file: nbdkit reads it, and is an NBD server of one disk, in front of which there is a qemu-storage-daemon as
+ * for any other. It asks the web server once for each request, and what it fails says only that this has not answered.
+ */
+import { closeSync } from "node:fs";
+import { constants } from "node:os";
 import { dirname } from "node:path";
+import type { BlockDevice } from "../device.js";
+import { connectTo } from "../nbd/dial.js";
+import type { Export } from "../nbd/export.js";
+import { askExport } from "../nbd/negotiate.js";
+import { DeviceError } from "../open.js";
+import { DEFAULT_PATIENCE } from "../patience.js";
 import type { HelperCommand } from "./command.js";
+import { type NbdOptions, type NbdServer, openServed } from "./nbd.js";
+import { Helper } from "./process.js";
 
-export function nbdkit(url: string, socket: string): HelperCommand {
+function nbdkit(url: string, seconds: number, socket: string): HelperCommand {
   return {
     program: "nbdkit",
     package: "nbdkit",
     reach: { files: [], configuration: [], directory: dirname(socket), remote: true },
     args: [
-      ...["--foreground", "--exit-with-parent", "--unix", socket, "--readonly", "--filter=exitlast"],
-      ...["curl", `url=${url}`],
+      ...["--foreground", "--exit-with-parent", "--unix", socket, "--readonly", "curl"],
+      ...[`url=${url}`, "protocols=http,https", `timeout=${seconds}`],
     ],
   };
+}
+
+/** Opens a web server's file. Rejects with a {@link DeviceError}; nothing runs then. */
+export async function openWeb(name: string, url: string, options: NbdOptions): Promise<BlockDevice> {
+  const { readOnly, patience, warn = console.warn } = options;
+  if (!readOnly)
+    throw new DeviceError(
+      constants.errno.EROFS,
+      name,
+      "a web server's file is read-only; attach it read-only",
+    );
+  const seconds = Math.ceil((patience?.reconnectMs ?? DEFAULT_PATIENCE.reconnectMs) / 1000);
+  const command = (socket: string): HelperCommand => nbdkit(url, seconds, socket);
+  return openServed(name, new WebServer(name, command, (line) => warn(`${name}: ${line}`)), options);
+}
+
+class WebServer implements NbdServer {
+  readonly exportName = "";
+  readonly failureMeans = "the web server has not given what was asked of it";
+  readonly #disk: string;
+  readonly #command: (socket: string) => HelperCommand;
+  readonly #log: (line: string) => void;
+  /** What nbdkit has said, without its numbers. As long as the web server is away, each says the same. */
+  readonly #said = new Set<string>();
+  #helper: Helper | null = null;
+
+  constructor(disk: string, command: (socket: string) => HelperCommand, log: (line: string) => void) {
+    this.#disk = disk;
+    this.#command = command;
+    this.#log = (line) => {
+      const kind = line.replace(/[0-9]+/g, "");
+      if (!this.#said.has(kind)) log(line);
+      this.#said.add(kind);
+    };
+  }
+
+  get name(): string {
+    return this.#helper === null ? "a web server" : `${this.#helper.name}, process ${this.#helper.pid}`;
+  }
+
+  /** By another nbdkit each time: the one before may wait for the web server. */
+  async reach(): Promise<{ exported: Export; fd: number }> {
+    await this.end();
+    const helper = Helper.start(this.#disk, this.#command, this.#log);
+    this.#helper = helper;
+    let refused = false;
+    try {
+      const reached = await helper.reach(this.#disk, async (socket, milliseconds) => {
+        const address = { socket, host: "", port: 0, exportName: "" };
+        const fd = await connectTo(address, milliseconds);
+        // It listens: what is wrong from here on is wrong with the web server.
+        const exported = await askExport(address, milliseconds).catch((error: Error) => error);
+        return { fd, exported };
+      });
+      const { exported, fd } = reached;
+      if (!(exported instanceof Error)) {
+        this.#said.clear();
+        return { exported, fd };
+      }
+      closeSync(fd);
+      refused = true;
+      throw exported;
+    } catch (error) {
+      await this.end();
+      throw refused ? helper.failure(this.#disk) : error;
+    }
+  }
+
+  async end(): Promise<void> {
+    await this.#helper?.stop();
+    this.#helper = null;
+  }
 }

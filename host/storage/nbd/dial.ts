@@ -3,15 +3,15 @@ import { once } from "node:events";
 import { connect, type Socket } from "node:net";
 import { copyOf } from "../../platform/connection.js";
 import { answersWithin } from "../calls/answers.js";
-import { DialError, unanswered, unreachable } from "./negotiate.js";
+import { unanswered, unreachable } from "./negotiate.js";
 import type { NbdAddress } from "./uri.js";
 
-/** Resolves with a descriptor, the caller's to close. Rejects with a {@link DialError} that says why there is none. */
+/** Resolves with a descriptor, the caller's to close. Rejects with an Error that says why there is none. */
 export async function connectTo(address: NbdAddress, milliseconds: number): Promise<number> {
   const { socket: path, host, port } = address;
   // connect(2) of a path looks it up in this thread.
   if (path !== null && !(await answersWithin(path, milliseconds)))
-    throw new DialError("unanswered", `${path} does not answer; check the file system that it is on`);
+    throw new Error(`${path} does not answer; check the file system that it is on`);
   const socket: Socket =
     path === null ? connect({ host, port, noDelay: true, keepAlive: true }) : connect({ path });
   // What the server says first is not for us.

@@ -1,91 +1,37 @@
-/** The client's side of the fixed newstyle handshake, up to NBD_OPT_GO. */
+/** Asking an NBD server what it has: the client's half of the fixed newstyle handshake, up to NBD_OPT_INFO. */
 import { connect, type Socket } from "node:net";
 import { Bytes, Handshake, Info, Magic, Option, OptionReply, Transmission } from "../../nbd/protocol.js";
 import { answersWithin } from "../calls/answers.js";
 import { tooLarge } from "../size.js";
-import { Receiver } from "./receiver.js";
+import type { Export } from "./export.js";
 import type { NbdAddress } from "./uri.js";
 
 /** Longer replies to an option are nobody's. */
 const LONGEST_REPLY = 64 << 10;
 /** Replies to one option. */
 const MOST_REPLIES = 64;
+/** What comes before it is asked for is kept up to this. */
+const MOST_EARLY_BYTES = 1 << 20;
 const TWO_TO_32 = 4294967296;
-
-/** What a server offers. Sizes in bytes. */
-export interface Export {
-  readonly size: number;
-  /** Transmission flags. */
-  readonly flags: number;
-  readonly minimumBlock: number;
-  readonly preferredBlock: number;
-  /** Of data in one request. */
-  readonly maximumPayload: number;
-  readonly structured: boolean;
-}
-
-/** A connection in the transmission phase. */
-export interface Line {
-  readonly socket: Socket;
-  readonly receiver: Receiver;
-  readonly exported: Export;
-}
-
-/** Why there is no connection, where it is not the handshake that failed. */
-export class DialError extends Error {
-  readonly kind: "unreachable" | "unanswered" | "closed";
-
-  constructor(kind: DialError["kind"], message: string) {
-    super(message);
-    this.kind = kind;
-  }
-}
 
 /** What a server offers. Connects for that, within a time, and ends the connection. Rejects with an Error that says why not. */
 export async function askExport(address: NbdAddress, milliseconds: number): Promise<Export> {
-  const { socket, receiver, exported } = await openLine(address, milliseconds, Option.info);
-  receiver.stop();
-  socket.on("error", () => {});
-  socket.destroySoon();
-  return exported;
-}
-
-/** Connects and negotiates within a time. Rejects with an Error that says why not; nothing is left open then. */
-export async function openLine(
-  address: NbdAddress,
-  milliseconds: number,
-  option: typeof Option.go | typeof Option.info = Option.go,
-): Promise<Line> {
-  const receiver = new Receiver();
   const { socket: path, host, port } = address;
-  const { onread } = receiver;
   // connect(2) of a path looks it up in this thread.
   if (path !== null && !(await answersWithin(path, milliseconds)))
-    throw new DialError("unanswered", `${path} does not answer; check the file system that it is on`);
-  const socket =
-    path === null
-      ? connect({ host, port, onread, noDelay: true, keepAlive: true })
-      : connect({ path, onread });
+    throw new Error(`${path} does not answer; check the file system that it is on`);
+  const socket = path === null ? connect({ host, port }) : connect({ path });
   let timer: NodeJS.Timeout | null = null;
   try {
-    const failed = new Promise<never>((_, reject) => {
-      socket.once("error", (error) => reject(unreachable(address, error as NodeJS.ErrnoException)));
-      socket.once("close", () =>
-        reject(new DialError("closed", "the server closed the connection in the handshake")),
-      );
-      receiver.onExcess = () => reject(new Error("unexpected data from the server"));
+    const exported = await new Promise<Export>((resolve, reject) => {
+      socket.on("error", (error) => reject(unreachable(address, error as NodeJS.ErrnoException)));
+      socket.once("close", () => reject(new Error("the server closed the connection in the handshake")));
       timer = setTimeout(() => reject(unanswered(address, milliseconds, socket.connecting)), milliseconds);
+      new Handshaker(socket, reject).run(address.exportName).then(resolve, reject);
     });
-    const exported = await Promise.race([
-      failed,
-      new Handshaker(socket, receiver).run(address.exportName, option),
-    ]);
-    socket.removeAllListeners();
-    return { socket, receiver, exported };
+    socket.removeAllListeners("data").pause().destroySoon();
+    return exported;
   } catch (error) {
-    receiver.stop();
-    socket.removeAllListeners();
-    socket.on("error", () => {});
     socket.destroy();
     throw error;
   } finally {
@@ -97,16 +43,16 @@ export async function openLine(
 const FILTER = "let the unit's IPAddressAllow= name it: see Remote storage in xbdback(8)";
 
 /** A filter of systemd's drops what it does not let through, so that a server behind it is not refused but silent. */
-export function unanswered({ host, port }: NbdAddress, milliseconds: number, connecting: boolean): DialError {
+export function unanswered({ host, port }: NbdAddress, milliseconds: number, connecting: boolean): Error {
   const within = `within ${milliseconds / 1000} s`;
-  if (!connecting) return new DialError("unanswered", `the server did not answer ${within}`);
+  if (!connecting) return new Error(`the server did not answer ${within}`);
   const filtered = process.env["INVOCATION_ID"] ? `, or ${FILTER}` : "";
   const text = `no answer from ${host}:${port} ${within}; start the NBD server${filtered}`;
-  return new DialError("unanswered", text);
+  return new Error(text);
 }
 
-export function unreachable(address: NbdAddress, error: NodeJS.ErrnoException): DialError {
-  return new DialError("unreachable", whyUnreachable(address, error));
+export function unreachable(address: NbdAddress, error: NodeJS.ErrnoException): Error {
+  return new Error(whyUnreachable(address, error));
 }
 
 function whyUnreachable(
@@ -126,14 +72,20 @@ function whyUnreachable(
 
 class Handshaker {
   readonly #socket: Socket;
-  readonly #receiver: Receiver;
+  #arrived: Buffer = Buffer.alloc(0);
+  #wake: () => void = () => {};
 
-  constructor(socket: Socket, receiver: Receiver) {
+  /** `failed` is called when far more comes than was asked for. */
+  constructor(socket: Socket, failed: (error: Error) => void) {
     this.#socket = socket;
-    this.#receiver = receiver;
+    socket.on("data", (bytes) => {
+      this.#arrived = Buffer.concat([this.#arrived, bytes]);
+      if (this.#arrived.length > MOST_EARLY_BYTES) failed(new Error("unexpected data from the server"));
+      this.#wake();
+    });
   }
 
-  async run(exportName: string, option: number): Promise<Export> {
+  async run(exportName: string): Promise<Export> {
     const greeting = await this.#take(18);
     const isServer = same(greeting, 0, Magic.init) && same(greeting, 8, Magic.option);
     if (!isServer) throw new Error("not an NBD server, or one with only the old handshake (before 2011)");
@@ -143,17 +95,16 @@ class Handshaker {
     const answer = Buffer.alloc(Bytes.clientFlags);
     answer.writeUInt32BE(Handshake.fixedNewstyle | (flags & Handshake.noZeroes));
     this.#socket.write(answer);
-    const structured = (await this.#option(Option.structuredReply, Buffer.alloc(0))).type === OptionReply.ack;
     const name = Buffer.from(exportName);
     const data = Buffer.alloc(4 + name.length + 4);
     data.writeUInt32BE(name.length);
     name.copy(data, 4);
     data.writeUInt16BE(1, 4 + name.length);
     data.writeUInt16BE(Info.blockSize, 6 + name.length);
-    const { type, text, infos } = await this.#option(option, data);
+    const { type, text, infos } = await this.#option(Option.info, data);
     if (type !== OptionReply.ack) throw new Error(refusalOf(type, text, exportName));
-    if (option === Option.info) this.#socket.write(optionHeader(Option.abort, 0));
-    return readInfos(infos, structured);
+    this.#socket.write(optionHeader(Option.abort, 0));
+    return readInfos(infos);
   }
 
   /** Asks for an option and gathers what comes back: information, then the reply that ends it. */
@@ -175,9 +126,14 @@ class Handshaker {
     throw new Error("the server's reply to an option does not end");
   }
 
-  #take(count: number): Promise<Buffer> {
-    const bytes = Buffer.alloc(count);
-    return new Promise((resolve) => this.#receiver.take([bytes], () => resolve(bytes)));
+  async #take(count: number): Promise<Buffer> {
+    while (this.#arrived.length < count)
+      await new Promise<void>((resolve) => {
+        this.#wake = resolve;
+      });
+    const bytes = this.#arrived.subarray(0, count);
+    this.#arrived = this.#arrived.subarray(count);
+    return bytes;
   }
 }
 
@@ -200,36 +156,29 @@ function refusalOf(type: number, text: string, exportName: string): string {
     return `the server has no export "${exportName}"${why}; \`nbdinfo --list\` shows them`;
   if (type === OptionReply.tlsRequired)
     return "the server requires TLS, which is not supported; use a tunnel";
-  if (type === OptionReply.unsupported) return "the server is too old: it does not support NBD_OPT_GO";
+  if (type === OptionReply.unsupported) return "the server is too old: it does not support NBD_OPT_INFO";
   return `the server refuses the export "${exportName}" (error ${type - OptionReply.errors})${why}`;
 }
 
-function readInfos(infos: readonly Buffer[], structured: boolean): Export {
+function readInfos(infos: readonly Buffer[]): Export {
   let exported: { size: number; flags: number } | null = null;
   // What the protocol tells clients to assume of a server that does not say.
-  let blocks = { minimumBlock: 512, preferredBlock: 4096, maximumPayload: 32 << 20 };
+  let blocks = { minimumBlock: 512, maximumPayload: 32 << 20 };
   for (const info of infos) {
     const type = info.length >= 2 ? info.readUInt16BE(0) : -1;
     if (type === Info.export && info.length === 12) {
       const size = info.readUInt32BE(2) * TWO_TO_32 + info.readUInt32BE(6);
       if (!Number.isSafeInteger(size)) throw new Error(tooLarge(info.readBigUInt64BE(2)));
       exported = { size, flags: info.readUInt16BE(10) };
-    } else if (type === Info.blockSize && info.length === 14) {
-      const [minimumBlock, preferredBlock, maximumPayload] = [2, 6, 10].map((at) => info.readUInt32BE(at));
-      blocks = { minimumBlock, preferredBlock, maximumPayload };
-    }
+    } else if (type === Info.blockSize && info.length === 14) blocks = readBlocks(info);
   }
   if (exported === null || !(exported.flags & Transmission.hasFlags))
     throw new Error("the server did not send the size of the export");
-  checkBlocks(blocks);
-  return { ...exported, ...blocks, structured };
+  return { ...exported, ...blocks };
 }
 
-function checkBlocks({
-  minimumBlock,
-  preferredBlock,
-  maximumPayload,
-}: Pick<Export, "minimumBlock" | "preferredBlock" | "maximumPayload">): void {
+function readBlocks(info: Buffer): Pick<Export, "minimumBlock" | "maximumPayload"> {
+  const [minimumBlock, preferredBlock, maximumPayload] = [2, 6, 10].map((at) => info.readUInt32BE(at));
   const power = (n: number): boolean => n > 0 && (n & (n - 1)) === 0;
   const sane =
     power(minimumBlock) &&
@@ -241,4 +190,5 @@ function checkBlocks({
       `the server's block sizes are inconsistent: minimum ${minimumBlock}, preferred ${preferredBlock}, maximum ${maximumPayload}`,
     );
   }
+  return { minimumBlock, maximumPayload };
 }

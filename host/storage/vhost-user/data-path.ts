@@ -1,8 +1,7 @@
 /** How the data of requests come into the memory that is shared with the server, and out of it. */
 import { IOVEC_BYTES } from "../../../assembly/abi.js";
 import { DATA_WINDOW, isWithin } from "../../core/windows.js";
-import { type IoVector, views } from "../device.js";
-import { slice } from "../nbd/request.js";
+import { type IoVector, slice, views } from "../device.js";
 import { CONTROL_BYTES, MAX_REQUESTS, SHARED_BASE, sliceAt } from "./area.js";
 import { bytesOf, cut } from "./cut.js";
 import type { Limits } from "./store.js";

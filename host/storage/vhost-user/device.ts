@@ -41,6 +41,8 @@ export interface VhostDeviceOptions {
   readonly bases?: readonly string[];
   /** See {@link VhostStore.connectionFd}. Default: -1. */
   readonly connectionFd?: number;
+  /** See {@link VhostStore.failureMeans}. Default: null. */
+  readonly failureMeans?: string | null;
   /** A server that comes back with a larger disk has grown it. Default: it has another one. */
   readonly mayReturnLarger?: boolean;
   /** For people: what is connected to. */
@@ -98,6 +100,7 @@ export class VhostDevice implements BlockDevice {
         limits,
         shape,
         connectionFd: options.connectionFd ?? -1,
+        failureMeans: options.failureMeans ?? null,
         flushErrno: this.#flushErrno,
       },
       objection: (offer) => this.#objectionTo(offer),

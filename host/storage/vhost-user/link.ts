@@ -220,6 +220,8 @@ export class Link {
     if (this.#session && this.queues.silent(silenceMs)) {
       this.#session.lose(`no answer to the requests on a virtqueue for ${silenceMs / 1000} s`);
     }
+    const { failureMeans } = this.#options.store;
+    if (this.#session && failureMeans !== null && this.queues.cutOff > 0) this.#session.lose(failureMeans);
     const outage = this.#outage;
     if (outage === null || this.#failing || performance.now() - outage.at < reconnectMs) return;
     this.#failing = true;

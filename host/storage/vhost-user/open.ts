@@ -46,7 +46,7 @@ export function openDialed(
 /** What is known of what is behind the server. */
 type Behind = Pick<
   VhostDeviceOptions,
-  "fenced" | "bases" | "connectionFd" | "mayReturnLarger" | "server" | "release"
+  "fenced" | "bases" | "connectionFd" | "failureMeans" | "mayReturnLarger" | "server" | "release"
 >;
 
 async function openBy(
@@ -80,6 +80,7 @@ async function openBy(
       const store = {
         ...{ name, limits, shape, reconnectMs: patience.reconnectMs },
         connectionFd: rest.connectionFd ?? -1,
+        failureMeans: rest.failureMeans ?? null,
       };
       if (!(await restore({ session, memoryFd, kept, store, bytes: offer.size }))) {
         kept.lose(EIO);

@@ -270,8 +270,8 @@ export class QueueDisk implements Pick<BlockDevice, "read" | "write" | "flush" |
 
   /** The server cannot reach its data. Asked when it has failed something: its connection broke before that. */
   get #isCutOff(): boolean {
-    const { connectionFd } = this.#store;
-    return connectionFd >= 0 && isHungUp(connectionFd);
+    const { connectionFd, failureMeans } = this.#store;
+    return failureMeans !== null || (connectionFd >= 0 && isHungUp(connectionFd));
   }
 
   #end(parts: readonly Part[], why: string): void {
@@ -287,7 +287,7 @@ export class QueueDisk implements Pick<BlockDevice, "read" | "write" | "flush" |
 
   #note(): void {
     const out = (this.#queue?.out ?? 0) + this.#waiting.length + this.#held.length + this.#cutOff.length;
-    this.#state.note(out, this.#answers);
+    this.#state.note(out, this.#answers, this.#cutOff.length);
     this.#answers = 0;
   }
 

@@ -65,6 +65,11 @@ export class Queues {
     return this.#set.reduce((sum, { state }) => sum + state.out, 0);
   }
 
+  /** Of those, the ones that the server has failed because it cannot reach its data. */
+  get cutOff(): number {
+    return this.#set.reduce((sum, { state }) => sum + state.cutOff, 0);
+  }
+
   /** Answers, counted without end. */
   get answers(): number {
     return this.#set.reduce((sum, { state }) => sum + state.answers, 0);

@@ -18,7 +18,10 @@ export interface RestoreOptions {
   /** The session's, in which all is zero before and after. */
   readonly memoryFd: number;
   readonly kept: KeptWrites;
-  readonly store: Pick<VhostStore, "name" | "limits" | "shape" | "reconnectMs" | "connectionFd">;
+  readonly store: Pick<
+    VhostStore,
+    "name" | "limits" | "shape" | "reconnectMs" | "connectionFd" | "failureMeans"
+  >;
   /** Of the disk. */
   readonly bytes: number;
 }

@@ -40,6 +40,8 @@ export interface VhostStore {
    * which waits for the next server.
    */
   readonly connectionFd: number;
+  /** The same for a server whose failures say that in any case: what they mean, for people. Null of all others. */
+  readonly failureMeans: string | null;
   /** Milliseconds that a request waits for another connection. */
   readonly reconnectMs: number;
 }
@@ -66,7 +68,7 @@ export const FAULTS = [
 ] as const;
 export const Fault = { ring: 1, event: 2, memory: 3 } as const;
 
-const Word = { out: 0, answers: 1, wanted: 2, reached: 3, memory: 4, used: 5, fault: 6 } as const;
+const Word = { out: 0, answers: 1, wanted: 2, reached: 3, memory: 4, used: 5, fault: 6, cutOff: 7 } as const;
 
 /** What the thread of a queue and the one that has the socket know of each other. Each word has one writer. */
 export class QueueState {
@@ -98,8 +100,14 @@ export class QueueState {
     return Atomics.load(this.#words, Word.answers);
   }
 
-  note(out: number, answers: number): void {
+  /** Of those, the ones that wait for the next server. */
+  get cutOff(): number {
+    return Atomics.load(this.#words, Word.cutOff);
+  }
+
+  note(out: number, answers: number, cutOff: number): void {
     Atomics.store(this.#words, Word.out, out);
+    Atomics.store(this.#words, Word.cutOff, cutOff);
     if (answers > 0) Atomics.add(this.#words, Word.answers, answers);
   }
 

@@ -16,7 +16,6 @@ export interface Operation {
 /** As {@link BlockDevice} has it, with the same name for every layer: the target as it was given. */
 export class Wrapper implements BlockDevice {
   readonly name: string;
-  readonly writeThrough?: (position: number, from: IoVector, done: Done) => void;
   protected readonly inner: BlockDevice;
   readonly #what: string;
   #underWay = 0;
@@ -28,10 +27,6 @@ export class Wrapper implements BlockDevice {
     this.name = name;
     this.inner = inner;
     this.#what = what;
-    if (inner.writeThrough && !inner.readOnly) {
-      this.writeThrough = (position, from, done) =>
-        this.#begin("write", position, from.bytes, done, (end) => inner.writeThrough?.(position, from, end));
-    }
   }
 
   get through(): string {
