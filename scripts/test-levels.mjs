@@ -31,6 +31,7 @@ export const FULL_ONLY = [
   "images/modules",
   "images/nbd",
   "images/snapshot",
+  "images/commit",
   "images/vhost",
   "images/web",
   "reactor/give-back",

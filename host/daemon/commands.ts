@@ -1,13 +1,12 @@
 /** What the daemon does for those who ask at its control socket. */
 import type { RingHost } from "../reactor/ring-host.js";
 import { type Limits, NO_LIMITS } from "../reactor/throttle.js";
-import { isBusy } from "../storage/open.js";
 import { quote } from "../vbd/diagnostics.js";
 import type { Backend } from "./backend.js";
-import { ControlError, type ControlHandler, type ControlRequest } from "./control.js";
+import { ControlError, type ControlHandler, type ControlRequest, sayBusy } from "./control.js";
 import type { Events } from "./events.js";
-import type { ReplacedImages } from "./replaced-images.js";
-import { record, trace } from "./streams.js";
+import { isCommitted, type ReplacedImages } from "./replaced-images.js";
+import { commit, record, trace } from "./streams.js";
 import { VERSION } from "./version.js";
 
 type Command = ControlHandler;
@@ -21,6 +20,7 @@ type Command = ControlHandler;
  * - `change`, `vbd`, `target`, of a medium for a CD-ROM drive, or "" for none: `device`, its name, its `size` in bytes, and
  *   `waitsFor`, once a guest that is connected has it.
  * - `snapshot`, `vbd`, `overlay`, a path: `target`, what the disk is from now on, and `size` in bytes.
+ * - `commit`, `vbd`: CommitLines; given up when the asker closes the connection.
  * - `replaced`: `images`, each a Replacement.
  * - `forget`, `image`, a path: nothing, once the image counts as not replaced.
  * - `pause`, `vbd`, `paused`: `inflight`, what is still in flight.
@@ -71,6 +71,7 @@ export function commands(
       const target = await disk.snapshot(String(request["overlay"] ?? "")).catch(sayBusy);
       return { target, size: disk.status().size };
     },
+    commit: (request, signal) => commit(vbd(request), signal),
     replaced: () => ({ images: replaced.all() }),
     forget: async (request) => {
       const image = String(request["image"] ?? "");
@@ -81,8 +82,9 @@ export function commands(
           "not-found",
         );
       const user = backend.status().find(({ device }) => device?.endsWith(one.current));
-      if (user) throw new ControlError(`${user.name} has ${one.current}: detach that first`, "busy");
-      await replaced.forget(one);
+      if (user && !isCommitted(one, image))
+        throw new ControlError(`${user.name} has ${one.current}: detach that first`, "busy");
+      await replaced.forget(one, image);
       return {};
     },
     change: async (request) => {
@@ -97,11 +99,6 @@ export function commands(
     if (!Object.hasOwn(table, request.command)) throw new Error(`unknown command ${quote(request.command)}`);
     return table[request.command](request, signal);
   };
-}
-
-/** As what is in use: the exit status tells. */
-function sayBusy(error: unknown): never {
-  throw isBusy(error) ? new ControlError(error.message, "busy") : error;
 }
 
 function readRing(value: unknown): number | undefined {

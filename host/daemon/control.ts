@@ -7,6 +7,7 @@ import { once } from "node:events";
 import { rmSync } from "node:fs";
 import { createConnection, createServer, type Server, type Socket } from "node:net";
 import { peerOf } from "../platform/libc.js";
+import { isBusy } from "../storage/open.js";
 import { listenPrivately } from "./private-socket.js";
 
 export type ControlRequest = { command: string } & Record<string, unknown>;
@@ -29,6 +30,11 @@ export class ControlError extends Error {
     this.reason = reason;
     this.code = code;
   }
+}
+
+/** As what is in use: the exit status tells. */
+export function sayBusy(error: unknown): never {
+  throw isBusy(error) ? new ControlError(error.message, "busy") : error;
 }
 
 const MAX_LINE = 65536;

@@ -17,7 +17,7 @@ export function keptDirectory(platform: Platform): string {
   return platform.kind === "xen" ? "/run/xbdback/kept-writes" : paths.keptWrites(platform.directory);
 }
 
-/** Where it notes which images snapshots have replaced: on a disk, which outlives a reboot. */
+/** Where it notes which images snapshots have replaced, and which overlays were written back: on a disk, which outlives a reboot. */
 export function replacedDirectory(platform: Platform): string {
   return platform.kind === "xen" ? "/var/lib/xbdback/replaced" : paths.replacedImages(platform.directory);
 }

@@ -2,6 +2,7 @@
  * Images that a snapshot has made a point in time. The toolstack knows nothing of that and goes on naming the old image, at the
  * guest's next start as well; served for writing, it would be changed below the overlay that stands on it. So what was replaced
  * by what is noted on a disk of the host, and outlives its reboot: the guest's disk follows, and nobody else writes the old one.
+ * The same for an overlay that was written back, and is out of date.
  */
 import { createHash } from "node:crypto";
 import { mkdirSync, readdirSync, readFileSync, rmSync } from "node:fs";
@@ -10,7 +11,7 @@ import { constants } from "node:os";
 import { join } from "node:path";
 import { isType } from "../storage/calls/file-stats.js";
 import { Place } from "../storage/calls/place.js";
-import { writtenFile } from "../storage/disk.js";
+import { identityOf, placesOf, writtenFile } from "../storage/disk.js";
 import { DeviceError } from "../storage/open.js";
 import { splitWrappers } from "../storage/wrapper/index.js";
 
@@ -38,6 +39,16 @@ interface Frozen {
   readonly size: string;
   /** In nanoseconds since 1970. */
   readonly changed: string;
+  /** What stands on it is being written back: it changes, and fits that all the same. */
+  readonly changing?: boolean;
+}
+
+/** An overlay whose content is in its base by now. */
+interface Committed extends Frozen {
+  /** The disk that it was over, without wrappers. */
+  readonly into: string;
+  /** ISO 8601. */
+  readonly at: string;
 }
 
 /** As it is stored. */
@@ -50,6 +61,8 @@ export interface Replacement {
   readonly images: readonly Frozen[];
   /** The disk by now, without wrappers. */
   readonly current: string;
+  /** Not there in a record of a release that committed none. */
+  readonly committed?: readonly Committed[];
 }
 
 export class ReplacedImages {
@@ -73,7 +86,15 @@ export class ReplacedImages {
     if (all.length === 0) return target;
     const { wrappers, disk } = splitWrappers(target);
     const path = writtenFile(disk);
-    if (path === null || all.some(({ current }) => current === disk)) return target;
+    if (path === null) return target;
+    const stale = await findCommitted(all, path);
+    if (stale !== null) {
+      const { into, at } = stale.overlay;
+      if (!isSame(stale.disk, await whose())) throw outOfDate(path, stale.overlay);
+      say(`${path} was written back into ${into} at ${at}, and the guest has that`);
+      return this.follow(wrappers + into, readOnly, whose, say);
+    }
+    if (all.some(({ current }) => current === disk)) return target;
     const one = await find(all, path);
     if (one === null) return target;
     if (isSame(one.disk, await whose())) {
@@ -88,29 +109,111 @@ export class ReplacedImages {
   /** Notes that the file of a disk is only to be read from now on, and what is in its place. Durable when it resolves. */
   async add(before: string, current: string, disk: GuestDisk): Promise<void> {
     const frozen = await freeze(writtenFile(before) as string);
-    const former = this.all().find((one) => one.current === before);
+    const overlay = writtenFile(current);
+    // One of this name that was written back is gone.
+    for (const one of this.all())
+      if (one.committed?.some(({ path }) => path === overlay)) await this.forget(one, overlay as string);
+    const former = this.#of(before);
     const images = [...(former?.images ?? []), frozen];
-    await this.#write({ format: 1, disk, since: new Date().toISOString(), images, current });
+    const committed = former?.committed ?? [];
+    await this.#write({ format: 1, disk, since: new Date().toISOString(), images, current, committed });
+  }
+
+  /** Notes that the base of a disk is being written by what stands on it. */
+  async changing(current: string): Promise<void> {
+    const one = this.#of(current);
+    if (!one || one.images.length === 0) return;
+    const images = one.images.map((image, i) =>
+      i === one.images.length - 1 ? { ...image, changing: true } : image,
+    );
+    await this.#write({ ...one, images });
+  }
+
+  /** What was being written below a disk is not written any more: it is known as it is by now. */
+  async settle(target: string): Promise<void> {
+    const one = this.#of(splitWrappers(target).disk);
+    if (!one?.images.some(({ changing }) => changing)) return;
+    const images = one.images.map((image) =>
+      image.changing ? freeze(image.path).catch(() => image) : image,
+    );
+    await this.#write({ ...one, images: await Promise.all(images) });
+  }
+
+  /**
+   * Notes that the overlay of a disk is in the disk below it, which the guest has from now on. Durable when it resolves, with what
+   * was noted before.
+   */
+  async commit(before: string, into: string, disk: GuestDisk): Promise<Replacement | null> {
+    const former = this.#of(before) ?? null;
+    const { since, images = [], committed = [] } = former ?? {};
+    const at = new Date().toISOString();
+    const overlay = { ...(await freeze(writtenFile(before) as string)), into, at };
+    const below = images.at(-1)?.path === writtenFile(into) ? images.slice(0, -1) : images;
+    const one = {
+      disk,
+      since: since ?? at,
+      images: below,
+      current: into,
+      committed: [...committed, overlay],
+    };
+    await this.#write({ format: 1, ...one }, former);
+    return former;
+  }
+
+  /** Takes a {@link commit} back, before anything is written. */
+  async undoCommit(into: string, former: Replacement | null): Promise<void> {
+    const one = this.#of(into);
+    if (former) await this.#write(former, one);
+    else if (one) await this.#remove(one);
+  }
+
+  /** Overlays that were written back, and removed since, need no note any more. */
+  async prune(current: string): Promise<void> {
+    const one = this.#of(current);
+    for (const { path } of one?.committed ?? []) {
+      const code = await Place.of(path)
+        .stat()
+        .then(
+          () => null,
+          (error: NodeJS.ErrnoException) => error.code,
+        );
+      const now = this.#of(current);
+      if (code === "ENOENT" && now) await this.forget(now, path);
+    }
+  }
+
+  /** The names of other disks of which it is known that they stand on a file. */
+  async othersOn(path: string, disk: string): Promise<string[]> {
+    const identity = await identityOf(path);
+    const found: string[] = [];
+    for (const { current, images } of this.all()) {
+      if (current === disk) continue;
+      const [, ...bases] = placesOf(current);
+      const files = [...images.map((image) => image.path), ...bases];
+      const identities = await Promise.all(files.map(identityOf));
+      if (identity !== "" && identities.includes(identity)) found.push(current);
+    }
+    return found;
   }
 
   /** Takes the last {@link add} for a disk back: nothing was written since. */
   async undo(before: string, current: string): Promise<void> {
-    const one = this.all().find((one) => one.current === current);
+    const one = this.#of(current);
     if (!one) return;
-    const images = one.images.slice(0, -1);
-    if (images.length === 0) await this.forget(one);
-    else await this.#write({ ...one, images, current: before });
+    await this.#writeOrRemove({ ...one, images: one.images.slice(0, -1), current: before }, one);
   }
 
-  /** What has replaced the image at a path; null where nothing has. */
-  find(path: string): Promise<Replacement | null> {
-    return find(this.all(), path);
+  /** What is noted of the image at a path; null where nothing is. */
+  async find(path: string): Promise<Replacement | null> {
+    const all = this.all();
+    return all.find((one) => isCommitted(one, path)) ?? (await find(all, path));
   }
 
-  /** Its images are to be served again as if they had not been replaced. */
-  async forget(one: Replacement): Promise<void> {
-    rmSync(this.#file(one), { force: true });
-    await this.#sync();
+  /** An overlay that was written back, or all images of a disk, are to be served again as if nothing had been noted. */
+  async forget(one: Replacement, path: string): Promise<void> {
+    const committed = (one.committed ?? []).filter((overlay) => overlay.path !== path);
+    const images = isCommitted(one, path) ? one.images : [];
+    await this.#writeOrRemove({ ...one, images, committed }, one);
   }
 
   /** Throws a {@link DeviceError} where one cannot be read: nothing is known then of the image that it is about. */
@@ -141,13 +244,28 @@ export class ReplacedImages {
     );
   }
 
+  #of(current: string): Replacement | undefined {
+    return this.all().find((one) => one.current === current);
+  }
+
   /** One for each first image, whatever came after it. */
-  #file({ images }: Replacement): string {
-    const [{ path }] = images;
+  #file({ images, current }: Replacement): string {
+    const path = images[0]?.path ?? (writtenFile(current) as string);
     return join(this.#directory, `${createHash("sha256").update(path).digest("hex").slice(0, 16)}.json`);
   }
 
-  async #write(one: Replacement): Promise<void> {
+  /** In the place of what was noted before, where something was. */
+  async #writeOrRemove(one: Replacement, former: Replacement): Promise<void> {
+    if (one.images.length > 0 || (one.committed ?? []).length > 0) await this.#write(one, former);
+    else await this.#remove(former);
+  }
+
+  async #remove(one: Replacement): Promise<void> {
+    rmSync(this.#file(one), { force: true });
+    await this.#sync();
+  }
+
+  async #write(one: Replacement, former: Replacement | null = null): Promise<void> {
     mkdirSync(this.#directory, { recursive: true, mode: 0o700 });
     const file = this.#file(one);
     const handle = await open(`${file}.new`, "w", 0o600);
@@ -159,6 +277,7 @@ export class ReplacedImages {
     }
     await rename(`${file}.new`, file);
     await this.#sync();
+    if (former && this.#file(former) !== file) await this.#remove(former);
   }
 
   async #sync(): Promise<void> {
@@ -190,6 +309,35 @@ async function find(all: readonly Replacement[], path: string): Promise<Replacem
   return null;
 }
 
+interface Stale {
+  readonly overlay: Committed;
+  readonly disk: GuestDisk;
+}
+
+/** The overlay that was written back and is at a path still. What is written or made there since is another one. */
+async function findCommitted(all: readonly Replacement[], path: string): Promise<Stale | null> {
+  if (!all.some(({ committed = [] }) => committed.length > 0)) return null;
+  const now = await freeze(path).catch(() => null);
+  if (now === null) return null;
+  for (const { committed = [], disk } of all)
+    for (const overlay of committed) {
+      const { inode, size, changed } = overlay;
+      const same = now.inode === inode && now.size === size && now.changed === changed;
+      if (overlay.block ? await leadsTo(path, now, overlay) : same) return { overlay, disk };
+    }
+  return null;
+}
+
+/** Whether an image of this name was written back. */
+export function isCommitted({ committed = [] }: Replacement, path: string): boolean {
+  return committed.some((overlay) => overlay.path === path);
+}
+
+function outOfDate(path: string, { into, at }: Committed): DeviceError {
+  const why = `was written back into ${into} at ${at}, and is out of date: attach that, or another overlay`;
+  return new DeviceError(EBUSY, path, why);
+}
+
 async function leadsTo(path: string, now: Frozen | null, image: Frozen): Promise<boolean> {
   if (image.path === path) return true;
   if (now === null || now.block !== image.block) return false;
@@ -216,7 +364,7 @@ function isSame(one: GuestDisk, other: GuestDisk): boolean {
 /** An overlay over another content is garbage. */
 async function checkUnchanged(one: Replacement): Promise<void> {
   for (const image of one.images) {
-    if (image.block) continue;
+    if (image.block || image.changing) continue;
     // What is not there is said when it is opened.
     const now = await freeze(image.path).catch(() => null);
     if (now === null || (now.size === image.size && now.changed === image.changed)) continue;

@@ -17,6 +17,7 @@ import type { Open } from "../vbd/store-opener.js";
 import type { TellEvent } from "../vbd/vbd-log.js";
 import { Backend } from "./backend.js";
 import { commands } from "./commands.js";
+import { Commits } from "./commits.js";
 import { ControlServer } from "./control.js";
 import { Endpoint } from "./endpoint.js";
 import { Events } from "./events.js";
@@ -169,6 +170,8 @@ export async function serve(options: ServeOptions, lost: (error: Error) => void)
     const snapshots = new Snapshots(stores, replaced);
     const snapshot: NonNullable<VbdHost["snapshot"]> = (path, options, vbd, overlay) =>
       snapshots.begin(path, options, vbd, overlay);
+    const commits = new Commits({ stores, replaced, helpers });
+    const commit: NonNullable<VbdHost["commit"]> = (path, options, vbd) => commits.begin(path, options, vbd);
     const release = (vbd: VbdId): Promise<void> => stores.forget(vbd);
     const held = (vbd: VbdId): BlockDevice | null => stores.deviceOf(vbd);
     const outage: NonNullable<VbdHost["outage"]> = (vbd) => stores.outageOf(vbd);
@@ -188,6 +191,7 @@ export async function serve(options: ServeOptions, lost: (error: Error) => void)
       outage,
       prepare,
       snapshot,
+      commit,
       release,
       leave,
       isSuspended,

@@ -5,22 +5,20 @@
  * written, and it is noted that it was replaced before anything can be written to the overlay. Killed before that, the guest
  * has the image, and after it the overlay, which is empty: both are right.
  */
-import { constants as flags } from "node:fs";
 import { constants } from "node:os";
-import { FileLocks } from "../storage/calls/locks.js";
 import { Place } from "../storage/calls/place.js";
 import type { BlockDevice } from "../storage/device.js";
 import { basesOf, writtenFile } from "../storage/disk.js";
 import { makeOverlay } from "../storage/helper/make-overlay.js";
 import { DeviceError, errnoOf, type OpenOptions, refusal } from "../storage/open.js";
-import { lockAsQemu } from "../storage/qemu-locks.js";
 import { overlayOver, splitWrappers } from "../storage/wrapper/index.js";
 import { type VbdId, vbdName } from "../vbd/name.js";
-import type { Snapshot } from "../vbd/snapshot.js";
+import { type Snapshot, StillUsed } from "../vbd/snapshot.js";
+import { ImageGuard } from "./image-guard.js";
 import type { ReplacedImages } from "./replaced-images.js";
 import type { Stores } from "./stores.js";
 
-const { EEXIST, EINVAL, EIO, ENODEV, EROFS } = constants.errno;
+const { EEXIST, EINVAL, ENODEV, EROFS } = constants.errno;
 
 export class Snapshots {
   readonly #stores: Stores;
@@ -46,9 +44,9 @@ export class Snapshots {
     await refuseExisting(overlay);
     await makeOverlay(overlay, bases[0], device.size, true);
     const next = overlayOver(overlay, disk);
-    let guard: Guard | null = null;
+    let guard: ImageGuard | null = null;
     try {
-      guard = await Guard.of(image);
+      guard = await ImageGuard.of(image);
     } catch (error) {
       await Place.of(overlay).call("unlink", overlay);
       throw error;
@@ -92,7 +90,7 @@ interface Plan {
   readonly next: string;
   /** `next` with the wrappers. */
   readonly target: string;
-  readonly guard: Guard;
+  readonly guard: ImageGuard;
 }
 
 class PendingSnapshot implements Snapshot {
@@ -114,14 +112,19 @@ class PendingSnapshot implements Snapshot {
     const { path, options, vbd, guard, disk, next } = this.#plan;
     let lost = 0;
     try {
-      return await this.#stores.reopen(path, options, vbd, async (device) => {
+      const closed = async (device: BlockDevice | null): Promise<void> => {
         lost = device?.flushErrno ?? 0;
         if (lost === 0) lost = await guard.sync();
         if (lost !== 0)
           throw new DeviceError(lost, this.#plan.image, "what the guest has written cannot be flushed");
         await this.#replaced.add(disk, next, await this.#stores.guestDisk(vbd));
-      });
+      };
+      return await this.#stores.reopen(path, options, vbd, { closed });
     } catch (error) {
+      if (error instanceof StillUsed) {
+        await this.drop();
+        throw error;
+      }
       // Nobody has written to the overlay.
       await this.#replaced.undo(disk, next);
       await this.drop();
@@ -140,43 +143,5 @@ class PendingSnapshot implements Snapshot {
     await Place.of(overlay)
       .call("unlink", overlay)
       .catch(() => {});
-  }
-}
-
-/** Keeps others from writing an image while nobody has it: xbdback and QEMU's programs, which heed these locks. */
-class Guard {
-  readonly #place: Place;
-  readonly #fd: number;
-  #released: Promise<void> | null = null;
-
-  private constructor(place: Place, fd: number) {
-    this.#place = place;
-    this.#fd = fd;
-  }
-
-  static async of(path: string): Promise<Guard> {
-    const place = Place.of(path);
-    try {
-      const fd = await place.open(flags.O_RDONLY);
-      await lockAsQemu(new FileLocks(fd, place), true, false);
-      return new Guard(place, fd);
-    } catch (error) {
-      throw await refusal(path, errnoOf(error));
-    }
-  }
-
-  /** All that was written is on the disk, with the time of the last change; else the errno. */
-  async sync(): Promise<number> {
-    try {
-      await this.#place.call("sync", this.#fd);
-      return 0;
-    } catch (error) {
-      return errnoOf(error) || EIO;
-    }
-  }
-
-  release(): Promise<void> {
-    this.#released ??= this.#place.close(this.#fd);
-    return this.#released;
   }
 }

@@ -8,10 +8,11 @@ import { type Domain, type Xenstore, XenstoreError } from "../platform/ports.js"
 import { DEFAULT_CAPS } from "../reactor/capped.js";
 import { Place } from "../storage/calls/place.js";
 import type { BlockDevice, Outage } from "../storage/device.js";
-import { placesOf, type Use, usesOf } from "../storage/disk.js";
+import { identityOf, placesOf, type Use, usesOf } from "../storage/disk.js";
 import { DeviceError, errnoOf, type OpenOptions, refusal } from "../storage/open.js";
 import type { Prepared } from "../vbd/exchange.js";
 import { type VbdId, vbdName } from "../vbd/name.js";
+import { StillUsed } from "../vbd/snapshot.js";
 import type { Open } from "../vbd/store-opener.js";
 import type { HelperPlaces } from "./helper-places.js";
 import {
@@ -53,6 +54,13 @@ interface Held {
   inUse: Promise<void> | null;
   /** False once the vbd is to be without it: it ends when no connection uses it. */
   kept: boolean;
+}
+
+/** What is done while a vbd's disk is closed and opened again; each may reject with why it is not to be opened like this. */
+export interface Between {
+  /** Before it is closed, when no connection uses it any more. */
+  readonly closing?: () => Promise<void>;
+  readonly closed?: (device: BlockDevice | null) => Promise<void>;
 }
 
 export interface StoresOptions {
@@ -156,20 +164,22 @@ export class Stores {
   }
 
   /**
-   * Closes a vbd's disk, which no connection is to use any more, and opens it again for one: `between` may have made it another
-   * one. Rejects as `open` does, or as `between`; the disk is closed then.
+   * Closes a vbd's disk, which no connection is to use any more, and opens it again for one: it may be another one by then.
+   * Rejects as `open` does, or with {@link StillUsed}, or as what is done meanwhile.
    */
   reopen(
     path: string,
     options: OpenOptions,
     vbd: VbdId,
-    between: (closed: BlockDevice | null) => Promise<void>,
+    { closing = async () => {}, closed = async () => {} }: Between,
   ): Promise<BlockDevice> {
     return this.#inTurn(vbd, async () => {
       const before = this.#held.get(vbdName(vbd)) ?? null;
-      await before?.inUse;
-      if (before && this.#held.get(vbdName(vbd)) === before) await this.#end(before, vbd);
-      await between(before?.device ?? null);
+      if (before && before.inUse !== null)
+        throw new StillUsed(constants.errno.EBUSY, path, "the guest is just connecting; try again");
+      await closing();
+      if (before) await this.#end(before, vbd);
+      await closed(before?.device ?? null);
       return this.#lend(await this.#hold(path, options, vbd), vbd);
     });
   }
@@ -205,6 +215,15 @@ export class Stores {
   /** What it was opened by, where a snapshot has replaced what was asked for as well; null where none is open. */
   targetOf(vbd: VbdId): string | null {
     return this.#held.get(vbdName(vbd))?.claim.path ?? null;
+  }
+
+  /** The name of another vbd that has a file open, whatever for; null where none has. */
+  async otherUser(path: string, vbd: VbdId): Promise<string | null> {
+    const identity = await identityOf(path);
+    const name = vbdName(vbd);
+    for (const { vbd: other, uses } of this.#claims)
+      if (vbdName(other) !== name && uses.some((use) => use.identity === identity)) return vbdName(other);
+    return null;
   }
 
   /** By what a vbd's disk is known at the guest's next start, too. */
@@ -329,16 +348,21 @@ export class Stores {
   ): Promise<Held> {
     const { readOnly, warn = console.warn } = options;
     const target = (await this.#replaced?.follow(path, readOnly, () => this.guestDisk(vbd), warn)) ?? path;
-    const held = await this.#use(target, await this.#lasting(target, options, vbd), vbd, claims);
+    const lasting = await this.#lasting(target, options, vbd);
+    // The mark that remains where it cannot be written does no harm.
+    if (!options.writesBase)
+      await this.#replaced?.settle(target).catch(({ message }: Error) => warn(`${target}: ${message}`));
+    const held = await this.#use(target, lasting, vbd, claims);
     return { ...held, named: path };
   }
 
   /** With a place for a helper that outlives this process. A disk beside another of the same vbd has none. */
   async #lasting(path: string, options: OpenOptions, vbd: VbdId): Promise<OpenOptions> {
     if (!this.#helpers) return options;
-    // Of another disk, which a vbd of this name had under another daemon.
-    if (!this.#records?.read(vbd, path)) await this.#helpers.end(vbd);
-    return { ...options, helperPlace: this.#helpers.of(vbd) };
+    const helperPlace = this.#helpers.of(vbd);
+    // Of another disk, which a vbd of this name had under another daemon; or one that was writing the base of this disk.
+    if (!this.#records?.read(vbd, path) || helperPlace.takesJobs) await this.#helpers.end(vbd);
+    return { ...options, helperPlace };
   }
 
   #record({ claim, image: { bases } }: Held): void {
@@ -370,6 +394,8 @@ export class Stores {
     await claims?.inherit(record?.readOnly === readOnly ? filesOf(record, await usesOf(path, readOnly)) : []);
     const look = async (bases: readonly string[] = []): Promise<Use[]> => {
       const uses = await usesOf(path, readOnly, bases);
+      // An overlay's base comes after it.
+      if (options.writesBase) uses[1] = { ...uses[1], readOnly: false };
       return claims?.own(uses) ?? uses;
     };
     const claim: Claim = { vbd, uses: await look(record?.bases), path, readOnly, releasing: null };

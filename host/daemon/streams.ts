@@ -1,9 +1,9 @@
-/** What `xbdback trace` and `xbdback record` read from the control socket: one item a line until the asker goes. */
+/** What is read from the control socket item by item, one a line: traces and recordings, until the asker goes, and commits. */
 import { setTimeout as sleep } from "node:timers/promises";
 import { decodeTrace, TRACE_EVENT_BYTES } from "../reactor/tracer.js";
 import type { Observation } from "../vbd/observation.js";
 import type { Vbd } from "../vbd/vbd.js";
-import { ControlError } from "./control.js";
+import { ControlError, sayBusy } from "./control.js";
 
 /** How often the rings' queues are looked at, and an item is sent even if there is nothing to tell. */
 const INTERVAL_MS = 25;
@@ -40,6 +40,35 @@ export interface RecordLine {
   /** Of the session file, in base64. */
   readonly data?: string;
   readonly ended?: string;
+}
+
+/** Of a commit: how much is copied, and at its end what the disk is. */
+export interface CommitLine {
+  /** Bytes, of so many; that grows with what the guest writes. */
+  readonly copied?: number;
+  readonly total?: number;
+  /** The disk from now on, its bytes, and the file that is not used any more; the last line. */
+  readonly target?: string;
+  readonly size?: number;
+  readonly overlay?: string;
+}
+
+/** Writes a vbd's overlay back; that is given up when the signal comes. */
+export async function* commit(vbd: Vbd, signal: AbortSignal): AsyncGenerator<CommitLine> {
+  let line: CommitLine = {};
+  const committing = vbd.commit(signal, ({ copied, total }) => {
+    line = { copied, total };
+  });
+  const ended = committing.then(
+    (made) => ({ made }),
+    (error: unknown) => ({ error }),
+  );
+  for (;;) {
+    const end = await Promise.race([ended, sleep(HEARTBEAT_MS, null, { ref: false })]);
+    if (end === null) yield line;
+    else if ("error" in end) sayBusy(end.error);
+    else return yield { ...end.made, size: vbd.status().size };
+  }
 }
 
 /** Yields what `look` finds until it has told of an end or the signal comes, and nothing now and then. */

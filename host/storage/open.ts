@@ -76,6 +76,8 @@ export interface OpenOptions {
   readonly unsettled?: boolean;
   /** Where a helper of the disk's own outlives this process. Default: it ends with it. */
   readonly helperPlace?: HelperPlace;
+  /** An overlay that is to be written back: its helper may write its base, and takes jobs (helper/commit-job.ts). */
+  readonly writesBase?: boolean;
   /** Keeps the open files that have the locks: see {@link Claims}. Default: the disk's own open file has them. */
   readonly claims?: Claims;
   /** Whether the page cache is used. Default: writeback. */

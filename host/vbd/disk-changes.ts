@@ -1,9 +1,11 @@
 /**
- * Another disk for a vbd while its guest works, on somebody's word: a medium in a CD-ROM drive (exchange.ts), or an overlay over
- * the image that it has (snapshot.ts). What is in flight ends on the old one; then the rings are released and taken over, as
- * after a restart.
+ * Another disk for a vbd while its guest works, on somebody's word: a medium in a CD-ROM drive (exchange.ts), an overlay over
+ * the image that it has, or the image below its overlay (snapshot.ts). What is in flight ends on the old one; then the rings
+ * are released and taken over, as after a restart.
  */
+import { setTimeout as sleep } from "node:timers/promises";
 import type { BlockDevice } from "../storage/device.js";
+import type { OpenOptions } from "../storage/open.js";
 import { type BackendKeys, howToOpen } from "./backend-keys.js";
 import type { Connection } from "./connection.js";
 import type { Connector } from "./connector.js";
@@ -13,7 +15,7 @@ import type { VbdHost } from "./host.js";
 import type { Verdict } from "./hotplug.js";
 import { imageOf, type Kind } from "./kind.js";
 import { type VbdId, vbdName } from "./name.js";
-import type { Snapshot } from "./snapshot.js";
+import { type Commit, type Copied, type Replacing, StillUsed } from "./snapshot.js";
 import { writeInState } from "./xenbus.js";
 
 export interface DiskChangesOptions {
@@ -23,6 +25,8 @@ export interface DiskChangesOptions {
   /** The backend's. */
   readonly directory: string;
   readonly connector: Connector;
+  /** The vbd's, by now. */
+  readonly connection: () => Connection | null;
   /** A line for the operator, of one of few kinds. */
   readonly say: (kind: string, line: string) => void;
   /** Something is to be done. */
@@ -31,19 +35,32 @@ export interface DiskChangesOptions {
   readonly release: (connection: Connection) => Promise<void>;
 }
 
-/** A snapshot that waits for the guest's rings to be released, and who waits for it. */
+/** What the takeover that follows is to be called: by what the guest has then, and after how many milliseconds. */
+type Message = (now: string, pauseMs: number) => [kind: string, line: string];
+
+/** A disk that waits for the guest's rings to be released, and who waits for it. */
 interface Pending {
-  readonly snapshot: Snapshot;
+  readonly replacing: Replacing;
+  readonly message: (before: string) => Message;
+  /** What is said where it fails, before the reason. */
+  readonly no: string;
   readonly done: (error: Error | null) => void;
 }
+
+/** The guest has closed the disk, and nothing was done. */
+class Dropped extends Error {}
+
+/** How often a guest that connects or leaves just now is waited for. */
+const AGAIN_MS = 50;
 
 export class DiskChanges {
   readonly #options: DiskChangesOptions;
   readonly #exchange: Exchange;
   #pending: Pending | null = null;
-  #snapshotting = false;
-  /** What the present takeover is to be called, by what the guest has then, and after how many milliseconds. */
-  #message: ((now: string, pauseMs: number) => [kind: string, line: string]) | null = null;
+  /** What is being done with the disk: one thing at a time. */
+  #doing: string | null = null;
+  /** Of the present takeover. */
+  #message: Message | null = null;
 
   constructor(options: DiskChangesOptions) {
     this.#options = options;
@@ -86,40 +103,100 @@ export class DiskChanges {
    * Puts an overlay over the disk, which is a point in time from then on. Resolves with the target that the disk has then, once
    * that is open; rejects with why there is no snapshot, and the disk is as it was.
    */
-  async snapshot(
-    overlay: string,
+  async snapshot(overlay: string, keys: BackendKeys | null, store: Verdict | null): Promise<string> {
+    const { id } = this.#options;
+    const { snapshot } = this.#options.host;
+    if (!snapshot) throw new Error("this backend makes no snapshots");
+    return this.#alone("a snapshot is being made", keys, store, async (path, how) => {
+      const made = await snapshot(path, how, id, overlay);
+      await this.#replace(made, "no snapshot", snapshotMessage);
+      return made.target;
+    });
+  }
+
+  /**
+   * Writes the disk's overlay back into the image below it, which the disk is from then on. Resolves once that is open; rejects
+   * with why not, also when the signal comes, and the disk is as it was.
+   */
+  async commit(
     keys: BackendKeys | null,
     store: Verdict | null,
-    connection: Connection | null,
-  ): Promise<string> {
-    const { host, id, look, say } = this.#options;
+    signal: AbortSignal,
+    progress: (copied: Copied) => void,
+  ): Promise<Pick<Commit, "target" | "overlay">> {
+    const { id, host } = this.#options;
+    const begin = host.commit;
+    if (!begin) throw new Error("this backend writes nothing back");
+    return this.#alone("its overlay is being written back", keys, store, async (path, how) => {
+      const commit = await begin(path, how, id);
+      try {
+        await this.#replace(commit.begin, "no commit", beginMessage);
+        const copying = commit.copy(signal, progress);
+        const failure = await copying.then(
+          () => null,
+          (error: Error) => error,
+        );
+        await this.#end(commit, failure);
+        const { target, overlay } = commit;
+        return { target, overlay };
+      } finally {
+        commit.close();
+      }
+    });
+  }
+
+  /** The guest may come and go meanwhile. */
+  async #end(commit: Commit, failure: Error | null): Promise<void> {
+    const message = failure ? backMessage(failure) : commitMessage;
+    for (let done = false; !done; ) {
+      if (!commit.present) throw failure ?? new Error("the disk was closed meanwhile; it is as it was");
+      try {
+        await this.#replace(commit.end, "no commit", message);
+        done = true;
+      } catch (error) {
+        if (!(error instanceof Dropped || error instanceof StillUsed)) throw error;
+        await sleep(AGAIN_MS);
+      }
+    }
+    if (failure) throw failure;
+  }
+
+  /** Does one thing with the disk that the toolstack has given to the vbd. */
+  async #alone<T>(
+    what: string,
+    keys: BackendKeys | null,
+    store: Verdict | null,
+    work: (path: string, how: OpenOptions) => Promise<T>,
+  ): Promise<T> {
+    const { id, say } = this.#options;
     const name = vbdName(id);
-    if (!host.snapshot) throw new Error("this backend makes no snapshots");
     if (!keys || !store || !("path" in store)) throw new Error(`${name} has no disk yet; try again`);
     if (keys.cdrom) throw new Error(`${name} is a CD-ROM drive, whose medium is only read`);
-    if (this.#snapshotting) throw new Error(`${name}: a snapshot is being made already; try again`);
-    this.#snapshotting = true;
+    if (this.#doing !== null) throw new Error(`${name}: ${this.#doing} already; try again later`);
+    this.#doing = what;
     try {
       const warn = (line: string): void => say("warning", line);
-      const how = { ...howToOpen(keys), warn };
-      const snapshot = await host.snapshot(store.path, how, id, overlay);
-      const ended = new Promise<Error | null>((resolve) => {
-        this.#pending = { snapshot, done: resolve };
-      });
-      if (connection) look();
-      else await this.#withoutGuest();
-      const error = await ended;
-      if (error) throw error;
-      return snapshot.target;
+      return await work(store.path, { ...howToOpen(keys), warn });
     } finally {
-      this.#snapshotting = false;
+      this.#doing = null;
     }
   }
 
+  /** Resolves when the vbd has another disk. Rejects with why it has not. */
+  async #replace(replacing: Replacing, no: string, message: Pending["message"]): Promise<void> {
+    const ended = new Promise<Error | null>((resolve) => {
+      this.#pending = { replacing, message, no, done: resolve };
+    });
+    if (this.#options.connection()) this.#options.look();
+    else await this.#withoutGuest();
+    const error = await ended;
+    if (error) throw error;
+  }
+
   async #withoutGuest(): Promise<void> {
-    const { snapshot, done } = this.#take() as Pending;
+    const { replacing, done } = this.#take() as Pending;
     let error: Error | null = null;
-    const device = await snapshot.finish((why) => {
+    const device = await replacing.finish((why) => {
       error = why;
     });
     // It is kept open for the vbd all the same.
@@ -130,7 +207,7 @@ export class DiskChanges {
   /** True when the rings of a connected frontend were released, to be taken over by the next look. */
   async carryOut(keys: BackendKeys, store: Verdict | null, connection: Connection): Promise<boolean> {
     const pending = this.#take();
-    if (pending) return this.#putOver(keys, connection, pending);
+    if (pending) return this.#putInPlace(keys, connection, pending);
     const medium = this.#exchange.take();
     if (medium) return this.#putIn(keys, connection, medium);
     const path = store && "path" in store ? store.path : null;
@@ -157,8 +234,8 @@ export class DiskChanges {
     await this.#exchange.drop();
     const pending = this.#take();
     if (!pending) return;
-    await pending.snapshot.drop();
-    pending.done(new Error("the guest has closed the disk meanwhile; try again"));
+    await pending.replacing.drop();
+    pending.done(new Dropped("the guest has closed the disk meanwhile; try again"));
   }
 
   #take(): Pending | null {
@@ -182,19 +259,19 @@ export class DiskChanges {
     return true;
   }
 
-  async #putOver(keys: BackendKeys, connection: Connection, { snapshot, done }: Pending): Promise<boolean> {
+  async #putInPlace(keys: BackendKeys, connection: Connection, pending: Pending): Promise<boolean> {
     const { connector, release, look, say } = this.#options;
+    const { replacing, message, no, done } = pending;
     await release(connection);
-    const before = connection.device.name;
     const finish = async (): Promise<BlockDevice> => {
       let error: Error | null = null;
       const failed = (why: Error): void => {
         error = why;
         this.#message = null;
-        say("medium", `no snapshot: ${why.message}; the disk is as it was`);
+        say("medium", `${no}: ${why.message}; the disk is as it was`);
       };
       try {
-        return await snapshot.finish(failed);
+        return await replacing.finish(failed);
       } catch (why) {
         error ??= why as Error;
         throw why;
@@ -202,14 +279,38 @@ export class DiskChanges {
         done(error);
       }
     };
-    this.#message = (now, pauseMs) => ["snapshot", snapshotMessage(before, now, pauseMs)];
+    this.#message = message(connection.device.name);
     connector.goOnWith(connection.path, keys.mode, finish());
     look();
     return true;
   }
 }
 
-/** For the operator. */
-function snapshotMessage(before: string, now: string, pauseMs: number): string {
-  return `snapshot: ${before} is a point in time, and ${now} has what is written from now on; the guest waited for ${pauseMs.toFixed(0)} ms`;
+function snapshotMessage(before: string): Message {
+  return (now, pauseMs) => [
+    "snapshot",
+    `snapshot: ${before} is a point in time, and ${now} has what is written from now on; ${waited(pauseMs)}`,
+  ];
+}
+
+function beginMessage(before: string): Message {
+  return (_, pauseMs) => [
+    "commit begins",
+    `commit: the overlay of ${before} is being written back; ${waited(pauseMs)}`,
+  ];
+}
+
+function commitMessage(before: string): Message {
+  return (now, pauseMs) => [
+    "commit",
+    `commit: ${before} is written back, and the disk is ${now} from now on; ${waited(pauseMs)}`,
+  ];
+}
+
+function backMessage({ message }: Error): Pending["message"] {
+  return () => (_, pauseMs) => ["medium", `no commit: ${message}; the disk is as it was; ${waited(pauseMs)}`];
+}
+
+function waited(pauseMs: number): string {
+  return `the guest waited for ${pauseMs.toFixed(0)} ms`;
 }

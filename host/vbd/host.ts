@@ -9,7 +9,7 @@ import type { AssumedProtocol } from "./frontend.js";
 import type { Journals } from "./journals.js";
 import type { DefaultLimits } from "./limit-defaults.js";
 import type { VbdId } from "./name.js";
-import type { Snapshot } from "./snapshot.js";
+import type { Commit, Snapshot } from "./snapshot.js";
 import type { ImageStatus } from "./status.js";
 import type { Open } from "./store-opener.js";
 import type { Log, TellEvent } from "./vbd-log.js";
@@ -38,6 +38,8 @@ export interface VbdHost {
   readonly isSuspended?: Domain["isSuspended"];
   /** Begins a snapshot of the disk that a vbd has; where it is left out, there are none. */
   readonly snapshot?: (path: string, options: OpenOptions, vbd: VbdId, overlay: string) => Promise<Snapshot>;
+  /** Looks whether the overlay that a vbd has can be written back; where it is left out, none is. */
+  readonly commit?: (path: string, options: OpenOptions, vbd: VbdId) => Promise<Commit>;
   /** Whether the log tells already that our own check refused the vbd's disk. */
   readonly told?: (vbd: VbdId, why: string) => boolean;
   /** The disk that is held for a vbd; null where none is. */

@@ -56,6 +56,7 @@ const EVENTS: Readonly<Record<string, VbdEventName>> = {
   change: "changed",
   migration: "migrating",
   snapshot: "changed",
+  commit: "changed",
   resize: "resized",
   refusal: "refused",
   open: "refused",

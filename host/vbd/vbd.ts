@@ -31,6 +31,7 @@ import { type VbdId, vbdName } from "./name.js";
 import type { Observation } from "./observation.js";
 import { strangerIn } from "./ownership.js";
 import type { AgedRing } from "./request-ages.js";
+import type { Commit, Copied } from "./snapshot.js";
 import { type VbdStatus, waitsFor } from "./status.js";
 import { oldestOf, type StorageStatus, storageStatus } from "./storage-status.js";
 import { type ThrottleChange, Throttling } from "./throttling.js";
@@ -112,6 +113,7 @@ export class Vbd {
     this.#migration = new Migration(host, id, (kind, line) => this.#log.say(kind, line));
     this.#changes = new DiskChanges({
       ...{ host, id, kind: this.#kind, directory: this.directory, connector: this.#connector },
+      connection: () => this.#connection,
       say: (kind, line) => this.#log.say(kind, line),
       look: () => this.look(),
       release: async (connection) => {
@@ -245,9 +247,19 @@ export class Vbd {
 
   /** See {@link DiskChanges.snapshot}. Resolves with the disk's target from now on. */
   async snapshot(overlay: string): Promise<string> {
-    const target = await this.#changes.snapshot(overlay, this.#keys, this.#store, this.#connection);
+    const target = await this.#changes.snapshot(overlay, this.#keys, this.#store);
     await this.#looked();
     return target;
+  }
+
+  /** See {@link DiskChanges.commit}. Resolves with the disk's target from now on, and the overlay that is not used any more. */
+  async commit(
+    signal: AbortSignal,
+    progress: (copied: Copied) => void,
+  ): Promise<Pick<Commit, "target" | "overlay">> {
+    const done = await this.#changes.commit(this.#keys, this.#store, signal, progress);
+    await this.#looked();
+    return done;
   }
 
   /** Throws what the last look has met with. */
@@ -462,7 +474,6 @@ export class Vbd {
   /** The guest is suspended: it may go on elsewhere, with its disk. */
   async #leaveDisk(keys: BackendKeys): Promise<void> {
     const connection = this.#connection;
-    await this.#changes.drop();
     if (connection) {
       connection.handOver();
       if (!(await this.#release(connection, true))) {
@@ -471,6 +482,7 @@ export class Vbd {
         return this.look();
       }
     }
+    await this.#changes.drop();
     await this.#connector.leave();
     this.#migration.left(connection?.device.name ?? null);
   }
@@ -536,8 +548,8 @@ export class Vbd {
     this.#migration.end();
     this.#connector.giveUp();
     this.#connector.adoption.end();
-    await this.#changes.drop();
     if (this.#connection) await this.#release(this.#connection);
+    await this.#changes.drop();
     this.#takeoverFailure = null;
     if (!handOver) this.#connector.discardJournals();
   }

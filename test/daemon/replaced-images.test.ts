@@ -1,6 +1,6 @@
 /** Whose disk follows a snapshot, and who is refused. */
 import assert from "node:assert/strict";
-import { linkSync, readdirSync, renameSync, symlinkSync, utimesSync, writeFileSync } from "node:fs";
+import { linkSync, readdirSync, renameSync, rmSync, symlinkSync, utimesSync, writeFileSync } from "node:fs";
 import { join } from "node:path";
 import { type TestContext, test } from "node:test";
 import { type GuestDisk, ReplacedImages } from "../../host/daemon/replaced-images.js";
@@ -74,7 +74,7 @@ test("an image that was written since is refused, and served again when it is fo
   await assert.rejects(follow(image), /was written since its snapshot, and cow:.*does not fit it any more/);
   const one = await replaced.find(image);
   assert.ok(one);
-  await replaced.forget(one);
+  await replaced.forget(one, image);
   assert.equal(await replaced.find(image), null);
   assert.equal(await follow(image), image);
 });
@@ -93,6 +93,88 @@ test("a snapshot of a snapshot, and one that is taken back", async (t) => {
   await replaced.undo(first, second);
   assert.equal(await follow(image), first);
   assert.equal(await follow(first), first);
+});
+
+test("an overlay that was written back leads to its base, for its guest alone", async (t) => {
+  const { root, image, records, replaced, follow } = await scene(t);
+  const [one, two] = ["one", "two"].map((name) => join(root, name));
+  for (const file of [one, two]) writeFileSync(file, file);
+  const stranger = { domid: 4, name: "other", vm: "/vm/2" };
+  const [first, second] = [`cow:${one}:${image}`, `cow:${two}:cow:${one}:${image}`];
+  await replaced.undo(image, `cow:/overlay:${image}`);
+  await replaced.add(image, first, WEB);
+  await replaced.add(first, second, WEB);
+  assert.deepEqual(await replaced.othersOn(image, second), []);
+  assert.deepEqual(await replaced.othersOn(image, "/other"), [second]);
+
+  // While it is written back, its base changes; from then on it is as it is.
+  await replaced.changing(second);
+  utimesSync(one, 1, 1);
+  assert.equal(await follow(image), second);
+  await replaced.settle(`log:/f:${second}`);
+  assert.equal(await follow(image), second);
+  utimesSync(one, 2, 2);
+  await assert.rejects(follow(image), /one: was written since its snapshot/);
+  await replaced.changing(second);
+
+  const former = await replaced.commit(second, first, WEB);
+  assert.equal(former?.current, second);
+  assert.equal(await follow(image), first);
+  assert.equal(await follow(`log:/f:${second}`), `log:/f:${first}`);
+  await assert.rejects(follow(image, stranger), /has replaced it/);
+  await assert.rejects(
+    follow(second, stranger, true),
+    /two: was written back into cow:.* and is out of date/,
+  );
+  await replaced.undoCommit(first, former);
+  assert.equal(await follow(image), second);
+  await replaced.commit(second, first, WEB);
+  await replaced.commit(first, image, WEB);
+  for (const target of [image, first, second]) assert.equal(await follow(target), image);
+  assert.equal(await follow(image, stranger), image);
+  assert.deepEqual(await replaced.othersOn(image, "/other"), []);
+  assert.equal(readdirSync(records).length, 1);
+
+  // Another overlay of its name is another one; what is removed is forgotten.
+  writeFileSync(two, "another");
+  assert.equal(await follow(second), second);
+  assert.equal(await follow(first), image);
+  rmSync(one);
+  await replaced.prune(image);
+  assert.deepEqual(
+    replaced.all().flatMap(({ committed = [] }) => committed.map(({ path }) => path)),
+    [two],
+  );
+  await replaced.add(image, `cow:${two}:${image}`, WEB);
+  assert.deepEqual(
+    replaced.all().map(({ committed }) => committed),
+    [[]],
+  );
+});
+
+test("an overlay of the configuration's that was written back", async (t) => {
+  const { root, image, replaced, records, follow } = await scene(t);
+  await replaced.undo(image, `cow:/overlay:${image}`);
+  const overlay = join(root, "own");
+  writeFileSync(overlay, "");
+  const disk = `cow:${overlay}:${image}`;
+  await replaced.changing(disk);
+  await replaced.undoCommit(image, await replaced.commit(disk, image, WEB));
+  assert.deepEqual(replaced.all(), []);
+  await replaced.commit(disk, image, WEB);
+  assert.equal(await follow(disk), image);
+  // One that the configuration names is noted by the lowest image that was replaced, and then by what is left.
+  const third = `cow:/third:${disk}`;
+  await replaced.undoCommit(image, null);
+  await replaced.add(disk, third, WEB);
+  await replaced.undo(disk, third);
+  const one = { path: overlay, name: "own" };
+  await replaced.commit(disk, image, WEB);
+  assert.equal(readdirSync(records).length, 1);
+  const found = await replaced.find(one.path);
+  assert.ok(found);
+  await replaced.forget(found, one.path);
+  assert.deepEqual(replaced.all(), []);
 });
 
 test("a record that cannot be read stops every disk, with the file's name", async (t) => {

@@ -67,6 +67,30 @@ test("qemu-storage-daemon is told of every file, and looks for none itself", () 
   assert.equal(hasMonitor, true);
 });
 
+test("a helper that is to write an overlay back may write its base, and no other file", () => {
+  const bases = [
+    { driver: "raw", path: "/b", block: false },
+    { driver: "raw", path: "/c", block: false },
+  ];
+  const { args, reach } = storageDaemon(
+    image("qcow2", "/a"),
+    { ...how, socket: "/run/s,", bases, writesBase: true },
+    "threads",
+  );
+  assert.deepEqual(args.slice(4, 8), [
+    ...["--chardev", "socket,id=jobs,path=/run/s,,.jobs,server=on,wait=off", "--monitor", "chardev=jobs"],
+  ]);
+  const { backing } = told(args, "--blockdev") as { backing: object };
+  assert.deepEqual(backing, {
+    ...{ driver: "raw", "node-name": "base", discard: "unmap" },
+    file: { driver: "file", filename: "/b", locking: "auto", aio: "threads" },
+  });
+  assert.deepEqual(
+    reach.files.map(({ writable }) => writable),
+    [true, true, false],
+  );
+});
+
 test("what is read-only, shared or past the page cache is so to qemu-storage-daemon, too", () => {
   const other = { ...how, readOnly: true, shared: true, cache: "none" } as const;
   const { args, reach } = storageDaemon(image("vhd", "/a"), other, "threads");

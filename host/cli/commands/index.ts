@@ -3,6 +3,7 @@ import type { Command } from "commander";
 import { attachCommand } from "./attach.js";
 import { changeCommand } from "./change.js";
 import { checkCommand } from "./check.js";
+import { commitCommand } from "./commit.js";
 import { completionCommand } from "./completion.js";
 import { decodeCommand } from "./decode.js";
 import { detachCommand } from "./detach.js";
@@ -38,6 +39,7 @@ export function operatorCommands(): Command[] {
     resizeCommand(),
     changeCommand(),
     snapshotCommand(),
+    commitCommand(),
     replacedCommand(),
     pauseCommand(),
     unpauseCommand(),

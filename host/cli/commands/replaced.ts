@@ -15,12 +15,12 @@ interface ReplacedOptions extends CommonOptions {
 export function replacedCommand(): Command {
   const command = placeOptions(
     new Command("replaced")
-      .summary("list the images that snapshots have replaced")
+      .summary("list the images that snapshots have replaced, and overlays that were written back")
       .description(
-        "Such an image is only read from its snapshot on. A guest whose configuration still names it gets what has replaced it;\n" +
-          "for others it cannot be attached for writing.",
+        "Such an image is only read from its snapshot on, and such an overlay is out of date. A guest whose configuration still\n" +
+          "names one gets what has replaced it; for others it cannot be attached for writing, and the overlay not at all.",
       ),
-  ).option("--forget <image>", "serve this image again as if no snapshot had been made");
+  ).option("--forget <image>", "serve this image again as if it had not been replaced");
   return examples(command, "xbdback replaced", "xbdback replaced --forget /var/lib/xen/web.img").action(
     replaced,
   );
@@ -36,10 +36,14 @@ async function replaced(options: ReplacedOptions): Promise<void> {
   }
   const { images } = await ask<{ images: Replacement[] }>(options, { command: "replaced" });
   if (options.json) return printJson({ replaced: images });
-  for (const { images: old, current, disk, since } of images) {
-    const guest = disk.name ?? `domain ${disk.domid}`;
-    const paths = old.map(({ path }) => path).join(", ");
-    const line = `${paths}: replaced by ${current} for ${guest}'s ${shownDevice(disk.devid)} at ${since}`;
-    process.stdout.write(`${printable(line)}\n`);
-  }
+  for (const line of images.flatMap(linesOf)) process.stdout.write(`${printable(line)}\n`);
+}
+
+function linesOf({ images, current, disk, since, committed = [] }: Replacement): string[] {
+  const whose = `${disk.name ?? `domain ${disk.domid}`}'s ${shownDevice(disk.devid)}`;
+  const paths = images.map(({ path }) => path).join(", ");
+  return [
+    ...(images.length > 0 ? [`${paths}: replaced by ${current} for ${whose} at ${since}`] : []),
+    ...committed.map(({ path, into, at }) => `${path}: written back into ${into} for ${whose} at ${at}`),
+  ];
 }

@@ -68,6 +68,8 @@ export interface HowToOpen {
   readonly said?: readonly KnownBase[];
   /** The image does not exist yet. */
   readonly absent?: boolean;
+  /** The image's base is to be written, too. */
+  readonly writesBase?: boolean;
 }
 
 export type KnownBase = Base & { readonly format: string };
@@ -83,7 +85,7 @@ export function described({ layers }: Pick<Chain, "layers">): string {
  */
 export async function openChain(
   image: Layer,
-  { shared, said = [], absent = false }: HowToOpen,
+  { shared, said = [], absent = false, writesBase = false }: HowToOpen,
 ): Promise<Chain> {
   const layers: ChainLayer[] = [];
   const open: { fd: number; path: string }[] = [];
@@ -97,16 +99,25 @@ export async function openChain(
       const base = said.at(layers.length - 1) ?? above.recorded;
       if (base === null) break;
       await checkNext(layers, base.path);
-      const store = await openStore(base.path, { readOnly: true, shared, warn: () => {} });
+      const writes = writesBase && layers.length === 1;
+      const store = await openBase(base.path, writes, shared);
       open.push({ fd: store.fd, path: base.path });
       const driver = base.format ?? (await guessedRaw(above.path, base.path));
       layers.push(await lookAt({ driver, path: base.path, block: store.kind === "block" }, store));
+      // On a file server, the lock of one that writes would keep the helper out. Its own locks hold from then on.
+      if (writes && store.kind === "image") await Place.of(base.path).close(open.pop()?.fd ?? -1);
     }
   } catch (error) {
     await close();
     throw error;
   }
   return { layers, close };
+}
+
+/** Where the helper is to write it, nobody else may have it; what it takes of QEMU's locks is left to it. */
+function openBase(path: string, writes: boolean, shared: boolean): Promise<Store> {
+  const how = writes ? { readOnly: false, deviceModel: true } : { readOnly: true, shared };
+  return openStore(path, { ...how, warn: () => {} });
 }
 
 /** Chains end, and fit on a command line. */

@@ -45,6 +45,8 @@ export interface HowToServe {
   readonly block?: boolean;
   /** What an image is based on, from above: all of it, for it is not looked for. */
   readonly bases?: readonly Layer[];
+  /** The first of them may be written, by a job. */
+  readonly writesBase?: boolean;
 }
 
 /** A disk of an NBD server, as its server describes it. */

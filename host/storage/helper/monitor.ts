@@ -14,6 +14,14 @@ export function monitorOf(socket: string): string {
   return `${socket}.monitor`;
 }
 
+/** Where one listens that takes jobs, on another monitor. */
+export function jobsOf(socket: string): string {
+  return `${socket}.jobs`;
+}
+
+/** The option that gives it one. */
+export const JOBS_MONITOR = "chardev=jobs";
+
 /** Something has happened. */
 export interface MonitorEvent {
   readonly event: string;

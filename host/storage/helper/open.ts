@@ -99,12 +99,14 @@ async function connect(
 ): Promise<BlockDevice> {
   const patience = { ...options.patience, silenceMs: NEVER };
   const { readOnly, shared = false, unsettled = false, cache = "writeback", sectorSize } = options;
+  const { writesBase = false } = options;
   const [image, ...bases] = chain?.layers ?? [];
   const how = {
     readOnly,
     shared,
     cache,
     bases,
+    writesBase,
     block: image?.block ?? false,
     ...(sectorSize && { sectorSize }),
   };

@@ -30,10 +30,10 @@ export async function openOverlay(
   bases: readonly KnownBase[],
   options: OverlayOptions,
 ): Promise<BlockDevice> {
-  const { shared = false, create = true, warn = console.warn } = options;
+  const { shared = false, create = true, writesBase = false, warn = console.warn } = options;
   const image = await find(path, options);
   const chain = await openChain(image ?? { driver: "qcow2", path, block: false }, {
-    ...{ shared, said: bases, absent: image === null },
+    ...{ shared, said: bases, absent: image === null, writesBase },
   });
   let made = path;
   try {

@@ -16,6 +16,7 @@ import {
 import { join } from "node:path";
 import { makeFifo, tryLock } from "../../platform/libc.js";
 import type { HelperCommand } from "./command.js";
+import { JOBS_MONITOR } from "./monitor.js";
 
 const { O_NONBLOCK, O_RDONLY, O_RDWR } = constants;
 
@@ -105,6 +106,11 @@ export class HelperPlace {
   /** Whether it was started by this command. */
   startedBy(command: HelperCommand): boolean {
     return JSON.stringify(this.#noted.slice(1)) === JSON.stringify(lineOf(command));
+  }
+
+  /** Whether it was started for jobs, and may write what its disk is based on. */
+  get takesJobs(): boolean {
+    return this.#noted.includes(JOBS_MONITOR);
   }
 
   remove(): void {

@@ -12,7 +12,7 @@ import {
   type Layer,
   type NbdExport,
 } from "./command.js";
-import { monitorOf } from "./monitor.js";
+import { JOBS_MONITOR, jobsOf, monitorOf } from "./monitor.js";
 import type { Reach } from "./reach.js";
 
 /** QEMU's ways to do I/O on files. With threads it does a third of what it does with io_uring, which a kernel may forbid. */
@@ -33,7 +33,7 @@ export const ANY_STORAGE_DAEMON: HelperCommand = {
  * QEMU 7.2 never ends when it is asked to while a client is connected.
  */
 export function storageDaemon(source: HelpedSource | NbdExport, how: HowToServe, aio: Aio): HelperCommand {
-  const { readOnly, cache, socket, sectorSize = SECTOR } = how;
+  const { readOnly, cache, socket, sectorSize = SECTOR, writesBase = false } = how;
   const disk = diskOf(source, how, aio);
   const node = {
     ...{ "node-name": "disk", "read-only": readOnly, discard: "unmap" },
@@ -47,22 +47,21 @@ export function storageDaemon(source: HelpedSource | NbdExport, how: HowToServe,
     "num-queues": MOST_QUEUES,
     ...(sectorSize !== SECTOR && { "logical-block-size": sectorSize }),
   };
-  // A comma in a value is written twice.
-  const monitor = monitorOf(socket).replaceAll(",", ",,");
   return {
     ...ANY_STORAGE_DAEMON,
     reach: disk.reach,
     takesConnection: source.kind === "nbd",
     args: [
-      ...[
-        "--chardev",
-        `socket,id=monitor,path=${monitor},server=on,wait=off`,
-        "--monitor",
-        "chardev=monitor",
-      ],
+      ...["--chardev", listening("monitor", monitorOf(socket)), "--monitor", "chardev=monitor"],
+      ...(writesBase ? ["--chardev", listening("jobs", jobsOf(socket)), "--monitor", JOBS_MONITOR] : []),
       ...["--blockdev", JSON.stringify(node), "--export", JSON.stringify(server)],
     ],
   };
+}
+
+/** A comma in a value is written twice. */
+function listening(id: string, path: string): string {
+  return `socket,id=${id},path=${path.replaceAll(",", ",,")},server=on,wait=off`;
 }
 
 interface Disk {
@@ -79,14 +78,15 @@ function diskOf(source: Parameters<typeof storageDaemon>[0], how: HowToServe, ai
 /** An image and its bases, and nothing else. */
 function imageFile(
   { format, path }: Extract<HelpedSource, { kind: "image" }>,
-  { readOnly, shared, socket, block = false, bases = [] }: HowToServe,
+  { readOnly, shared, socket, block = false, bases = [], writesBase = false }: HowToServe,
   aio: Aio,
 ): Disk {
   const image = { driver: IMAGE_FORMATS[format], path, block };
+  const written = readOnly ? 0 : writesBase ? 2 : 1;
   return {
-    node: nodeOf(image, shared ? "off" : "on", bases, aio),
+    node: nodeOf(image, shared ? "off" : "on", bases, aio, writesBase),
     reach: {
-      files: [image, ...bases].map(({ path }, i) => ({ path, writable: i === 0 && !readOnly })),
+      files: [image, ...bases].map(({ path }, i) => ({ path, writable: i < written })),
       configuration: [],
       directory: dirname(socket),
       remote: false,
@@ -97,16 +97,23 @@ function imageFile(
 /** Formats whose images may have a base. Where nothing is said of it, QEMU opens the one that the header names. */
 const WITH_BASES: readonly string[] = ["qcow", "qcow2", "qed", "vmdk"];
 
+/** QEMU's name for a base that a job writes, which gives back what the guest has discarded. */
+export const BASE_NODE = "base";
+const WRITTEN_BASE = { "node-name": BASE_NODE, discard: "unmap" };
+
 /** An image and its bases, which leaves QEMU nothing to guess and no file to choose. */
 function nodeOf(
   { driver, path, block }: Layer,
   locking: string,
   [base, ...bases]: readonly Layer[],
   aio: Aio,
+  writesBase = false,
 ): object {
   const file = { driver: block ? "host_device" : "file", filename: path, locking, aio };
   if (!WITH_BASES.includes(driver)) return { driver, file };
-  return { driver, file, backing: base ? nodeOf(base, "auto", bases, aio) : null };
+  if (!base) return { driver, file, backing: null };
+  const backing = nodeOf(base, "auto", bases, aio);
+  return { driver, file, backing: writesBase ? { ...backing, ...WRITTEN_BASE } : backing };
 }
 
 /**

@@ -55,6 +55,12 @@ export function overlayOver(path: string, disk: string): string {
   return `cow:${argumentOf(path)}:${disk}`;
 }
 
+/** The target below an overlay, which is the outermost layer of a disk; null where none is. */
+export function baseOf(disk: string): string | null {
+  const wrapped = parseWrapped(disk);
+  return wrapped?.wrapper === cow ? wrapped.inner : null;
+}
+
 /** The wrappers in front of a disk, as they are written, and the disk: an overlay is a part of that. */
 export function splitWrappers(target: string): { wrappers: string; disk: string } {
   const wrapped = parseWrapped(target);
