@@ -83,39 +83,25 @@ export function fetchSegments(slot: u32, segments: u32, gref: u32): void {
 export function copySegments(slot: u32, toGuest: bool): void {
   const request = requestAt(slot);
   assert(roomForCopies(request.segments) && !(request.flags & MAPPED));
+  const done = ASC_FEATURE_SIMD && areWhole(request) ? copyByTwos(slot, request, toGuest) : 0;
+  copyByOnes(slot, request, toGuest, done);
+  copies += request.segments;
+}
+
+/** From segment `done` on; those before it are whole pages. */
+function copyByOnes(slot: u32, request: Request, toGuest: bool, done: u32): void {
   // The sides of a struct gntdev_grant_copy_segment; a grant side is {ref, offset, domid} in one u64.
   const grantSide: u32 = toGuest ? COPY_DEST : COPY_SOURCE;
   const localSide: u32 = toGuest ? COPY_SOURCE : COPY_DEST;
   const flags = toGuest ? COPY_DEST_GREF : COPY_SOURCE_GREF;
   const end = segmentsEnd(slot, request);
-  let local = base + dataOf(slot, request);
-  let segment = segmentsOf(slot);
-  let at = COPIES + copies * COPY_BYTES;
-  let owner = COPY_OWNERS + (copies << 1);
-  if (ASC_FEATURE_SIMD && areWhole(request)) {
-    // Two whole pages at a time: two grant sides, two local sides, and one word that is the same for all.
-    const constant = lengthAndFlags(PAGE, flags);
-    const owners = slot | (slot << 16);
-    const domids = i64x2.splat(domid);
-    let locals = i64x2.add(i64x2.splat(local), i64x2(0, PAGE));
-    for (; segment + SEGMENT_BYTES < end; segment += 2 * SEGMENT_BYTES) {
-      const grants = v128.or(i64x2.shr_u(i64x2.shl(v128.load(segment), 32), 32), domids);
-      const sources = toGuest ? locals : grants;
-      const destinations = toGuest ? grants : locals;
-      v128.store(at, v128.shuffle<i64>(sources, destinations, 0, 2));
-      store<u64>(at, constant, COPY_LENGTH);
-      v128.store(at, v128.shuffle<i64>(sources, destinations, 1, 3), COPY_BYTES);
-      store<u64>(at, constant, COPY_BYTES + COPY_LENGTH);
-      store<u32>(owner, owners);
-      locals = i64x2.add(locals, i64x2.splat(2 * PAGE));
-      at += 2 * COPY_BYTES;
-      owner += 4;
-    }
-    local = i64x2.extract_lane(locals, 0);
-  }
-  for (; segment < end; segment += SEGMENT_BYTES) {
+  let local = base + dataOf(slot, request) + done * PAGE;
+  let at = COPIES + (copies + done) * COPY_BYTES;
+  let owner = COPY_OWNERS + ((copies + done) << 1);
+  for (let segment = segmentsOf(slot) + done * SEGMENT_BYTES; segment < end; segment += SEGMENT_BYTES) {
     const first = <u32>load<u8>(segment, SEGMENT_FIRST);
     const bytes = (<u32>load<u8>(segment, SEGMENT_LAST) - first + 1) << 9;
+    // The offset, first_sect * 512, begins at bit 32.
     store<u64>(at + grantSide, <u64>load<u32>(segment) | ((<u64>first) << 41) | domid);
     store<u64>(at + localSide, local);
     store<u64>(at, lengthAndFlags(bytes, flags), COPY_LENGTH);
@@ -126,7 +112,33 @@ export function copySegments(slot: u32, toGuest: bool): void {
   }
   // One behind the other, from the first byte to the last.
   assert(local == base + dataOf(slot, request) + (request.sectors << 9));
-  copies += request.segments;
+}
+
+/** As copyByOnes, where all segments are whole pages: how many it has done, all but one at most. */
+function copyByTwos(slot: u32, request: Request, toGuest: bool): u32 {
+  const segments = <u32>request.segments & ~1;
+  // Two grant sides, two local sides, and one word that is the same for all.
+  const constant = lengthAndFlags(PAGE, toGuest ? COPY_DEST_GREF : COPY_SOURCE_GREF);
+  const owners = slot | (slot << 16);
+  const domids = i64x2.splat(domid);
+  const end = segmentsOf(slot) + segments * SEGMENT_BYTES;
+  let locals = i64x2.add(i64x2.splat(base + dataOf(slot, request)), i64x2(0, PAGE));
+  let at = COPIES + copies * COPY_BYTES;
+  let owner = COPY_OWNERS + (copies << 1);
+  for (let segment = segmentsOf(slot); segment < end; segment += 2 * SEGMENT_BYTES) {
+    const grants = v128.or(i64x2.shr_u(i64x2.shl(v128.load(segment), 32), 32), domids);
+    const sources = toGuest ? locals : grants;
+    const destinations = toGuest ? grants : locals;
+    v128.store(at, v128.shuffle<i64>(sources, destinations, 0, 2));
+    store<u64>(at, constant, COPY_LENGTH);
+    v128.store(at, v128.shuffle<i64>(sources, destinations, 1, 3), COPY_BYTES);
+    store<u64>(at, constant, COPY_BYTES + COPY_LENGTH);
+    store<u32>(owner, owners);
+    locals = i64x2.add(locals, i64x2.splat(2 * PAGE));
+    at += 2 * COPY_BYTES;
+    owner += 4;
+  }
+  return segments;
 }
 
 function statusOf(copy: u32): u32 {

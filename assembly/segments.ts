@@ -1,4 +1,5 @@
-// Passes over a request's segments, in their private copy: four at a time where there is SIMD, one at a time elsewhere.
+// Passes over a request's segments, in their private copy: four at a time where there is SIMD, one at a time elsewhere. What
+// goes one at a time is what is meant, the other has to come to the same (test/session/players.test.ts compares them).
 import {
   MAX_DIRECT_SEGMENTS,
   MAX_SEGMENTS,
@@ -50,9 +51,12 @@ function secondHalves(at: u32): v128 {
 /** Sums and checks the slot's segments: 0 if one is bad, else the sectors of all. At most 256 * 8, so no overflow. */
 export function sumSegments(slot: u32, request: Request, alignment: u32): u32 {
   const at = segmentsOf(slot);
-  // Without branches: a difference is negative, or a bit set that must be clear, if a segment is bad.
   if (ASC_FEATURE_SIMD && request.segments > 1) return sumByFours(at, request.segments, alignment);
-  const end = segmentsEnd(slot, request);
+  return sumByOnes(at, segmentsEnd(slot, request), alignment);
+}
+
+/** Without branches: a difference is negative, or a bit set that must be clear, if a segment is bad. */
+function sumByOnes(at: u32, end: u32, alignment: u32): u32 {
   let total: u32 = 0;
   let negative: i32 = 0;
   let unaligned: u32 = 0;
@@ -67,7 +71,7 @@ export function sumSegments(slot: u32, request: Request, alignment: u32): u32 {
 }
 
 /**
- * As the loop above. What is the same for all segments is only looked at in the end: a bit that any of them has set, and
+ * As sumByOnes. What is the same for all segments is only looked at in the end: a bit that any of them has set, and
  * one that any has clear. Shifts rather than masks, because V8 makes a constant anew in every turn.
  */
 function sumByFours(at: u32, segments: u32, alignment: u32): u32 {
@@ -113,13 +117,20 @@ export function areWhole(request: Request): bool {
 /** Whether whole segments lie on pages of the persistent window that are neighbours, in their order. */
 export function areNeighbours(at: u32, segments: u32): bool {
   assert(segments != 0);
-  if (!ASC_FEATURE_SIMD || segments < 4) {
-    const past = at + segments * SEGMENT_BYTES;
-    for (; at + SEGMENT_BYTES < past; at += SEGMENT_BYTES) {
-      if (load<u16>(at, SEGMENT_PAGE) + 1 != load<u16>(at + SEGMENT_BYTES, SEGMENT_PAGE)) return false;
-    }
-    return true;
+  return ASC_FEATURE_SIMD && segments >= 4
+    ? areNeighboursByFours(at, segments)
+    : areNeighboursByOnes(at, segments);
+}
+
+function areNeighboursByOnes(at: u32, segments: u32): bool {
+  const past = at + segments * SEGMENT_BYTES;
+  for (; at + SEGMENT_BYTES < past; at += SEGMENT_BYTES) {
+    if (load<u16>(at, SEGMENT_PAGE) + 1 != load<u16>(at + SEGMENT_BYTES, SEGMENT_PAGE)) return false;
   }
+  return true;
+}
+
+function areNeighboursByFours(at: u32, segments: u32): bool {
   // Where four pages are neighbours, the halves that hold their numbers differ by 1, 2 and 3 from the first.
   const from = i32x4.splat(load<u32>(at, 4));
   const last = segments - 4;
