@@ -2,54 +2,23 @@
 import assert from "node:assert/strict";
 import { spawn } from "node:child_process";
 import { existsSync } from "node:fs";
-import { createServer, type Socket } from "node:net";
 import { join } from "node:path";
 import { type TestContext, test } from "node:test";
 import { Monitor, type MonitorEvent } from "../../host/storage/helper/monitor.js";
 import { absent } from "../support/programs.js";
 import { until } from "../vbd/harness.js";
 import { directory, LIMIT } from "./helpers.js";
-
-const GREETING = '{"QMP": {"version": {}, "capabilities": []}}\r\n';
-
-interface Command {
-  readonly execute: string;
-  readonly id: number;
-}
+import { type Command, okay, serveMonitor } from "./monitor-server.js";
 
 /** A monitor, and the helper that it is of: `answer` says what that says to each command, or nothing. */
 async function helper(
   t: TestContext,
-  answer: (command: Command, socket: Socket) => string | null,
+  answer: Parameters<typeof serveMonitor>[1],
   milliseconds?: number,
 ): Promise<Monitor> {
-  const path = join(directory(t), "monitor");
-  const server = createServer((socket) => {
-    socket.on("error", () => {});
-    socket.write(GREETING);
-    let text = "";
-    socket.on("data", (chunk) => {
-      const lines = (text + chunk).split("\n");
-      text = lines.pop() as string;
-      for (const line of lines) {
-        const command = JSON.parse(line) as Command;
-        const known = command.execute === "qmp_capabilities" ? okay(command) : null;
-        const said = answer(command, socket) ?? known;
-        if (said !== null) socket.write(said);
-      }
-    });
-  });
-  await new Promise<void>((resolve) => server.listen(path, resolve));
-  const monitor = await Monitor.connect(path, milliseconds);
-  t.after(() => {
-    monitor.close();
-    server.close();
-  });
+  const monitor = await Monitor.connect(await serveMonitor(t, answer), milliseconds);
+  t.after(() => monitor.close());
   return monitor;
-}
-
-function okay({ id }: Command, value: unknown = {}): string {
-  return `${JSON.stringify({ return: value, id })}\r\n`;
 }
 
 test("each command has its own answer, in whatever order and parts they come", LIMIT, async (t) => {

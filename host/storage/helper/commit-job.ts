@@ -56,8 +56,8 @@ export class CommitJob {
         const job = await this.#look();
         progress(job);
         if (signal.aborted) throw new Error("it was given up");
-        if (job.status === "ready" || (job.copied > 0 && job.total - job.copied <= LITTLE_BYTES)) return;
         if (job.status === "concluded") throw new Error("it was cancelled");
+        if (job.status === "ready" || (job.copied > 0 && job.total - job.copied <= LITTLE_BYTES)) return;
         await this.#wait(LOOK_MS);
       }
     } finally {
