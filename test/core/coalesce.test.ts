@@ -225,3 +225,41 @@ for (const { name, options, requests, ios, merged = 0 } of cases) {
     h.release();
   });
 }
+
+test("mapped pages are one iovec as far as they are neighbours, whichever of them is not", () => {
+  const h = new Harness({ features: PERSISTENT, disk: false });
+  const guest = new Guest(h);
+  const read = (segments: Segment[]): [number, number][] => {
+    const direct = segments.length <= abi.MAX_DIRECT_SEGMENTS;
+    const request = direct ? guest.transfer(READ, 0, segments) : guest.indirect(READ, 0, segments);
+    h.put(request);
+    h.push();
+    h.step();
+    const [io] = h.underway.splice(0);
+    const lengths = h.iovecs(io);
+    const runs = h.addresses(io).map((address, i): [number, number] => [address, lengths[i]]);
+    h.step([{ slot: io.slot, result: abi.IO_RESULT_SUCCESS }]);
+    assert.deepEqual(h.statuses([request]), [OKAY]);
+    return runs;
+  };
+  const pages = guest.segments(20);
+  assert.equal(read(pages).length, 1, "they are mapped as neighbours");
+  const placeOf = new Map([...h.mapped].map(([page, gref]) => [gref, abi.PERSISTENT + page * 4096]));
+  for (let count = 1; count <= 14; count++) {
+    for (let odd = 0; odd < count; odd++) {
+      for (const other of [odd - 1, odd, odd + 1, 17]) {
+        const segments = pages.slice(1, count + 1);
+        segments[odd] = pages[other + 1];
+        const expected: [number, number][] = [];
+        for (const { gref } of segments) {
+          const at = placeOf.get(gref) as number;
+          const last = expected.at(-1);
+          if (last && last[0] + last[1] === at) last[1] += 4096;
+          else expected.push([at, 4096]);
+        }
+        assert.deepEqual(read(segments), expected, `${other} for ${odd} of ${count}`);
+      }
+    }
+  }
+  h.release();
+});

@@ -103,6 +103,19 @@ test("requests are executed again in the order in which they were taken, and dra
   h.release();
 });
 
+test("what a pass has no budget for is taken up by the next ones, which are asked for", () => {
+  const { h, requests } = inFlight();
+  assert.equal(succeed(h, { ...h.config, passSegments: 1 }), abi.ATTACH_OK);
+  for (let taken = 1; taken <= 4; taken++) {
+    h.step();
+    assert.equal(h.underway.length, taken);
+    assert.equal(h.flags & abi.STEP_MORE, taken < 4 ? abi.STEP_MORE : 0, `${taken} taken up`);
+  }
+  h.finish();
+  assert.deepEqual(h.statuses(requests), [OKAY, OKAY, OKAY, OKAY]);
+  h.release();
+});
+
 for (const maxLarge of [abi.MAX_LARGE, 2]) {
   test(`more large requests than ${maxLarge} regions of memory wait their turn`, () => {
     const options = {

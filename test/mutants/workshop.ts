@@ -25,13 +25,13 @@ export type End = string | null;
 
 export class Workshop {
   readonly directory: string;
-  readonly #root: string;
   /** The module without a change. */
   #original: Buffer | null = null;
+  /** Files that have been changed, as they were. */
+  readonly #before = new Map<string, string>();
   #child: ChildProcess | null = null;
 
   private constructor(root: string, directory: string) {
-    this.#root = root;
     this.directory = directory;
     rmSync(directory, { recursive: true, force: true });
     mkdirSync(join(directory, "build"), { recursive: true });
@@ -49,11 +49,12 @@ export class Workshop {
 
   /** Compiles the core with other texts of some files, by their paths; says if that makes no other module, or none. */
   async compile(replaced: Readonly<Record<string, string>>): Promise<"changed" | "same" | "invalid"> {
+    this.#put(replaced);
     let binary: Uint8Array | undefined;
     const { error } = await asc.main([...TARGET, "--outFile", "blkif.wasm"], {
       readFile: (name, directory) => {
-        const file = join(this.#root, directory, name);
-        return replaced[join(directory, name)] ?? (existsSync(file) ? readFileSync(file, "utf8") : null);
+        const file = join(this.directory, directory, name);
+        return existsSync(file) ? readFileSync(file, "utf8") : null;
       },
       writeFile: (_, contents) => void (binary = contents as Uint8Array),
       listFiles: () => [],
@@ -63,6 +64,16 @@ export class Workshop {
     this.#original ??= Buffer.from(binary);
     writeFileSync(join(this.directory, "build/blkif.wasm"), binary);
     return "changed";
+  }
+
+  /** In the copy, these texts are in their files, and in all others what was there. */
+  #put(replaced: Readonly<Record<string, string>>): void {
+    for (const [path, text] of this.#before) writeFileSync(join(this.directory, path), text);
+    for (const [path, text] of Object.entries(replaced)) {
+      const file = join(this.directory, path);
+      if (!this.#before.has(path)) this.#before.set(path, readFileSync(file, "utf8"));
+      writeFileSync(file, text);
+    }
   }
 
   /** The files of tests below these folders, by their paths in build/test. */
