@@ -1,9 +1,12 @@
 /** Overlays that are written back under a guest that works, and everything that goes wrong meanwhile. */
 import assert from "node:assert/strict";
-import { mkdirSync, mkdtempSync, readdirSync, rmSync, writeFileSync } from "node:fs";
+import { execFileSync } from "node:child_process";
+import { existsSync, mkdirSync, mkdtempSync, readdirSync, renameSync, rmSync, writeFileSync } from "node:fs";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
 import type { TestContext } from "node:test";
+import { xenstoreSocket } from "../../host/platform/loopback/host.js";
+import { connectXenstore } from "../../host/platform/xenstore/client.js";
 import { findProgram } from "../../host/storage/helper/command.js";
 import { MIB, pause, type World } from "../cli/world.js";
 import { until } from "../vbd/harness.js";
@@ -177,6 +180,25 @@ withPrograms(QEMU, "what cannot be written back is refused, and the disk as it i
   (await world.run("replaced", "--forget", second)).expect(0);
   await attach(2, `cow:${world.scene.path("fourth.qcow2")}:readonly:${world.image("base.img", SIZE)}`);
   await refused(1, /is only to be read, as the target says/, "2/xvda");
+  (await world.run("detach", "2/xvda")).expect(0);
+  await attach(2, `error:flush:${world.scene.path("other.img")}`);
+  (await world.run("snapshot", "2/xvda", world.scene.path("fifth.qcow2"))).expect(0);
+  await refused(1, /fifth\.qcow2: cannot be written back into .*other\.img: .*flush/, "2/xvda");
+  (await world.run("detach", "2/xvda")).expect(0);
+  await attach(2, `error:flush:${world.scene.path("other.img")}`);
+  assert.match((await shown(world, "2/xvda")).device, /^error:flush:cow:.*fifth/);
+  (await world.run("detach", "2/xvda")).expect(0);
+  (await world.run("attach", "2", `vdev=xvda,access=ro,target=cow:${second}:${image}`)).expect(0);
+  await refused(1, /is only read, and changes nothing/, "2/xvda");
+  (await world.run("detach", "2/xvda")).expect(0);
+
+  renameSync(image, `${image}.away`);
+  await refused(1, /disk\.img: no such file/);
+  renameSync(`${image}.away`, image);
+  const xenstore = await connectXenstore(xenstoreSocket(world.directory, 0));
+  t.after(() => xenstore.close());
+  await xenstore.write("/libxl/1/type", "hvm");
+  await refused(1, /domain 1 is an HVM guest/);
   assert.equal((await shown(world)).device, `cow:${first}:${image}`);
   await guest.rest();
 });
@@ -197,6 +219,22 @@ withPrograms(QEMU, "what cannot be noted, at the beginning and when all is copie
   mkdirSync(obstacle);
   (await committing.outcome()).expect(1).expectMatch(/EISDIR/, "stderr");
   rmSync(obstacle, { recursive: true });
+  await guest.rest();
+  assert.equal((await shown(world)).device, `cow:${first}:${image}`);
+  guest.start();
+
+  // Killed when all is copied and the helper has ended, and nothing is noted yet: who opens a FIFO waits for its reader.
+  const { daemon } = world;
+  const last = world.start("commit", "1/xvda");
+  const begun = daemon.stderr.length;
+  await until("it begins", () => /commit: the overlay of/.test(daemon.stderr.slice(begun)));
+  execFileSync("mkfifo", [obstacle]);
+  const helper = await helperOf(world);
+  await until("the helper ends", () => !existsSync(`/proc/${helper}`));
+  daemon.process.kill("SIGKILL");
+  await Promise.all([daemon.ended, last.outcome()]);
+  rmSync(obstacle);
+  await world.serveAgain();
   await guest.rest();
   assert.equal((await shown(world)).device, `cow:${first}:${image}`);
   guest.start();
