@@ -308,6 +308,13 @@ withPrograms(QEMU, "what ends in the midst of it leaves the guest its overlay", 
     [undefined],
   );
 
+  const stopped = await begin();
+  world.daemon.process.kill("SIGTERM");
+  assert.equal((await world.daemon.outcome()).status, 0);
+  (await stopped.outcome()).expect(1).expectMatch(/first\.qcow2: cannot be|meanwhile/, "stderr");
+  await world.serveAgain();
+  await asItWas();
+
   // The guest leaves: the rest is written back without it.
   layer.throttle(64 * MIB);
   const left = await begin();
