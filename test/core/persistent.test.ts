@@ -426,3 +426,15 @@ test("a full table", () => {
   assert.equal(h.trim(600).length, 2048);
   h.release();
 });
+
+test("a ring that attaches again does not want the pages that the one before had no room for", () => {
+  const h = new Harness({ features: ALL_FEATURES | abi.FEATURE_PERSISTENT, maxPersistent: 2 });
+  const guest = new Guest(h);
+  assert.deepEqual(h.serve(guest.transfer(READ, 0, 3)), [OKAY]);
+  h.mapped.clear();
+  assert.equal(h.core.attach(h.config), abi.ATTACH_OK);
+  assert.deepEqual(h.serve(guest.transfer(READ, 0, 2)), [OKAY]);
+  assert.equal(h.mapped.size, 2);
+  assert.deepEqual(h.trim(1), []);
+  h.release();
+});

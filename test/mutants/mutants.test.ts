@@ -1,6 +1,6 @@
 /** `npm run mutants`: what it plants, that the tests are told, and that its lists fit the sources. */
 import assert from "node:assert/strict";
-import { mkdtempSync, readdirSync, readFileSync } from "node:fs";
+import { existsSync, mkdtempSync, readFileSync } from "node:fs";
 import { join } from "node:path";
 import { test } from "node:test";
 import { fileURLToPath } from "node:url";
@@ -87,5 +87,5 @@ test("a change is killed by the test that it makes fail, and one that changes no
   } finally {
     workshop.close();
   }
-  assert.ok(!readdirSync(join(ROOT, "build")).includes(directory));
+  assert.ok(!existsSync(directory), "the copy is left");
 });

@@ -67,11 +67,11 @@ const NAMES: readonly (readonly [kind: string, name: RegExp, to: string])[] = [
 const STATEMENT =
   /^([ \t]+)(?!(?:return|const|let|if|else|for|while|case|break|continue|import|export)\b)[\w.#]+(?:<\w+>)?(?:\(.*\)|(?:\[.*\])? [-+|&]?= .*|\+\+|--);$/;
 
-/** The text with blanks for its comments, strings and imports, as long as it was. */
+/** The text with blanks for its comments, strings, imports and assertions, which a release has not; as long as it was. */
 export function blanked(text: string): string {
   const blank = (part: string): string => part.replace(/[^\n]/g, " ");
   return text.replace(
-    /\/\*[\s\S]*?\*\/|\/\/.*|"(?:\\.|[^"\\\n])*"|`(?:\\.|[^`\\])*`|^import\b[\s\S]*?;$|^@\w+$/gm,
+    /\/\*[\s\S]*?\*\/|\/\/.*|"(?:\\.|[^"\\\n])*"|`(?:\\.|[^`\\])*`|^import\b[\s\S]*?;$|^@\w+$|^ *assert\(.*\);$/gm,
     blank,
   );
 }
