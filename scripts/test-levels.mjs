@@ -24,6 +24,7 @@ export const FULL_ONLY = [
   "session/players",
   // Every engine, kind of grant and format, where a first look has one.
   "e2e/engines",
+  "images/encrypted",
   "images/formats",
   "images/helper-ends",
   "images/helpers",

@@ -36,6 +36,7 @@ export const Option = {
   exportName: 1,
   abort: 2,
   list: 3,
+  startTls: 5,
   info: 6,
   go: 7,
   structuredReply: 8,

@@ -29,6 +29,10 @@ export async function openDisk(target: string, options: DiskOptions): Promise<Bl
   if (source === null) {
     throw new DeviceError(constants.errno.EINVAL, target, "is neither an absolute path nor a known target");
   }
+  if (options.keyFile !== undefined && !["image", "http", "wrapped"].includes(source.kind)) {
+    const why = "needs no secret: leave out keyfile:, or name an encrypted image, like luks:/PATH";
+    throw new DeviceError(constants.errno.EINVAL, target, why);
+  }
   if (source.kind === "raw") return openDevice(target, options);
   if (source.kind === "nbd") return openNbd(target, options);
   if (source.kind === "http") return openWeb(target, source.url, options);
@@ -41,8 +45,11 @@ export async function openDisk(target: string, options: DiskOptions): Promise<Bl
 async function openWrapped(target: string, source: Wrapped, options: DiskOptions): Promise<BlockDevice> {
   const layer = readLayer(target, source);
   if ("overlay" in layer) return openOverlay(target, layer.overlay, basesOf(source.inner), options);
-  if (!("open" in layer))
-    return openDisk(source.inner, { ...options, readOnly: options.readOnly || layer.readsOnly === true });
+  if (!("open" in layer)) {
+    const { readsOnly = false, keyFile = options.keyFile } = layer;
+    const readOnly = options.readOnly || readsOnly;
+    return openDisk(source.inner, { ...options, readOnly, ...(keyFile !== undefined && { keyFile }) });
+  }
   const inner = await openDisk(source.inner, options);
   try {
     return await layer.open(inner, { ...options, name: target });
@@ -132,7 +139,8 @@ export function placesOf(target: string): string[] {
   const below = placesOf(source.inner);
   try {
     const layer = layerOf(source);
-    return "overlay" in layer ? [layer.overlay, ...below] : below;
+    if ("overlay" in layer) return [layer.overlay, ...below];
+    return "keyFile" in layer && layer.keyFile !== undefined ? [layer.keyFile, ...below] : below;
   } catch {
     // It is not opened.
     return below;

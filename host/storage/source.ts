@@ -12,6 +12,7 @@ export const IMAGE_FORMATS: Readonly<Record<string, string>> = {
   vmdk: "vmdk",
   vdi: "vdi",
   qed: "qed",
+  luks: "luks",
 };
 
 export type Source =

@@ -16,6 +16,14 @@ test("URIs name a socket or a host, and an export", () => {
     ["nbd://example.org:10810/export", tcp("example.org", 10810, "export")],
     ["nbd://user@10.0.0.1:/e", tcp("10.0.0.1", 10809, "e")],
     ["nbd://[::1]:99/", tcp("::1", 99, "")],
+    [
+      "nbds://h/e?tls-certificates=/a%20b",
+      { ...tcp("h", 10809, "e"), tls: { certificates: "/a b", hostname: "h" } },
+    ],
+    [
+      "nbds+unix:///?socket=/s&tls-certificates=/a&tls-hostname=h",
+      { ...unix("/s", ""), tls: { certificates: "/a", hostname: "h" } },
+    ],
   ];
   for (const [uri, address] of good) {
     assert.ok(isNbdUri(uri));
@@ -26,8 +34,9 @@ test("URIs name a socket or a host, and an export", () => {
 test("wrong URIs say what would be right", () => {
   const bad: [string, RegExp][] = [
     ["nbd:unix:/run/a.sock", /is not an NBD URI: write nbd:\/\/HOST\/EXPORT or nbd\+unix/],
-    ["nbds://localhost", /TLS is not supported/],
-    ["nbds+unix:///?socket=/a", /TLS is not supported/],
+    ["nbds://localhost", /names no certificates: add \?tls-certificates= with the absolute path/],
+    ["nbds+unix:///?socket=/a&tls-certificates=b", /names no certificates/],
+    ["nbd://localhost/?tls-certificates=/a", /tls-certificates is for nbds/],
     ["nbd+unix:///", /names no socket: add \?socket= with an absolute path/],
     ["nbd+unix:///?socket=a.sock", /absolute path/],
     ["nbd+unix://host/?socket=/a", /has no host/],

@@ -1,13 +1,15 @@
 /** A web server's file, by nbdkit and qemu-storage-daemon: its bytes, and a server that refuses, goes, stalls and comes back. */
 import assert from "node:assert/strict";
+import { chmodSync, readFileSync, writeFileSync } from "node:fs";
 import type { IncomingMessage } from "node:http";
+import { join } from "node:path";
 import { type TestContext, test } from "node:test";
 import { type BlockDevice, Result } from "../../host/storage/device.js";
 import { openDisk } from "../../host/storage/disk.js";
 import type { Patience } from "../../host/storage/patience.js";
 import { absent } from "../support/programs.js";
 import { until } from "../vbd/harness.js";
-import { gather, pattern, read, scatter, write } from "./helpers.js";
+import { directory, gather, pattern, read, scatter, write } from "./helpers.js";
 import { webServer } from "./web-server.js";
 
 const MIB = 1 << 20;
@@ -120,4 +122,30 @@ test("a server that stalls is given up in time", HOW, async (t) => {
   await until("it is given up", () => device.outage);
   stalls = false;
   await reading;
+});
+
+test("a user's password comes from a file", HOW, async (t) => {
+  const file = pattern(MIB);
+  const wanted = `Basic ${Buffer.from("a user:horse").toString("base64")}`;
+  const { url } = await webServer(t, file, ({ headers }, response) => {
+    if (headers.authorization === wanted) return false;
+    response.writeHead(401).end();
+    return true;
+  });
+  const key = join(directory(t), "key");
+  writeFileSync(key, "horse\n", { mode: 0o600 });
+  const urlOf = (user: string): string => url.replace("http://", `http://${user}@`);
+  const { device } = await open(t, `keyfile:${key}:${urlOf("a%20user")}`);
+  await reads(device, 0, file.subarray(0, 4096));
+  const pid = /^nbdkit, process ([0-9]+)/.exec(device.through ?? "")?.[1];
+  assert.ok(!readFileSync(`/proc/${pid}/cmdline`, "utf8").includes("horse"));
+  await assert.rejects(open(t, urlOf("a%20user:horse")), (error: Error) => {
+    assert.match(error.message, /has a password, which all users would see: write keyfile:FILE:https:/);
+    return !error.message.includes("horse");
+  });
+  await assert.rejects(open(t, `keyfile:${key}:${url}`), /names no user for the password/);
+  await assert.rejects(open(t, urlOf("a%zz")), /has a user that is badly encoded/);
+  await assert.rejects(open(t, `keyfile:${key}:${urlOf("other")}`), /nbdkit cannot serve it: .*401/);
+  chmodSync(key, 0o644);
+  await assert.rejects(open(t, `keyfile:${key}:${urlOf("a")}`), /open to all users: `chmod o= /);
 });

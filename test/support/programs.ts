@@ -40,6 +40,7 @@ const PACKAGES = {
   nbdinfo: "libnbd-bin",
   nbdkit: "nbdkit",
   nginx: "nginx-light",
+  openssl: "openssl",
   pgrep: "procps",
   "pkg-config": "pkg-config",
   promtool: "prometheus",

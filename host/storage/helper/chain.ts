@@ -17,7 +17,10 @@ const { EINVAL, EIO } = constants.errno;
 /** What a command line has room for, and more than is of use. */
 const MAX_LAYERS = 200;
 const MAX_CHAIN_BYTES = 64 << 10;
-const BASE_FORMATS: readonly string[] = ["raw", ...Object.values(IMAGE_FORMATS)];
+const BASE_FORMATS: readonly string[] = [
+  "raw",
+  ...Object.values(IMAGE_FORMATS).filter((format) => format !== "luks"),
+];
 const TRUSTED = "if you trust its maker, `qemu-img convert` makes an image of it that holds all its data";
 
 /** What `qemu-img info` tells of one image. */
@@ -34,6 +37,7 @@ interface ImageInfo {
       readonly "data-file"?: string;
       readonly "data-file-raw"?: boolean;
       readonly extents?: readonly { readonly filename: string }[];
+      readonly encrypt?: { readonly format: string };
     };
   };
   /** From QEMU 8 on: all files that it has open. */
@@ -70,6 +74,8 @@ export interface HowToOpen {
   readonly absent?: boolean;
   /** The image's base is to be written, too. */
   readonly writesBase?: boolean;
+  /** There is a passphrase for the image, which is to be encrypted. Its bases are not. */
+  readonly encrypted?: boolean;
 }
 
 export type KnownBase = Base & { readonly format: string };
@@ -85,7 +91,7 @@ export function described({ layers }: Pick<Chain, "layers">): string {
  */
 export async function openChain(
   image: Layer,
-  { shared, said = [], absent = false, writesBase = false }: HowToOpen,
+  { shared, said = [], absent = false, writesBase = false, encrypted = false }: HowToOpen,
 ): Promise<Chain> {
   const layers: ChainLayer[] = [];
   const open: { fd: number; path: string }[] = [];
@@ -93,7 +99,8 @@ export async function openChain(
     for (const { fd, path } of open.splice(0)) await Place.of(path).close(fd);
   };
   try {
-    layers.push(absent ? { ...image, size: 0, sectorSize: SECTOR, recorded: null } : await lookAt(image));
+    if (absent) layers.push({ ...image, size: 0, sectorSize: SECTOR, recorded: null });
+    else layers.push(await lookAt(image, encrypted ? "is to be" : "must not be"));
     for (;;) {
       const [above] = layers.slice(-1);
       const base = said.at(layers.length - 1) ?? above.recorded;
@@ -103,7 +110,8 @@ export async function openChain(
       const store = await openBase(base.path, writes, shared);
       open.push({ fd: store.fd, path: base.path });
       const driver = base.format ?? (await guessedRaw(above.path, base.path));
-      layers.push(await lookAt({ driver, path: base.path, block: store.kind === "block" }, store));
+      const layer = { driver, path: base.path, block: store.kind === "block" };
+      layers.push(await lookAt(layer, "cannot be", store));
       // On a file server, the lock of one that writes would keep the helper out. Its own locks hold from then on.
       if (writes && store.kind === "image") await Place.of(base.path).close(open.pop()?.fd ?? -1);
     }
@@ -142,14 +150,18 @@ async function checkNext(layers: readonly Layer[], next: string): Promise<void> 
 }
 
 /** What is known of a layer: of a raw one by its open file, of an image by its header. */
-async function lookAt(layer: Layer, store?: Pick<Store, "bytes" | "sectorSize">): Promise<ChainLayer> {
+async function lookAt(
+  layer: Layer,
+  encrypted: keyof typeof ENCRYPTION,
+  store?: Pick<Store, "bytes" | "sectorSize">,
+): Promise<ChainLayer> {
   const { path, driver } = layer;
   if (driver === "raw" && store) {
     const { bytes, sectorSize } = store;
     return { ...layer, size: wholeSectors(bytes, sectorSize), sectorSize, recorded: null };
   }
   const info = await imageInfo(path, driver);
-  refuseEncryption(path, info);
+  checkEncryption(path, driver, info, encrypted);
   refuseOtherFiles(path, info);
   const size = wholeSectors(info["virtual-size"] ?? 0, SECTOR);
   return { ...layer, size, sectorSize: SECTOR, recorded: baseIn(path, info) };
@@ -178,11 +190,25 @@ function baseIn(path: string, info: ImageInfo): Base | null {
   return { path: resolve(dirname(path), name), format };
 }
 
-/** Nobody gives a helper a password. */
-function refuseEncryption(path: string, { encrypted = false }: ImageInfo): void {
-  if (!encrypted) return;
-  const remedy = "decrypt it with `qemu-img convert`, or let the guest encrypt its disk";
-  throw new DeviceError(EINVAL, path, `is encrypted; encrypted images are not served: ${remedy}`);
+/** Whether an image is encrypted, and what is said of one that is not as it should be. */
+const ENCRYPTION = {
+  "is to be": "is not encrypted: leave out keyfile:",
+  "must not be": "is encrypted: name the file that holds its passphrase, keyfile:FILE:TARGET",
+  "cannot be": "is encrypted, and no base can be: `qemu-img convert` decrypts it",
+} as const;
+
+function checkEncryption(
+  path: string,
+  driver: string,
+  info: ImageInfo,
+  encrypted: keyof typeof ENCRYPTION,
+): void {
+  const is = info.encrypted ?? driver === "luks";
+  if (is !== (encrypted === "is to be")) throw new DeviceError(EINVAL, path, ENCRYPTION[encrypted]);
+  const format = info["format-specific"]?.data?.encrypt?.format;
+  if (!is || driver === "luks" || format === "luks") return;
+  const why = `is encrypted in a way that protects nothing (${format ?? "AES"}): decrypt it with \`qemu-img convert\``;
+  throw new DeviceError(EINVAL, path, why);
 }
 
 /** All its data has to be in the image itself. */

@@ -2,6 +2,7 @@
 import { accessSync, constants } from "node:fs";
 import { join } from "node:path";
 import type { Cache } from "../direct.js";
+import type { NbdTls } from "../nbd/uri.js";
 import type { Source } from "../source.js";
 import type { Reach } from "./reach.js";
 
@@ -47,6 +48,8 @@ export interface HowToServe {
   readonly bases?: readonly Layer[];
   /** The first of them may be written, by a job. */
   readonly writesBase?: boolean;
+  /** Has the passphrase of an encrypted image. */
+  readonly keyFile?: string;
 }
 
 /** A disk of an NBD server, as its server describes it. */
@@ -55,6 +58,7 @@ export interface NbdExport {
   readonly exportName: string;
   /** Whole sectors. */
   readonly size: number;
+  readonly tls?: NbdTls;
 }
 
 /** Sources that another program serves. */

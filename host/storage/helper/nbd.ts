@@ -11,7 +11,7 @@ import { wholeSectors } from "../geometry.js";
 import { connectTo } from "../nbd/dial.js";
 import { acceptExport, describe, type Export } from "../nbd/export.js";
 import { askExport } from "../nbd/negotiate.js";
-import { type NbdAddress, parseNbdUri } from "../nbd/uri.js";
+import { type NbdAddress, type NbdTls, parseNbdUri } from "../nbd/uri.js";
 import { DeviceError } from "../open.js";
 import { openDialed } from "../vhost-user/open.js";
 import type { Session } from "../vhost-user/session.js";
@@ -35,6 +35,7 @@ export interface NbdServer {
   /** For people. */
   readonly name: string;
   readonly exportName: string;
+  readonly tls?: NbdTls;
   /** What a failure of its requests means, where that says nothing of the request. */
   readonly failureMeans?: string;
   /** What it offers, and a connection to it, which is the caller's to close. Rejects with an Error that says why there is none. */
@@ -50,6 +51,7 @@ export async function openNbd(uri: string, options: NbdOptions): Promise<BlockDe
   const server = {
     name: "an NBD server",
     exportName: address.exportName,
+    ...(address.tls && { tls: address.tls }),
     async reach() {
       const exported = await askExport(address, dialMs);
       return { exported, fd: await connectTo(address, dialMs) };
@@ -79,7 +81,8 @@ export async function openServed(
     // Whatever is thought of it, it is closed with the disk.
     connection.replace(fd);
     const { size, sectorSize } = judge.accept(exported);
-    const source = { kind: "nbd", exportName: server.exportName, size } as const;
+    const { exportName, tls } = server;
+    const source = { kind: "nbd", exportName, size, ...(tls && { tls }) } as const;
     const how = { readOnly, shared: false, cache: "none", sectorSize } as const;
     const given = { place, connection: connection.fd };
     const started = await helper.start(

@@ -3,10 +3,12 @@
  * the daemon is killed, the next one finds it again, if it is qemu-storage-daemon in a place that lasts. Otherwise it writes
  * back what it keeps and ends: QEMU's lock of an image lasts until then, and the next one waits for it.
  */
+import { constants } from "node:os";
 import { Place } from "../calls/place.js";
 import type { BlockDevice } from "../device.js";
 import type { Cache } from "../direct.js";
 import { fileIdentity } from "../identity.js";
+import { checkKeyFile } from "../key-file.js";
 import { DeviceError, type OpenOptions, openStore } from "../open.js";
 import type { Patience } from "../patience.js";
 import { IMAGE_FORMATS } from "../source.js";
@@ -26,6 +28,8 @@ const NEVER = Number.POSITIVE_INFINITY;
 export interface HelpedOptions extends OpenOptions {
   readonly cache?: Cache;
   readonly patience?: Partial<Patience>;
+  /** Holds the passphrase of an encrypted image, or the password at a web server. */
+  readonly keyFile?: string;
 }
 
 interface ServeOptions extends HelpedOptions {
@@ -39,6 +43,9 @@ export async function openHelped(
   source: HelpedSource,
   options: HelpedOptions,
 ): Promise<BlockDevice> {
+  const { keyFile, helperPlace } = options;
+  // The helper of a daemon before has read it.
+  if (keyFile !== undefined && !helperPlace?.taken) await checkKeyFile(keyFile);
   return serve(name, source, source.kind === "image" ? await openImage(source, options) : null, options);
 }
 
@@ -77,8 +84,16 @@ export async function serve(
   return connect(name, { source, chain, helper, fence }, behind, options).catch(async (error) => {
     await helper.giveUp();
     await chain?.close();
-    throw error;
+    throw explained(error as Error, options.keyFile);
   });
+}
+
+/** QEMU says of a passphrase only that it is wrong. */
+function explained(error: Error, keyFile: string | undefined): Error {
+  if (keyFile === undefined || !(error instanceof DeviceError) || !/Invalid password/.test(error.message))
+    return error;
+  const why = `its passphrase is not what ${keyFile} holds: a newline at the end of the file is a part of it`;
+  return new DeviceError(constants.errno.EACCES, error.path, why);
 }
 
 type Behind = Parameters<typeof openDialed>[3];
@@ -109,6 +124,7 @@ async function connect(
     writesBase,
     block: image?.block ?? false,
     ...(sectorSize && { sectorSize }),
+    ...(options.keyFile !== undefined && { keyFile: options.keyFile }),
   };
   const command = (socket: string, aio: Aio) => storageDaemon(source, { ...how, socket }, aio);
   const dial = async (): Promise<Session> => {
@@ -138,8 +154,9 @@ export function checkConfinement(log: (line: string) => void): boolean {
 type ImageSource = Extract<HelpedSource, { kind: "image" }>;
 
 async function openImage({ path, format }: ImageSource, options: HelpedOptions): Promise<Chain> {
-  const { shared = false } = options;
-  return openChain(await findImage(path, IMAGE_FORMATS[format], { ...options, shared }), { shared });
+  const { shared = false, keyFile } = options;
+  const image = await findImage(path, IMAGE_FORMATS[format], { ...options, shared });
+  return openChain(image, { shared, encrypted: keyFile !== undefined });
 }
 
 /** An image that nobody else uses in a way that excludes this use. Rejects with a {@link DeviceError}. */

@@ -31,6 +31,8 @@ export async function openOverlay(
   options: OverlayOptions,
 ): Promise<BlockDevice> {
   const { shared = false, create = true, writesBase = false, warn = console.warn } = options;
+  if (options.keyFile !== undefined)
+    throw wrong(path, "is an overlay, which is not encrypted: attach the image below it without one");
   const image = await find(path, options);
   const chain = await openChain(image ?? { driver: "qcow2", path, block: false }, {
     ...{ shared, said: bases, absent: image === null, writesBase },

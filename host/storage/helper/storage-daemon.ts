@@ -2,6 +2,8 @@
 import { existsSync, readdirSync } from "node:fs";
 import { dirname, join } from "node:path";
 import { SECTOR } from "../geometry.js";
+import { KEY, keyObject } from "../key-file.js";
+import { credentialFiles } from "../nbd/tls.js";
 import { IMAGE_FORMATS } from "../source.js";
 import { MOST_QUEUES } from "../vhost-user/handshake.js";
 import {
@@ -54,6 +56,7 @@ export function storageDaemon(source: HelpedSource | NbdExport, how: HowToServe,
     args: [
       ...["--chardev", listening("monitor", monitorOf(socket)), "--monitor", "chardev=monitor"],
       ...(writesBase ? ["--chardev", listening("jobs", jobsOf(socket)), "--monitor", JOBS_MONITOR] : []),
+      ...disk.secrets.flatMap((object) => ["--object", JSON.stringify(object)]),
       ...["--blockdev", JSON.stringify(node), "--export", JSON.stringify(server)],
     ],
   };
@@ -68,6 +71,8 @@ interface Disk {
   /** QEMU's description of it. */
   readonly node: object;
   readonly reach: Reach;
+  /** QEMU's objects that it refers to. */
+  readonly secrets: readonly object[];
 }
 
 function diskOf(source: Parameters<typeof storageDaemon>[0], how: HowToServe, aio: Aio): Disk {
@@ -78,20 +83,28 @@ function diskOf(source: Parameters<typeof storageDaemon>[0], how: HowToServe, ai
 /** An image and its bases, and nothing else. */
 function imageFile(
   { format, path }: Extract<HelpedSource, { kind: "image" }>,
-  { readOnly, shared, socket, block = false, bases = [], writesBase = false }: HowToServe,
+  { readOnly, shared, socket, block = false, bases = [], writesBase = false, keyFile }: HowToServe,
   aio: Aio,
 ): Disk {
   const image = { driver: IMAGE_FORMATS[format], path, block };
   const written = readOnly ? 0 : writesBase ? 2 : 1;
+  const keyFiles = keyFile === undefined ? [] : [keyFile];
+  const node = nodeOf(image, shared ? "off" : "on", bases, aio, writesBase);
   return {
-    node: nodeOf(image, shared ? "off" : "on", bases, aio, writesBase),
+    node: keyFile === undefined ? node : { ...node, ...decrypted(image.driver) },
+    secrets: keyFiles.map(keyObject),
     reach: {
       files: [image, ...bases].map(({ path }, i) => ({ path, writable: i < written })),
-      configuration: [],
+      configuration: keyFiles,
       directory: dirname(socket),
       remote: false,
     },
   };
+}
+
+/** How an encrypted image is told its passphrase. */
+function decrypted(driver: string): object {
+  return driver === "luks" ? { "key-secret": KEY } : { encrypt: { format: "luks", "key-secret": KEY } };
 }
 
 /** Formats whose images may have a base. Where nothing is said of it, QEMU opens the one that the header names. */
@@ -120,12 +133,23 @@ function nodeOf(
  * The disk of an NBD server, over the connection that it is given. It can make no other one: so when that one breaks, nothing
  * succeeds any more, and no flush of another server's can seem to cover what this one has lost.
  */
-function nbdExport({ exportName, size }: NbdExport, { socket }: HowToServe): Disk {
+function nbdExport({ exportName, size, tls }: NbdExport, { socket }: HowToServe): Disk {
   const server = { type: "fd", str: String(CONNECTION_FD) };
-  const file = { driver: "nbd", server, export: exportName, "reconnect-delay": 0 };
+  const plain = { driver: "nbd", server, export: exportName, "reconnect-delay": 0 };
+  const reach = { files: [], configuration: [], directory: dirname(socket), remote: false };
+  if (tls === undefined) return { node: { driver: "raw", size, file: plain }, secrets: [], reach };
+  const { certificates: dir, hostname } = tls;
+  const credentials = {
+    "qom-type": "tls-creds-x509",
+    id: "tls",
+    endpoint: "client",
+    dir,
+    "verify-peer": true,
+  };
   return {
-    node: { driver: "raw", size, file },
-    reach: { files: [], configuration: [], directory: dirname(socket), remote: false },
+    node: { driver: "raw", size, file: { ...plain, "tls-creds": "tls", "tls-hostname": hostname } },
+    secrets: [credentials],
+    reach: { ...reach, configuration: [dir, ...credentialFiles(tls)].filter((path) => existsSync(path)) },
   };
 }
 
@@ -135,7 +159,7 @@ function cephImage(
   { socket }: HowToServe,
 ): Disk {
   const file = { driver: "rbd", pool, image, ...(namespace !== "" && { namespace }) };
-  return { node: { driver: "raw", file }, reach: cephReach(dirname(socket)) };
+  return { node: { driver: "raw", file }, secrets: [], reach: cephReach(dirname(socket)) };
 }
 
 /** The cluster's configuration, and the keys that lie beside it. */

@@ -6,6 +6,7 @@ import { closeSync } from "node:fs";
 import { constants } from "node:os";
 import { dirname } from "node:path";
 import type { BlockDevice } from "../device.js";
+import { checkKeyFile } from "../key-file.js";
 import { connectTo } from "../nbd/dial.js";
 import type { Export } from "../nbd/export.js";
 import { askExport } from "../nbd/negotiate.js";
@@ -15,30 +16,61 @@ import type { HelperCommand } from "./command.js";
 import { type NbdOptions, type NbdServer, openServed } from "./nbd.js";
 import { Helper } from "./process.js";
 
-function nbdkit(url: string, seconds: number, socket: string): HelperCommand {
+interface File {
+  readonly url: string;
+  /** Of the web server's, with a password in `keyFile`. */
+  readonly user: string | null;
+  readonly keyFile: string | null;
+}
+
+function nbdkit({ url, user, keyFile }: File, seconds: number, socket: string): HelperCommand {
   return {
     program: "nbdkit",
     package: "nbdkit",
-    reach: { files: [], configuration: [], directory: dirname(socket), remote: true },
+    reach: {
+      ...{ files: [], directory: dirname(socket), remote: true },
+      configuration: keyFile === null ? [] : [keyFile],
+    },
     args: [
       ...["--foreground", "--exit-with-parent", "--unix", socket, "--readonly", "curl"],
       ...[`url=${url}`, "protocols=http,https", `timeout=${seconds}`],
+      ...(user === null ? [] : [`user=${user}`]),
+      ...(keyFile === null ? [] : [`password=+${keyFile}`]),
     ],
   };
 }
 
 /** Opens a web server's file. Rejects with a {@link DeviceError}; nothing runs then. */
 export async function openWeb(name: string, url: string, options: NbdOptions): Promise<BlockDevice> {
-  const { readOnly, patience, warn = console.warn } = options;
+  const { readOnly, patience, keyFile, warn = console.warn } = options;
   if (!readOnly)
     throw new DeviceError(
       constants.errno.EROFS,
       name,
       "a web server's file is read-only; attach it read-only",
     );
+  const file = fileAt(name, url, keyFile ?? null);
+  if (keyFile !== undefined) await checkKeyFile(keyFile);
   const seconds = Math.ceil((patience?.reconnectMs ?? DEFAULT_PATIENCE.reconnectMs) / 1000);
-  const command = (socket: string): HelperCommand => nbdkit(url, seconds, socket);
+  const command = (socket: string): HelperCommand => nbdkit(file, seconds, socket);
   return openServed(name, new WebServer(name, command, (line) => warn(`${name}: ${line}`)), options);
+}
+
+/** Throws a {@link DeviceError} where its user, or password, is not as it should be. */
+function fileAt(name: string, url: string, keyFile: string | null): File {
+  const [, scheme, user, password, place] = /^(https?:\/\/)(?:([^@/?#:]*)(:[^@/?#]*)?@)?(.*)$/s.exec(
+    url,
+  ) as RegExpExecArray;
+  const refuse = (why: string): DeviceError =>
+    new DeviceError(constants.errno.EINVAL, name.replace(`${password}@`, ":***@"), why);
+  const right = "keyfile:FILE:https://USER@HOST/PATH";
+  if (password !== undefined) throw refuse(`has a password, which all users would see: write ${right}`);
+  if (keyFile !== null && !user) throw refuse(`names no user for the password: write ${right}`);
+  try {
+    return { url: `${scheme}${place}`, user: user ? decodeURIComponent(user) : null, keyFile };
+  } catch {
+    throw refuse("has a user that is badly encoded: % must be followed by two hexadecimal digits");
+  }
 }
 
 class WebServer implements NbdServer {

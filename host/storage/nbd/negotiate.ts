@@ -4,7 +4,8 @@ import { Bytes, Handshake, Info, Magic, Option, OptionReply, Transmission } from
 import { answersWithin } from "../calls/answers.js";
 import { tooLarge } from "../size.js";
 import type { Export } from "./export.js";
-import type { NbdAddress } from "./uri.js";
+import { type Credentials, readCredentials, startTls } from "./tls.js";
+import type { NbdAddress, NbdTls } from "./uri.js";
 
 /** Longer replies to an option are nobody's. */
 const LONGEST_REPLY = 64 << 10;
@@ -16,7 +17,8 @@ const TWO_TO_32 = 4294967296;
 
 /** What a server offers. Connects for that, within a time, and ends the connection. Rejects with an Error that says why not. */
 export async function askExport(address: NbdAddress, milliseconds: number): Promise<Export> {
-  const { socket: path, host, port } = address;
+  const { socket: path, host, port, tls } = address;
+  const credentials = tls ? await readCredentials(tls) : null;
   // connect(2) of a path looks it up in this thread.
   if (path !== null && !(await answersWithin(path, milliseconds)))
     throw new Error(`${path} does not answer; check the file system that it is on`);
@@ -27,7 +29,9 @@ export async function askExport(address: NbdAddress, milliseconds: number): Prom
       socket.on("error", (error) => reject(unreachable(address, error as NodeJS.ErrnoException)));
       socket.once("close", () => reject(new Error("the server closed the connection in the handshake")));
       timer = setTimeout(() => reject(unanswered(address, milliseconds, socket.connecting)), milliseconds);
-      new Handshaker(socket, reject).run(address.exportName).then(resolve, reject);
+      const handshaker = new Handshaker(socket, reject);
+      const secured = tls && credentials && { tls, credentials };
+      handshaker.run(address.exportName, secured ?? null).then(resolve, reject);
     });
     socket.removeAllListeners("data").pause().destroySoon();
     return exported;
@@ -70,22 +74,30 @@ function whyUnreachable(
   return `${where} cannot be reached: ${code ?? message}`;
 }
 
+interface Secured {
+  readonly tls: NbdTls;
+  readonly credentials: Credentials;
+}
+
 class Handshaker {
-  readonly #socket: Socket;
+  readonly #failed: (error: Error) => void;
+  #socket: Socket;
   #arrived: Buffer = Buffer.alloc(0);
   #wake: () => void = () => {};
+  readonly #onData = (bytes: Buffer): void => {
+    this.#arrived = Buffer.concat([this.#arrived, bytes]);
+    if (this.#arrived.length > MOST_EARLY_BYTES) this.#failed(new Error("unexpected data from the server"));
+    this.#wake();
+  };
 
-  /** `failed` is called when far more comes than was asked for. */
+  /** `failed` is called when far more comes than was asked for, and with what goes wrong with TLS. */
   constructor(socket: Socket, failed: (error: Error) => void) {
     this.#socket = socket;
-    socket.on("data", (bytes) => {
-      this.#arrived = Buffer.concat([this.#arrived, bytes]);
-      if (this.#arrived.length > MOST_EARLY_BYTES) failed(new Error("unexpected data from the server"));
-      this.#wake();
-    });
+    this.#failed = failed;
+    socket.on("data", this.#onData);
   }
 
-  async run(exportName: string): Promise<Export> {
+  async run(exportName: string, secured: Secured | null): Promise<Export> {
     const greeting = await this.#take(18);
     const isServer = same(greeting, 0, Magic.init) && same(greeting, 8, Magic.option);
     if (!isServer) throw new Error("not an NBD server, or one with only the old handshake (before 2011)");
@@ -95,6 +107,7 @@ class Handshaker {
     const answer = Buffer.alloc(Bytes.clientFlags);
     answer.writeUInt32BE(Handshake.fixedNewstyle | (flags & Handshake.noZeroes));
     this.#socket.write(answer);
+    if (secured) await this.#startTls(secured);
     const name = Buffer.from(exportName);
     const data = Buffer.alloc(4 + name.length + 4);
     data.writeUInt32BE(name.length);
@@ -105,6 +118,16 @@ class Handshaker {
     if (type !== OptionReply.ack) throw new Error(refusalOf(type, text, exportName));
     this.#socket.write(optionHeader(Option.abort, 0));
     return readInfos(infos);
+  }
+
+  async #startTls({ tls, credentials }: Secured): Promise<void> {
+    const { type, text } = await this.#option(Option.startTls, Buffer.alloc(0));
+    if (type !== OptionReply.ack) throw new Error(`the server has no TLS${text === "" ? "" : `: ${text}`}`);
+    // Somebody between us and the server may have said it, and it would count as said by the server.
+    if (this.#arrived.length > 0) throw new Error("malformed reply to an option");
+    this.#socket.off("data", this.#onData);
+    this.#socket = await startTls(this.#socket, tls, credentials, this.#failed);
+    this.#socket.on("data", this.#onData);
   }
 
   /** Asks for an option and gathers what comes back: information, then the reply that ends it. */
@@ -155,7 +178,7 @@ function refusalOf(type: number, text: string, exportName: string): string {
   if (type === OptionReply.unknown)
     return `the server has no export "${exportName}"${why}; \`nbdinfo --list\` shows them`;
   if (type === OptionReply.tlsRequired)
-    return "the server requires TLS, which is not supported; use a tunnel";
+    return "the server requires TLS: nbds://HOST/EXPORT?tls-certificates=DIRECTORY";
   if (type === OptionReply.unsupported) return "the server is too old: it does not support NBD_OPT_INFO";
   return `the server refuses the export "${exportName}" (error ${type - OptionReply.errors})${why}`;
 }

@@ -2,12 +2,16 @@
 import { cow } from "./cow.js";
 import { delay } from "./delay.js";
 import { error } from "./error.js";
+import { keyfile } from "./keyfile.js";
 import { argumentOf, type Layer, type Rates, type WrapperKind } from "./kind.js";
 import { limit } from "./limit.js";
 import { log } from "./log.js";
 import { readonly } from "./readonly.js";
 
-export const WRAPPERS: Readonly<Record<string, WrapperKind>> = { readonly, cow, delay, error, limit, log };
+export const WRAPPERS: Readonly<Record<string, WrapperKind>> = {
+  ...{ readonly, cow, delay, error, limit, log },
+  keyfile,
+};
 
 /** The outermost wrapper of a target, and the target below. */
 export interface Wrapped {

@@ -28,6 +28,8 @@ export interface Property {
   /** It is only read, whatever the disk's mode. */
   readonly readsOnly?: boolean;
   readonly rates?: Readonly<Rates>;
+  /** The file that has its passphrase or password. */
+  readonly keyFile?: string;
 }
 
 /** A second; 0: as many as there are. */
