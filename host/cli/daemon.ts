@@ -1,4 +1,5 @@
 /** How commands get to a daemon, and to the xenstore of its machine. */
+import { resolve } from "node:path";
 import { ControlError, type ControlRequest, control, controlStream } from "../daemon/control.js";
 import { controlSocket } from "../daemon/serve.js";
 import { findXen, openXenstore, type Platform } from "../platform/platform.js";
@@ -54,7 +55,8 @@ function remedy({ directory, kind }: Place, { code }: ControlError): string {
 
 /** The machine that a command is for. Rejects with a {@link CliError} when it is Xen's and there is none. */
 export async function platformOf(directory: string | undefined): Promise<Platform> {
-  if (directory !== undefined) return { kind: "loopback", directory, domid: 0 };
+  // Helpers run in another directory.
+  if (directory !== undefined) return { kind: "loopback", directory: resolve(directory), domid: 0 };
   try {
     return await findXen();
   } catch (error) {

@@ -8,6 +8,7 @@ import { findProgram } from "../../host/storage/helper/command.js";
 import { openHelped } from "../../host/storage/helper/open.js";
 import { Helper } from "../../host/storage/helper/process.js";
 import { storageDaemon } from "../../host/storage/helper/storage-daemon.js";
+import { World } from "../cli/world.js";
 import { directory, fill, gather, read, scatter, write } from "../storage/helpers.js";
 import { withPrograms } from "./support.js";
 
@@ -219,5 +220,17 @@ withPrograms(
       assert.doesNotMatch(message, /\n|blockdev/);
       return true;
     });
+  },
+);
+
+withPrograms(
+  ["qemu-storage-daemon", "qemu-img"],
+  "a machine that is named by a relative path has helpers, too",
+  async (t) => {
+    const world = await World.start(t, "--directory", "machine");
+    const path = world.scene.path("disk.qcow2");
+    execFileSync("qemu-img", ["create", "-q", "-f", "qcow2", path, "16M"]);
+    (await world.run("attach", "1", `${path},qcow2,xvda,rw`)).expect(0);
+    (await world.run("show", "1/xvda")).expect(0).expectMatch(/qemu-storage-daemon, process \d+/);
   },
 );
