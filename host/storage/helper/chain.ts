@@ -204,11 +204,12 @@ function checkEncryption(
   encrypted: keyof typeof ENCRYPTION,
 ): void {
   const is = info.encrypted ?? driver === "luks";
+  const format = driver === "luks" ? "luks" : info["format-specific"]?.data?.encrypt?.format;
+  if (is && format !== "luks") {
+    const why = `is encrypted in a way that protects nothing (${format ?? "AES"})`;
+    throw new DeviceError(EINVAL, path, `${why}: decrypt it with \`qemu-img convert\``);
+  }
   if (is !== (encrypted === "is to be")) throw new DeviceError(EINVAL, path, ENCRYPTION[encrypted]);
-  const format = info["format-specific"]?.data?.encrypt?.format;
-  if (!is || driver === "luks" || format === "luks") return;
-  const why = `is encrypted in a way that protects nothing (${format ?? "AES"}): decrypt it with \`qemu-img convert\``;
-  throw new DeviceError(EINVAL, path, why);
 }
 
 /** All its data has to be in the image itself. */
