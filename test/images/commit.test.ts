@@ -10,8 +10,8 @@ import { connectXenstore } from "../../host/platform/xenstore/client.js";
 import { findProgram } from "../../host/storage/helper/command.js";
 import { MIB, pause, type World } from "../cli/world.js";
 import { until } from "../vbd/harness.js";
-import { assertSame, connected, Guest, QEMU, SIZE, worldWithDisk } from "./live.js";
-import { helperOf, withPrograms } from "./support.js";
+import { assertSame, connected, Guest, SIZE, withQemu, worldWithDisk } from "./live.js";
+import { helperOf } from "./support.js";
 
 const ROUNDS = process.env["XBDBACK_TEST"] === "full" ? 12 : 4;
 
@@ -86,7 +86,7 @@ exec ${this.#real} ${options.join(" ")} --blockdev "$base" "$@"
 }
 
 for (const format of ["raw", "qcow2"] as const)
-  withPrograms(QEMU, `${format}: two overlays go back, under a guest, and its next start`, async (t) => {
+  withQemu(`${format}: two overlays go back, under a guest, and its next start`, async (t) => {
     const { world, image, target, attach, overlay, first, guest } = await onOverlay(t, format);
     const second = overlay("second");
     (await world.run("snapshot", "1/xvda", second)).expect(0);
@@ -142,7 +142,7 @@ for (const format of ["raw", "qcow2"] as const)
     assert.deepEqual(await world.json("replaced"), { replaced: [] });
   });
 
-withPrograms(QEMU, "an overlay of the configuration's goes back, also without a guest", async (t) => {
+withQemu("an overlay of the configuration's goes back, also without a guest", async (t) => {
   const { world, image, attach, overlay } = await worldWithDisk(t);
   (await world.run("detach", "1/xvda")).expect(0);
   const named = `cow:${overlay("own")}:${image}`;
@@ -159,7 +159,7 @@ withPrograms(QEMU, "an overlay of the configuration's goes back, also without a 
   assert.equal((await shown(world)).device, image);
 });
 
-withPrograms(QEMU, "what cannot be written back is refused, and the disk as it is", async (t) => {
+withQemu("what cannot be written back is refused, and the disk as it is", async (t) => {
   const { world, image, attach, first, guest } = await onOverlay(t);
   const refused = async (status: number, line: RegExp, name = "1/xvda"): Promise<void> => {
     (await world.run("commit", name)).expect(status).expectMatch(line, "stderr");
@@ -203,7 +203,7 @@ withPrograms(QEMU, "what cannot be written back is refused, and the disk as it i
   await guest.rest();
 });
 
-withPrograms(QEMU, "what cannot be noted, at the beginning and when all is copied", async (t) => {
+withQemu("what cannot be noted, at the beginning and when all is copied", async (t) => {
   new BaseLayer(t).throttle(4 * MIB);
   const { world, image, first, guest } = await onOverlay(t);
   const [record] = readdirSync(join(world.directory, "replaced-images"));
@@ -273,7 +273,7 @@ async function onFullOverlay(t: TestContext, size: number) {
   return { ...scene, first, guest, begin, asItWas };
 }
 
-withPrograms(QEMU, "what ends in the midst of it leaves the guest its overlay", async (t) => {
+withQemu("what ends in the midst of it leaves the guest its overlay", async (t) => {
   const layer = new BaseLayer(t);
   layer.throttle(8 * MIB);
   const { world, image, first, guest, begin, asItWas } = await onFullOverlay(t, LARGE);
@@ -326,7 +326,7 @@ withPrograms(QEMU, "what ends in the midst of it leaves the guest its overlay", 
   assertSame(world, image, "raw", last);
 });
 
-withPrograms(QEMU, "a disk that is detached in the midst of it", async (t) => {
+withQemu("a disk that is detached in the midst of it", async (t) => {
   new BaseLayer(t).throttle(8 * MIB);
   const { world, attach, first, guest, begin } = await onFullOverlay(t, LARGE);
   const committing = await begin();
@@ -341,7 +341,7 @@ withPrograms(QEMU, "a disk that is detached in the midst of it", async (t) => {
   assert.match((await shown(world)).device, /^cow:/);
 });
 
-withPrograms(QEMU, "a base that is full, or too slow for the last writes", async (t) => {
+withQemu("a base that is full, or too slow for the last writes", async (t) => {
   const layer = new BaseLayer(t);
   const error = '"inject-error":[{"event":"none","iotype":"write","errno":28}]';
   layer.set(`{"driver":"blkdebug",${error},"image":FILE}`);
@@ -357,7 +357,7 @@ withPrograms(QEMU, "a base that is full, or too slow for the last writes", async
   await guest.rest();
 });
 
-withPrograms(QEMU, "the daemon is killed at any moment of it", async (t) => {
+withQemu("the daemon is killed at any moment of it", async (t) => {
   const { world, image, first, guest } = await onOverlay(t);
   guest.start();
   for (let round = 0; round < ROUNDS; round++) {

@@ -6,8 +6,15 @@ import { type Blkfront, connectBlkfront } from "../../host/guest/blkfront.js";
 import { joinDomain } from "../../host/guest/process.js";
 import { Workload } from "../../host/guest/workload.js";
 import { MIB, World } from "../cli/world.js";
+import { withPrograms } from "./support.js";
 
-export const QEMU = ["qemu-storage-daemon", "qemu-img"] as const;
+const QEMU = ["qemu-storage-daemon", "qemu-img"] as const;
+
+/** A test that needs QEMU's programs. */
+export function withQemu(title: string, body: (t: TestContext) => Promise<void>): void {
+  withPrograms(QEMU, title, body);
+}
+
 const XVDA = 51712;
 export const SIZE = 16 * MIB;
 /** A domain's frontend; a domain connects as often as it likes. */
@@ -68,13 +75,13 @@ export function assertSame(world: World, image: string, format: string, content:
   const frozen = world.scene.path("frozen");
   writeFileSync(frozen, content);
   // Without a word that locks are not to be heeded: the overlay's helper only reads it.
-  execFileSync("qemu-img", ["compare", "-f", format, "-F", "raw", image, frozen]);
+  qemuImg("compare", "-f", format, "-F", "raw", image, frozen);
 }
 
 export async function worldWithDisk(t: TestContext, format: "raw" | "qcow2" = "raw", size = SIZE) {
   const world = await World.start(t);
   const image = world.image("disk.img", format === "raw" ? size : 0);
-  if (format === "qcow2") execFileSync("qemu-img", ["create", "-q", "-f", format, image, String(size)]);
+  if (format === "qcow2") qemuImg("create", "-q", "-f", format, image, String(size));
   const target = format === "raw" ? image : `qcow2:${image}`;
   const attach = async (domid = 1, what = target): Promise<void> => {
     (await world.run("attach", String(domid), `vdev=xvda,target=${what}`)).expect(0);
@@ -82,4 +89,8 @@ export async function worldWithDisk(t: TestContext, format: "raw" | "qcow2" = "r
   await attach();
   const overlay = (name: string): string => world.scene.path(`${name}.qcow2`);
   return { world, image, target, attach, overlay };
+}
+
+export function qemuImg(...args: string[]): void {
+  execFileSync("qemu-img", args);
 }

@@ -6,13 +6,13 @@ import { join } from "node:path";
 import { xenstoreSocket } from "../../host/platform/loopback/host.js";
 import { connectXenstore } from "../../host/platform/xenstore/client.js";
 import { until } from "../vbd/harness.js";
-import { assertSame, connected, Guest, QEMU, SIZE, worldWithDisk } from "./live.js";
-import { helperOf, withPrograms } from "./support.js";
+import { assertSame, connected, Guest, qemuImg, SIZE, withQemu, worldWithDisk } from "./live.js";
+import { helperOf } from "./support.js";
 
 const ROUNDS = process.env["XBDBACK_TEST"] === "full" ? 8 : 3;
 
 for (const format of ["raw", "qcow2"] as const)
-  withPrograms(QEMU, `${format}: two snapshots below a guest, and its next start`, async (t) => {
+  withQemu(`${format}: two snapshots below a guest, and its next start`, async (t) => {
     const { world, image, target, attach, overlay } = await worldWithDisk(t, format);
     const [first, second] = [overlay("first"), overlay("second")];
     const guest = new Guest(await connected(t, world));
@@ -54,14 +54,14 @@ for (const format of ["raw", "qcow2"] as const)
     (await world.run("detach", "2/xvda")).expect(0);
 
     // The way back: each overlay into what it stands on.
-    for (const one of [second, first]) execFileSync("qemu-img", ["commit", "-q", one]);
+    for (const one of [second, first]) qemuImg("commit", "-q", one);
     (await world.run("replaced", "--forget", image)).expect(0);
     (await world.run("replaced", "--forget", image)).expect(4);
     assertSame(world, image, format, last);
     await attach(2);
   });
 
-withPrograms(QEMU, "a snapshot is of one moment, and has all that was answered before", async (t) => {
+withQemu("a snapshot is of one moment, and has all that was answered before", async (t) => {
   const { world, image, overlay } = await worldWithDisk(t);
   const disk = await connected(t, world);
   const lanes = 8;
@@ -101,7 +101,7 @@ withPrograms(QEMU, "a snapshot is of one moment, and has all that was answered b
   }
 });
 
-withPrograms(QEMU, "what cannot be had leaves the disk as it is", async (t) => {
+withQemu("what cannot be had leaves the disk as it is", async (t) => {
   const { world, image, attach, overlay } = await worldWithDisk(t);
   const guest = new Guest(await connected(t, world));
   guest.start();
@@ -143,7 +143,7 @@ withPrograms(QEMU, "what cannot be had leaves the disk as it is", async (t) => {
     .expectMatch(/replaced-images.*cannot be read.*put it right, or remove it/, "stderr");
 });
 
-withPrograms(QEMU, "an image that was written since is refused, and a restored one served", async (t) => {
+withQemu("an image that was written since is refused, and a restored one served", async (t) => {
   const { world, image, attach, overlay } = await worldWithDisk(t);
   (await world.run("snapshot", "1/xvda", overlay("first"))).expect(0);
   (await world.run("detach", "1/xvda")).expect(0);
@@ -158,7 +158,7 @@ withPrograms(QEMU, "an image that was written since is refused, and a restored o
   assert.match((await world.json<{ vbd: { device: string } }>("show", "1/xvda")).vbd.device, /^cow:/);
 });
 
-withPrograms(QEMU, "the next guest of that name has the overlay, on another domain number", async (t) => {
+withQemu("the next guest of that name has the overlay, on another domain number", async (t) => {
   const { world, image, attach, overlay } = await worldWithDisk(t);
   const xenstore = await connectXenstore(xenstoreSocket(world.directory, 0));
   t.after(() => xenstore.close());
@@ -183,7 +183,7 @@ withPrograms(QEMU, "the next guest of that name has the overlay, on another doma
   assert.ok(last.equals(whole));
 });
 
-withPrograms(QEMU, "helper and daemon are killed, in the midst of snapshots and after them", async (t) => {
+withQemu("helper and daemon are killed, in the midst of snapshots and after them", async (t) => {
   const { world, image, attach, overlay } = await worldWithDisk(t);
   const guest = new Guest(await connected(t, world));
   guest.start();
@@ -212,7 +212,7 @@ withPrograms(QEMU, "helper and daemon are killed, in the midst of snapshots and 
   await attach();
 });
 
-withPrograms(QEMU, "a snapshot of a disk without a guest, and a guest that leaves meanwhile", async (t) => {
+withQemu("a snapshot of a disk without a guest, and a guest that leaves meanwhile", async (t) => {
   const { world, image, overlay } = await worldWithDisk(t);
   (await world.run("snapshot", "1/xvda", overlay("idle"))).expect(0);
   const { vbd } = await world.json<{ vbd: { device: string } }>("show", "1/xvda");
