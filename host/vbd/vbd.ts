@@ -40,8 +40,11 @@ import { VbdLog } from "./vbd-log.js";
 import { shownDevice } from "./vbd-name.js";
 import { writeInState } from "./xenbus.js";
 
-/** How long a vbd waits for a disk to be closed that no connection uses. */
-const CLOSING_MS = 1000;
+/**
+ * How long a vbd waits for a disk to be closed that no connection uses: longer than a helper takes on a busy machine to write
+ * back what it keeps, and less than the ten seconds that xl gives us.
+ */
+const CLOSING_MS = 3000;
 
 export class Vbd {
   readonly id: VbdId;
