@@ -143,6 +143,11 @@ test("a user's password comes from a file", HOW, async (t) => {
     assert.match(error.message, /has a password, which all users would see: write keyfile:FILE:https:/);
     return !error.message.includes("horse");
   });
+  for (const odd of ["a:ho@rse", "a:ho/rse", "a:ho/@rse"])
+    await assert.rejects(open(t, urlOf(odd)), (error: Error) => {
+      assert.match(error.message, /has a password/);
+      return !/ho|rse/.test(error.message);
+    });
   await assert.rejects(open(t, `keyfile:${key}:${url}`), /names no user for the password/);
   await assert.rejects(open(t, urlOf("a%zz")), /has a user that is badly encoded/);
   await assert.rejects(open(t, `keyfile:${key}:${urlOf("other")}`), /nbdkit cannot serve it: .*401/);

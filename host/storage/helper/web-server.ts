@@ -58,13 +58,16 @@ export async function openWeb(name: string, url: string, options: NbdOptions): P
 
 /** Throws a {@link DeviceError} where its user, or password, is not as it should be. */
 function fileAt(name: string, url: string, keyFile: string | null): File {
-  const [, scheme, user, password, place] = /^(https?:\/\/)(?:([^@/?#:]*)(:[^@/?#]*)?@)?(.*)$/s.exec(
+  const [, scheme, user, password, place] = /^(https?:\/\/)(?:([^@/?#:]*)(:[^/?#]*)?@)?(.*)$/s.exec(
     url,
   ) as RegExpExecArray;
   const refuse = (why: string): DeviceError =>
     new DeviceError(constants.errno.EINVAL, name.replace(`${password}@`, ":***@"), why);
   const right = "keyfile:FILE:https://USER@HOST/PATH";
   if (password !== undefined) throw refuse(`has a password, which all users would see: write ${right}`);
+  // Behind a slash, which a password has to have encoded.
+  if (user === undefined && /^[^@]*:[^@]*@/.test(place))
+    throw new DeviceError(constants.errno.EINVAL, `${scheme}***`, `has a password: write ${right}`);
   if (keyFile !== null && !user) throw refuse(`names no user for the password: write ${right}`);
   try {
     return { url: `${scheme}${place}`, user: user ? decodeURIComponent(user) : null, keyFile };
