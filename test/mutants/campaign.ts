@@ -79,6 +79,10 @@ export class Diary {
   constructor(root: string, tests: readonly string[]) {
     const hash = createHash("sha256");
     for (const [name, text] of sourcesOf(root)) hash.update(`${name}\n${text}`);
+    hash.update(readFileSync(join(root, "node_modules/assemblyscript/package.json")));
+    for (const directory of ["host/core", "host/session", "fuzz"])
+      for (const name of readdirSync(join(root, "build", directory)).sort())
+        if (name.endsWith(".js")) hash.update(readFileSync(join(root, "build", directory, name)));
     for (const test of tests) hash.update(readFileSync(join(root, "build/test", test)));
     this.path = join(root, "build/mutants", `${hash.digest("hex").slice(0, 12)}.jsonl`);
     if (!existsSync(this.path)) return;
