@@ -1,5 +1,5 @@
 /**
- * What lies in a ring's linear memory, as numbers: the only reader of it besides the core. Any thread may look, also while
+ * What lies in a ring's linear memory, as numbers: what the host reads of it, with `blkif.ts`. Any thread may look, also while
  * the core works in another one: nothing is locked, and each number is one that stood there. Nothing here allocates, unless
  * its comment says so.
  */
