@@ -18,7 +18,7 @@ import { jobsOf } from "../storage/helper/monitor.js";
 import { DeviceError, errnoOf, type OpenOptions, refusal } from "../storage/open.js";
 import { baseOf, splitWrappers } from "../storage/wrapper/index.js";
 import { type VbdId, vbdName } from "../vbd/name.js";
-import { type Commit, type Copied, type Replacing, StillUsed } from "../vbd/snapshot.js";
+import { type Commit, type Copied, DiskGone, type Replacing, StillUsed } from "../vbd/snapshot.js";
 import type { HelperPlaces } from "./helper-places.js";
 import { ImageGuard } from "./image-guard.js";
 import type { ReplacedImages, Replacement } from "./replaced-images.js";
@@ -42,6 +42,7 @@ export class Commits {
   /** Looks whether a vbd's disk, which is open, can be written back. Rejects with a {@link DeviceError} that says why not. */
   async begin(path: string, options: OpenOptions, vbd: VbdId): Promise<Commit> {
     const { stores, replaced } = this.#options;
+    const releases = stores.releasesOf(vbd);
     const target = stores.targetOf(vbd);
     const device = stores.deviceOf(vbd);
     if (target === null || device === null)
@@ -62,7 +63,7 @@ export class Commits {
     await checkWritable(base);
     await replaced.prune(disk);
     return new OverlayCommit(this.#options, {
-      ...{ path, options, vbd, disk, into, base },
+      ...{ path, options, vbd, releases, disk, into, base },
       ...{ overlay: writtenFile(disk) as string, target: wrappers + into },
     });
   }
@@ -93,6 +94,8 @@ interface Plan {
   readonly path: string;
   readonly options: OpenOptions;
   readonly vbd: VbdId;
+  /** See {@link Stores.releasesOf}. */
+  readonly releases: number;
   /** The disk before and after, without wrappers, and their files. */
   readonly disk: string;
   readonly into: string;
@@ -148,13 +151,13 @@ class OverlayCommit implements Commit {
 
   async #begin(failed: (error: Error) => void): Promise<BlockDevice> {
     const { stores, replaced } = this.#options;
-    const { path, options, vbd, disk } = this.#plan;
+    const { path, options, vbd, releases, disk } = this.#plan;
     const closed = async (device: BlockDevice | null): Promise<void> => {
       this.#checkFlushed(device);
       await replaced.changing(disk);
     };
     try {
-      this.#device = await stores.reopen(path, { ...options, writesBase: true }, vbd, { closed });
+      this.#device = await stores.reopen(path, { ...options, writesBase: true }, vbd, { releases, closed });
       return this.#device;
     } catch (error) {
       return this.#goBack(error, failed);
@@ -163,7 +166,7 @@ class OverlayCommit implements Commit {
 
   async #end(failed: (error: Error) => void): Promise<BlockDevice> {
     const { stores, replaced } = this.#options;
-    const { path, options, vbd, disk, into, base } = this.#plan;
+    const { path, options, vbd, releases, disk, into, base } = this.#plan;
     // It was said why.
     if (!this.#copied) return this.#asItWas(0);
     let guard: ImageGuard | null = null;
@@ -180,7 +183,7 @@ class OverlayCommit implements Commit {
       await guard?.release();
     };
     try {
-      return await stores.reopen(path, options, vbd, { closing, closed });
+      return await stores.reopen(path, options, vbd, { releases, closing, closed });
     } catch (error) {
       await (guard as ImageGuard | null)?.release();
       if (noted !== null) await replaced.undoCommit(into, (noted as { former: Replacement | null }).former);
@@ -200,19 +203,20 @@ class OverlayCommit implements Commit {
 
   /** The disk as it was, where nothing was written since that only the base has. */
   async #goBack(error: unknown, failed: (error: Error) => void): Promise<BlockDevice> {
-    if (error instanceof StillUsed) throw error;
+    if (error instanceof StillUsed || error instanceof DiskGone) throw error;
     failed(error instanceof DeviceError ? error : await refusal(this.#plan.path, errnoOf(error)));
     return this.#asItWas(error instanceof LostWrites ? error.errno : 0);
   }
 
   /** `lost`: the errno of a flush that has failed, or 0. */
   async #asItWas(lost: number): Promise<BlockDevice> {
-    const { path, options, vbd } = this.#plan;
-    let errno = lost;
+    const { path, options, vbd, releases } = this.#plan;
+    // The helper that has failed a flush may be gone by now.
+    let errno = lost || (this.#device?.flushErrno ?? 0);
     const closed = async (before: BlockDevice | null): Promise<void> => {
       errno ||= before?.flushErrno ?? 0;
     };
-    const device = await this.#options.stores.reopen(path, options, vbd, { closed });
+    const device = await this.#options.stores.reopen(path, options, vbd, { releases, closed });
     if (errno !== 0) device.flushErrno = errno;
     return device;
   }

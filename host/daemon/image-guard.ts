@@ -20,9 +20,14 @@ export class ImageGuard {
   static async of(path: string): Promise<ImageGuard> {
     const place = Place.of(path);
     try {
-      const fd = await place.open(flags.O_RDONLY);
-      await lockAsQemu(new FileLocks(fd, place), true, false);
-      return new ImageGuard(place, fd);
+      const guard = new ImageGuard(place, await place.open(flags.O_RDONLY));
+      try {
+        await lockAsQemu(new FileLocks(guard.#fd, place), true, false);
+        return guard;
+      } catch (error) {
+        await guard.release();
+        throw error;
+      }
     } catch (error) {
       throw await refusal(path, errnoOf(error));
     }

@@ -5,10 +5,11 @@
  * The same for an overlay that was written back, and is out of date.
  */
 import { createHash } from "node:crypto";
-import { mkdirSync, readdirSync, readFileSync, rmSync } from "node:fs";
+import { constants as flags, mkdirSync, readdirSync, readFileSync, rmSync } from "node:fs";
 import { open, rename } from "node:fs/promises";
 import { constants } from "node:os";
 import { join } from "node:path";
+import { setTimeout as sleep } from "node:timers/promises";
 import { isType } from "../storage/calls/file-stats.js";
 import { Place } from "../storage/calls/place.js";
 import { identityOf, placesOf, writtenFile } from "../storage/disk.js";
@@ -16,6 +17,7 @@ import { DeviceError } from "../storage/open.js";
 import { splitWrappers } from "../storage/wrapper/index.js";
 
 const { EBUSY, EIO, ESTALE } = constants.errno;
+const ANSWER_MS = 5000;
 
 /** A virtual machine's disk, by all that is known of it: a domain has another number after each start. */
 export interface GuestDisk {
@@ -134,7 +136,7 @@ export class ReplacedImages {
     const one = this.#of(splitWrappers(target).disk);
     if (!one?.images.some(({ changing }) => changing)) return;
     const images = one.images.map((image) =>
-      image.changing ? freeze(image.path).catch(() => image) : image,
+      image.changing ? freezeSynced(image.path).catch(() => image) : image,
     );
     await this.#write({ ...one, images: await Promise.all(images) });
   }
@@ -147,7 +149,7 @@ export class ReplacedImages {
     const former = this.#of(before) ?? null;
     const { since, images = [], committed = [] } = former ?? {};
     const at = new Date().toISOString();
-    const overlay = { ...(await freeze(writtenFile(before) as string)), into, at };
+    const overlay = { ...(await freezeSynced(writtenFile(before) as string)), into, at };
     const below = images.at(-1)?.path === writtenFile(into) ? images.slice(0, -1) : images;
     const one = {
       disk,
@@ -156,7 +158,13 @@ export class ReplacedImages {
       current: into,
       committed: [...committed, overlay],
     };
-    await this.#write({ format: 1, ...one }, former);
+    try {
+      await this.#write({ format: 1, ...one }, former);
+    } catch (error) {
+      // It may be there all the same, and not for good.
+      await this.undoCommit(into, former).catch(() => {});
+      throw error;
+    }
     return former;
   }
 
@@ -190,7 +198,7 @@ export class ReplacedImages {
       if (current === disk) continue;
       const [, ...bases] = placesOf(current);
       const files = [...images.map((image) => image.path), ...bases];
-      const identities = await Promise.all(files.map(identityOf));
+      const identities = await Promise.all(files.map((file) => answered(identityOf(file), path, file)));
       if (identity !== "" && identities.includes(identity)) found.push(current);
     }
     return found;
@@ -286,6 +294,22 @@ export class ReplacedImages {
   }
 }
 
+/** `looking`, if it comes to an end soon: the storage of other guests' disks may hang. */
+function answered<T>(looking: Promise<T>, path: string, file: string): Promise<T> {
+  const late = sleep(ANSWER_MS, null, { ref: false }).then(() => {
+    throw new DeviceError(EBUSY, path, `whether ${file} stands on it is not known, as that does not answer`);
+  });
+  return Promise.race([looking, late]);
+}
+
+/** With a time of change that a power cut does not take back: QEMU flushes data, and not that. */
+async function freezeSynced(path: string): Promise<Frozen> {
+  const place = Place.of(path);
+  const fd = await place.open(flags.O_RDONLY);
+  await place.call("sync", fd).finally(() => place.close(fd));
+  return freeze(path);
+}
+
 async function freeze(path: string): Promise<Frozen> {
   const place = Place.of(path);
   const real = await place.call("realpath", path);
@@ -321,8 +345,9 @@ async function findCommitted(all: readonly Replacement[], path: string): Promise
   if (now === null) return null;
   for (const { committed = [], disk } of all)
     for (const overlay of committed) {
-      const { inode, size, changed } = overlay;
-      const same = now.inode === inode && now.size === size && now.changed === changed;
+      const { inode, real, size, changed } = overlay;
+      // A copy with its times in the place of the file is the same.
+      const same = (now.inode === inode || now.real === real) && now.size === size && now.changed === changed;
       if (overlay.block ? await leadsTo(path, now, overlay) : same) return { overlay, disk };
     }
   return null;

@@ -13,7 +13,7 @@ import { makeOverlay } from "../storage/helper/make-overlay.js";
 import { DeviceError, errnoOf, type OpenOptions, refusal } from "../storage/open.js";
 import { overlayOver, splitWrappers } from "../storage/wrapper/index.js";
 import { type VbdId, vbdName } from "../vbd/name.js";
-import { type Snapshot, StillUsed } from "../vbd/snapshot.js";
+import { DiskGone, type Snapshot, StillUsed } from "../vbd/snapshot.js";
 import { ImageGuard } from "./image-guard.js";
 import type { ReplacedImages } from "./replaced-images.js";
 import type { Stores } from "./stores.js";
@@ -31,6 +31,7 @@ export class Snapshots {
 
   /** Makes an overlay for a vbd's disk, which is open. Rejects with a {@link DeviceError}; nothing has changed then. */
   async begin(path: string, options: OpenOptions, vbd: VbdId, overlay: string): Promise<Snapshot> {
+    const releases = this.#stores.releasesOf(vbd);
     const target = this.#stores.targetOf(vbd);
     const device = this.#stores.deviceOf(vbd);
     if (target === null || device === null)
@@ -38,6 +39,12 @@ export class Snapshots {
     if (device.readOnly)
       throw new DeviceError(EROFS, target, "is only read and changes as little as a snapshot");
     const { wrappers, disk } = splitWrappers(target);
+    if (/(^|:)keyfile:/.test(wrappers))
+      throw new DeviceError(
+        EINVAL,
+        target,
+        "is encrypted, and an overlay would have what the guest writes as plain text",
+      );
     const bases = basesOf(disk);
     const image = writtenFile(disk) as string;
     await this.#refuseDeviceModel(target, vbd);
@@ -53,7 +60,7 @@ export class Snapshots {
     }
     return new PendingSnapshot(
       { stores: this.#stores, replaced: this.#replaced },
-      { path, options, vbd, overlay, image, disk, next, target: wrappers + next, guard },
+      { path, options, vbd, releases, overlay, image, disk, next, target: wrappers + next, guard },
     );
   }
 
@@ -82,6 +89,8 @@ interface Plan {
   readonly path: string;
   readonly options: OpenOptions;
   readonly vbd: VbdId;
+  /** See {@link Stores.releasesOf}. */
+  readonly releases: number;
   readonly overlay: string;
   /** The file or device that is to be only read. */
   readonly image: string;
@@ -109,7 +118,7 @@ class PendingSnapshot implements Snapshot {
   }
 
   async finish(failed: (error: Error) => void): Promise<BlockDevice> {
-    const { path, options, vbd, guard, disk, next } = this.#plan;
+    const { path, options, vbd, releases, guard, disk, next } = this.#plan;
     let lost = 0;
     try {
       const closed = async (device: BlockDevice | null): Promise<void> => {
@@ -119,9 +128,9 @@ class PendingSnapshot implements Snapshot {
           throw new DeviceError(lost, this.#plan.image, "what the guest has written cannot be flushed");
         await this.#replaced.add(disk, next, await this.#stores.guestDisk(vbd));
       };
-      return await this.#stores.reopen(path, options, vbd, { closed });
+      return await this.#stores.reopen(path, options, vbd, { releases, closed });
     } catch (error) {
-      if (error instanceof StillUsed) {
+      if (error instanceof StillUsed || error instanceof DiskGone) {
         await this.drop();
         throw error;
       }

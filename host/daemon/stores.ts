@@ -12,7 +12,7 @@ import { identityOf, placesOf, type Use, usesOf } from "../storage/disk.js";
 import { DeviceError, errnoOf, type OpenOptions, refusal } from "../storage/open.js";
 import type { Prepared } from "../vbd/exchange.js";
 import { type VbdId, vbdName } from "../vbd/name.js";
-import { StillUsed } from "../vbd/snapshot.js";
+import { DiskGone, StillUsed } from "../vbd/snapshot.js";
 import type { Open } from "../vbd/store-opener.js";
 import type { HelperPlaces } from "./helper-places.js";
 import {
@@ -58,6 +58,8 @@ interface Held {
 
 /** What is done while a vbd's disk is closed and opened again; each may reject with why it is not to be opened like this. */
 export interface Between {
+  /** What {@link Stores.releasesOf} said when the operation began. */
+  readonly releases: number;
   /** Before it is closed, when no connection uses it any more. */
   readonly closing?: () => Promise<void>;
   readonly closed?: (device: BlockDevice | null) => Promise<void>;
@@ -93,6 +95,8 @@ export class Stores {
   readonly #held = new Map<string, Held>();
   /** What is under way for each vbd: one thing at a time, however long it takes. */
   readonly #tails = new Map<string, Promise<unknown>>();
+  /** By the vbd's name: see {@link releasesOf}. */
+  readonly #releases = new Map<string, number>();
   /** By the vbd's name, the disk that is being opened or closed, and since when, in milliseconds since 1970. */
   readonly #pending = new Map<string, { readonly path: string; readonly since: number }>();
   readonly #records: ImageRecords | null;
@@ -165,20 +169,26 @@ export class Stores {
 
   /**
    * Closes a vbd's disk, which no connection is to use any more, and opens it again for one: it may be another one by then.
-   * Rejects as `open` does, or with {@link StillUsed}, or as what is done meanwhile.
+   * Rejects as `open` does, with {@link StillUsed} or {@link DiskGone}, or as what is done meanwhile; the disk is closed then.
    */
   reopen(
     path: string,
     options: OpenOptions,
     vbd: VbdId,
-    { closing = async () => {}, closed = async () => {} }: Between,
+    { releases, closing = async () => {}, closed = async () => {} }: Between,
   ): Promise<BlockDevice> {
     return this.#inTurn(vbd, async () => {
+      if (releases !== this.releasesOf(vbd))
+        throw new DiskGone(constants.errno.ENODEV, path, "the disk was closed meanwhile");
       const before = this.#held.get(vbdName(vbd)) ?? null;
       if (before && before.inUse !== null)
         throw new StillUsed(constants.errno.EBUSY, path, "the guest is just connecting; try again");
-      await closing();
-      if (before) await this.#end(before, vbd);
+      try {
+        await closing();
+      } finally {
+        // Also where it has failed: nobody is to get a disk with which something is half done.
+        if (before) await this.#end(before, vbd);
+      }
       await closed(before?.device ?? null);
       return this.#lend(await this.#hold(path, options, vbd), vbd);
     });
@@ -261,6 +271,7 @@ export class Stores {
   /** The vbd is to be without its disk. Resolves when it is closed, or is to be closed by the connection that uses it. */
   release(vbd: VbdId): Promise<void> {
     this.#incoming.giveUp(vbd);
+    this.#releases.set(vbdName(vbd), this.releasesOf(vbd) + 1);
     return this.#inTurn(vbd, async () => {
       const held = this.#held.get(vbdName(vbd));
       if (!held) {
@@ -270,6 +281,11 @@ export class Stores {
       held.kept = false;
       if (held.inUse === null) await this.#end(held, vbd);
     });
+  }
+
+  /** How often the vbd was to be without its disk: what was begun before that is not to open one. */
+  releasesOf(vbd: VbdId): number {
+    return this.#releases.get(vbdName(vbd)) ?? 0;
   }
 
   /** The vbd is removed, or made anew: as `release`, and nothing is known of what it had. */
@@ -349,10 +365,10 @@ export class Stores {
     const { readOnly, warn = console.warn } = options;
     const target = (await this.#replaced?.follow(path, readOnly, () => this.guestDisk(vbd), warn)) ?? path;
     const lasting = await this.#lasting(target, options, vbd);
-    // The mark that remains where it cannot be written does no harm.
+    const held = await this.#use(target, lasting, vbd, claims);
+    // Nobody writes the base now. The mark that remains where it cannot be written does no harm.
     if (!options.writesBase)
       await this.#replaced?.settle(target).catch(({ message }: Error) => warn(`${target}: ${message}`));
-    const held = await this.#use(target, lasting, vbd, claims);
     return { ...held, named: path };
   }
 

@@ -5,6 +5,9 @@ import { DeviceError } from "../storage/open.js";
 /** A connection uses the disk that was to be replaced: nothing has been done. */
 export class StillUsed extends DeviceError {}
 
+/** The vbd has lost its disk meanwhile, or is gone: nothing is open. */
+export class DiskGone extends DeviceError {}
+
 /** Another disk for a vbd, in the place of the one that it has. */
 export interface Replacing {
   /**

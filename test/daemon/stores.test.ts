@@ -92,6 +92,29 @@ test("another disk for the same vbd; one whose flush has failed; and the end", a
   assert.equal(closed.length, 4);
 });
 
+test("a disk that is changed under a vbd is opened again only while the vbd is to have it", async () => {
+  const { stores, opened, closed, openAll } = slow();
+  openAll();
+  await stores.hold(URI, WRITE, ONE);
+  const releases = stores.releasesOf(ONE);
+  await (await stores.reopen(URI, WRITE, ONE, { releases })).close();
+  assert.deepEqual([opened.length, closed.length], [2, 1]);
+  // What has failed in the midst of it leaves no disk that the next connection would get.
+  const fails = async (): Promise<void> => {
+    throw new Error("no");
+  };
+  await assert.rejects(stores.reopen(URI, WRITE, ONE, { releases, closing: fails }), /^Error: no$/);
+  assert.equal(stores.deviceOf(ONE), null);
+  assert.equal(closed.length, 2);
+  await stores.hold(URI, WRITE, ONE);
+  // The vbd is removed while that is about to be done.
+  const released = stores.release(ONE);
+  await assert.rejects(stores.reopen(URI, WRITE, ONE, { releases }), /the disk was closed meanwhile/);
+  await released;
+  assert.deepEqual([opened.length, closed.length], [3, 3]);
+  assert.equal(stores.deviceOf(ONE), null);
+});
+
 test("a store that could not be opened, readers, and what has no identity are in nobody's way", async () => {
   const { stores, openAll } = slow();
   const first = stores.open(URI, WRITE, ONE);
