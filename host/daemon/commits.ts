@@ -55,7 +55,7 @@ export class Commits {
     if (splitWrappers(into).wrappers !== "")
       throw new DeviceError(EROFS, into, "is only to be read, as the target says: its overlay remains");
     const base = writtenFile(into) as string;
-    if (await stores.hasDeviceModel(vbd.domid)) {
+    if (await stores.guests.hasDeviceModel(vbd.domid)) {
       const why = `domain ${vbd.domid} is an HVM guest, whose device model has the disk open, too`;
       throw new DeviceError(EINVAL, target, `${why}: shut it down, and \`qemu-img commit\` the overlay`);
     }
@@ -179,7 +179,7 @@ class OverlayCommit implements Commit {
       this.#checkFlushed(device);
       const errno = (await guard?.sync()) ?? EIO;
       if (errno !== 0) throw new DeviceError(errno, base, "what was written back cannot be flushed");
-      noted = { former: await replaced.commit(disk, into, await stores.guestDisk(vbd)) };
+      noted = { former: await replaced.commit(disk, into, await stores.guests.diskOf(vbd)) };
       await guard?.release();
     };
     try {

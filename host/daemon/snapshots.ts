@@ -66,7 +66,7 @@ export class Snapshots {
 
   /** Its device model opens the image by the name that the toolstack has, at each start. */
   async #refuseDeviceModel(target: string, vbd: VbdId): Promise<void> {
-    if (!(await this.#stores.hasDeviceModel(vbd.domid))) return;
+    if (!(await this.#stores.guests.hasDeviceModel(vbd.domid))) return;
     const why = `domain ${vbd.domid} is an HVM guest, whose device model opens the image itself at each start`;
     throw new DeviceError(
       EINVAL,
@@ -126,7 +126,7 @@ class PendingSnapshot implements Snapshot {
         if (lost === 0) lost = await guard.sync();
         if (lost !== 0)
           throw new DeviceError(lost, this.#plan.image, "what the guest has written cannot be flushed");
-        await this.#replaced.add(disk, next, await this.#stores.guestDisk(vbd));
+        await this.#replaced.add(disk, next, await this.#stores.guests.diskOf(vbd));
       };
       return await this.#stores.reopen(path, options, vbd, { releases, closed });
     } catch (error) {

@@ -4,7 +4,7 @@
  * removed, whether a frontend is connected or not: from GRUB to Linux, or over a kexec, nobody else can take it.
  */
 import { constants } from "node:os";
-import { type Domain, type Xenstore, XenstoreError } from "../platform/ports.js";
+import type { Domain, Xenstore } from "../platform/ports.js";
 import { DEFAULT_CAPS } from "../reactor/capped.js";
 import { Place } from "../storage/calls/place.js";
 import type { BlockDevice, Outage } from "../storage/device.js";
@@ -14,6 +14,7 @@ import type { Prepared } from "../vbd/exchange.js";
 import { type VbdId, vbdName } from "../vbd/name.js";
 import { DiskGone, StillUsed } from "../vbd/snapshot.js";
 import type { Open } from "../vbd/store-opener.js";
+import { GuestDomains } from "./guest-domains.js";
 import type { HelperPlaces } from "./helper-places.js";
 import {
   describeDifference,
@@ -27,7 +28,7 @@ import { Incoming } from "./incoming.js";
 import type { KeptDescriptors, VbdClaims } from "./kept-descriptors.js";
 import type { KeptPlaces } from "./kept-places.js";
 import type { OtherBackends } from "./other-backends.js";
-import { bootId, type GuestDisk, type ReplacedImages } from "./replaced-images.js";
+import type { ReplacedImages } from "./replaced-images.js";
 
 /** A vbd has the store, or is about to open it. */
 interface Claim {
@@ -88,7 +89,8 @@ export interface StoresOptions {
 const SLOW_MS = 5000;
 
 export class Stores {
-  readonly #xenstore: Xenstore;
+  /** Whom the disks are for. */
+  readonly guests: GuestDomains;
   readonly #open: Open;
   /** In the order in which they came. */
   readonly #claims = new Set<Claim>();
@@ -105,14 +107,13 @@ export class Stores {
   readonly #others: OtherBackends | null;
   readonly #kept: KeptPlaces | null;
   readonly #helpers: HelperPlaces | null;
-  readonly #isSuspended: Domain["isSuspended"];
   readonly #incoming: Incoming;
   readonly #replaced: ReplacedImages | null;
   #keeping = true;
   #closed = false;
 
   constructor(xenstore: Xenstore, open: Open, options: StoresOptions = {}) {
-    this.#xenstore = xenstore;
+    this.guests = new GuestDomains(xenstore, options.isSuspended ?? (async () => null));
     this.#open = open;
     this.#records = options.records ?? null;
     this.#maxVbds = options.maxVbds ?? DEFAULT_CAPS.vbds;
@@ -120,8 +121,7 @@ export class Stores {
     this.#others = options.others ?? null;
     this.#kept = options.kept ?? null;
     this.#helpers = options.helpers ?? null;
-    this.#isSuspended = options.isSuspended ?? (async () => null);
-    this.#incoming = new Incoming((domid) => this.#readable(`/local/domain/${domid}/name`));
+    this.#incoming = new Incoming((domid) => this.guests.nameOf(domid));
     this.#replaced = options.replaced ?? null;
   }
 
@@ -234,14 +234,6 @@ export class Stores {
     for (const { vbd: other, uses } of this.#claims)
       if (vbdName(other) !== name && uses.some((use) => use.identity === identity)) return vbdName(other);
     return null;
-  }
-
-  /** By what a vbd's disk is known at the guest's next start, too. */
-  async guestDisk({ domid, devid }: VbdId): Promise<GuestDisk> {
-    const [name, vm] = await Promise.all(
-      ["name", "vm"].map((key) => this.#readable(`/local/domain/${domid}/${key}`)),
-    );
-    return { domid, devid, name, vm, boot: bootId() };
   }
 
   /** What opening or closing a vbd's disk waits for, if that takes long; null where it does not. */
@@ -363,7 +355,8 @@ export class Stores {
     claims: VbdClaims | undefined,
   ): Promise<Held> {
     const { readOnly, warn = console.warn } = options;
-    const target = (await this.#replaced?.follow(path, readOnly, () => this.guestDisk(vbd), warn)) ?? path;
+    const target =
+      (await this.#replaced?.follow(path, readOnly, () => this.guests.diskOf(vbd), warn)) ?? path;
     const lasting = await this.#lasting(target, options, vbd);
     const held = await this.#use(target, lasting, vbd, claims);
     // Nobody writes the base now. The mark that remains where it cannot be written does no harm.
@@ -481,21 +474,8 @@ export class Stores {
     again: boolean,
   ): Promise<Pick<OpenOptions, "user" | "deviceModel" | "kept">> {
     const user = vbd.domid * 2 ** 32 + vbd.devid;
-    const deviceModel = await this.hasDeviceModel(vbd.domid);
+    const deviceModel = await this.guests.hasDeviceModel(vbd.domid);
     return { user, deviceModel, ...(this.#kept && { kept: this.#kept.of(vbd, path, again) }) };
-  }
-
-  /** libxl's word; in a driver domain, where it cannot be read, there is no QEMU either. */
-  async hasDeviceModel(domid: number): Promise<boolean> {
-    return (await this.#readable(`/libxl/${domid}/type`)) === "hvm";
-  }
-
-  /** A key of the toolstack's; null where a driver domain may not read it. */
-  #readable(path: string): Promise<string | null> {
-    return this.#xenstore.read(path).catch((error: unknown) => {
-      if (error instanceof XenstoreError) return null;
-      throw error;
-    });
   }
 
   /** Throws when the domain has as many disks as it may, before it is promised one that it would never get. */
@@ -521,7 +501,7 @@ export class Stores {
   async #checkOthers(claim: Claim): Promise<void> {
     const { vbd, path } = claim;
     for (const other of (await this.#others?.disks()) ?? []) {
-      if (!conflict(claim, other) || (await this.#sameMachine(other.domid, vbd.domid))) continue;
+      if (!conflict(claim, other) || (await this.guests.areOneMachine(other.domid, vbd.domid))) continue;
       const why = `in use by ${other.name}, a disk of domain ${other.domid} that another backend serves`;
       throw new DeviceError(constants.errno.EBUSY, path, `${why}; detach it there first`);
     }
@@ -537,41 +517,11 @@ export class Stores {
       await other.releasing;
       if (!this.#claims.has(other)) continue;
       const pair = [other.vbd.domid, claim.vbd.domid] as const;
-      if (!(await this.#sameMachine(...pair)) || (await this.#takeTurns(...pair)))
+      if (!(await this.guests.areOneMachine(...pair)) || (await this.guests.takeTurns(...pair)))
         throw inUse(claim.path, other);
       same = true;
     }
     return same;
-  }
-
-  /** A guest that migrates within this host: the domain that it leaves releases the disk when it is suspended. */
-  async #takeTurns(one: number, other: number): Promise<boolean> {
-    const [ones, others] = await Promise.all([this.#targetOf(one), this.#targetOf(other)]);
-    return ones === null && others === null && (await this.#isSuspended(one)) !== null;
-  }
-
-  /** A guest and the stub domain that runs its device model are one machine, and so is a guest that migrates here. */
-  async #sameMachine(one: number, other: number): Promise<boolean> {
-    if (one === other) return false;
-    const machines = await this.#machinesOf(one);
-    return (await this.#machinesOf(other)).some((machine) => machines.includes(machine));
-  }
-
-  /**
-   * The /vm/UUID of a domain, and of the one that it is a stub domain for. The toolstack's keys: no guest writes them. None
-   * where they cannot be read.
-   */
-  async #machinesOf(domid: number): Promise<string[]> {
-    const target = await this.#targetOf(domid);
-    const domids = target === null ? [domid] : [domid, target];
-    const machines = await Promise.all(domids.map((id) => this.#readable(`/local/domain/${id}/vm`)));
-    return machines.filter((machine) => machine !== null);
-  }
-
-  /** The domain that one is a stub domain for; null where it is none. */
-  async #targetOf(domid: number): Promise<number | null> {
-    const target = await this.#readable(`/local/domain/${domid}/target`);
-    return target !== null && /^[0-9]{1,5}$/.test(target) ? Number(target) : null;
   }
 }
 
