@@ -97,7 +97,7 @@ test("blkif.wasm keeps no data of its own, grows no memory and runs nothing by i
   wasm.dispose();
   const pages = abi.MEMORY_BYTES / 65536;
   assert.match(text, new RegExp(`\\(import "env" "memory" \\(memory \\S+ ${pages} ${pages} shared\\)\\)`));
-  for (const forbidden of ["memory.grow", "(data", "(start", "call_indirect"]) {
+  for (const forbidden of ["memory.grow", "(data", "(start", "call_indirect", "(table"]) {
     assert.ok(!text.includes(forbidden), forbidden);
   }
 });
