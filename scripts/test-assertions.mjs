@@ -1,12 +1,12 @@
-// Runs the core's tests, the vectors and the fuzzers' own on a core with its assertions, which the released one is
-// compiled without; then makes the released one again.
+// Runs the core's tests, the vectors and the fuzzer's own on a core with its assertions, which the released one is compiled
+// without; then makes the released one again. The native fuzzer has a core of its own.
 import { spawnSync } from "node:child_process";
 import { dirname, join } from "node:path";
 import { fileURLToPath } from "node:url";
 import { buildCore, buildDevelopmentCore } from "./build-core.mjs";
 
 /** As `npm test` has them. */
-const TESTS = ["core", "vectors", "advisories", "reactor/passes", "fuzz"];
+const TESTS = ["core", "vectors", "advisories", "reactor/passes", "fuzz/fuzz"];
 
 const root = dirname(dirname(fileURLToPath(import.meta.url)));
 if (!(await buildDevelopmentCore(root))) process.exit(1);
