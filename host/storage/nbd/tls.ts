@@ -9,9 +9,6 @@ import { checkKeyFile } from "../key-file.js";
 import { DeviceError, errnoOf, refusal } from "../open.js";
 import type { NbdTls } from "./uri.js";
 
-const AUTHORITY = "ca-cert.pem";
-const CERTIFICATE = "client-cert.pem";
-const PRIVATE = "client-key.pem";
 const LARGEST = 1 << 20;
 
 export interface Credentials {
@@ -21,22 +18,22 @@ export interface Credentials {
   readonly key?: Buffer;
 }
 
-/** What of a directory is read. */
+/** What of a directory is read: the authority's certificate, the client's, and its key. */
 export function credentialFiles({ certificates }: NbdTls): string[] {
-  return [AUTHORITY, CERTIFICATE, PRIVATE].map((name) => join(certificates, name));
+  return ["ca-cert.pem", "client-cert.pem", "client-key.pem"].map((name) => join(certificates, name));
 }
 
 /** Rejects with a {@link DeviceError} where a file is missing, or the key is no secret. */
-export async function readCredentials({ certificates }: NbdTls): Promise<Credentials> {
-  const at = (name: string): string => join(certificates, name);
-  const ca = await contentOf(at(AUTHORITY));
-  const cert = await contentOf(at(CERTIFICATE)).catch((error: DeviceError) => {
+export async function readCredentials(tls: NbdTls): Promise<Credentials> {
+  const [authority, certificate, key] = credentialFiles(tls);
+  const ca = await contentOf(authority);
+  const cert = await contentOf(certificate).catch((error: DeviceError) => {
     if (error.errno === constants.errno.ENOENT) return null;
     throw error;
   });
   if (cert === null) return { ca };
-  await checkKeyFile(at(PRIVATE));
-  return { ca, cert, key: await contentOf(at(PRIVATE)) };
+  await checkKeyFile(key);
+  return { ca, cert, key: await contentOf(key) };
 }
 
 async function contentOf(path: string): Promise<Buffer> {
