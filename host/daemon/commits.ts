@@ -11,20 +11,20 @@
 import { constants as flags } from "node:fs";
 import { constants } from "node:os";
 import { Place } from "../storage/calls/place.js";
-import { type BlockDevice, Result } from "../storage/device.js";
+import { type BlockDevice, flush, Result } from "../storage/device.js";
 import { writtenFile } from "../storage/disk.js";
 import { CommitJob } from "../storage/helper/commit-job.js";
 import { jobsOf } from "../storage/helper/monitor.js";
 import { DeviceError, errnoOf, type OpenOptions, refusal } from "../storage/open.js";
 import { baseOf, splitWrappers } from "../storage/wrapper/index.js";
-import { type VbdId, vbdName } from "../vbd/name.js";
+import type { VbdId } from "../vbd/name.js";
 import { type Commit, type Copied, DiskGone, type Replacing, StillUsed } from "../vbd/snapshot.js";
 import type { HelperPlaces } from "./helper-places.js";
 import { ImageGuard } from "./image-guard.js";
 import type { ReplacedImages, Replacement } from "./replaced-images.js";
 import type { Stores } from "./stores.js";
 
-const { EBUSY, EINVAL, EIO, ENODEV, EROFS } = constants.errno;
+const { EBUSY, EINVAL, EIO, EROFS } = constants.errno;
 
 export interface CommitsOptions {
   readonly stores: Stores;
@@ -42,11 +42,7 @@ export class Commits {
   /** Looks whether a vbd's disk, which is open, can be written back. Rejects with a {@link DeviceError} that says why not. */
   async begin(path: string, options: OpenOptions, vbd: VbdId): Promise<Commit> {
     const { stores, replaced } = this.#options;
-    const releases = stores.releasesOf(vbd);
-    const target = stores.targetOf(vbd);
-    const device = stores.deviceOf(vbd);
-    if (target === null || device === null)
-      throw new DeviceError(ENODEV, path, `${vbdName(vbd)} has no disk by now`);
+    const { target, device, releases } = stores.current(path, vbd);
     const { wrappers, disk } = splitWrappers(target);
     const into = baseOf(disk);
     if (into === null)
@@ -169,24 +165,23 @@ class OverlayCommit implements Commit {
     const { path, options, vbd, releases, disk, into, base } = this.#plan;
     // It was said why.
     if (!this.#copied) return this.#asItWas(0);
-    let guard: ImageGuard | null = null;
-    let noted: { former: Replacement | null } | null = null;
+    const done: { guard?: ImageGuard; noted?: { readonly former: Replacement | null } } = {};
     const closing = async (): Promise<void> => {
       await this.#complete();
-      guard = await ImageGuard.of(base);
+      done.guard = await ImageGuard.of(base);
     };
     const closed = async (device: BlockDevice | null): Promise<void> => {
       this.#checkFlushed(device);
-      const errno = (await guard?.sync()) ?? EIO;
+      const errno = (await done.guard?.sync()) ?? EIO;
       if (errno !== 0) throw new DeviceError(errno, base, "what was written back cannot be flushed");
-      noted = { former: await replaced.commit(disk, into, await stores.guests.diskOf(vbd)) };
-      await guard?.release();
+      done.noted = { former: await replaced.commit(disk, into, await stores.guests.diskOf(vbd)) };
+      await done.guard?.release();
     };
     try {
       return await stores.reopen(path, options, vbd, { releases, closing, closed });
     } catch (error) {
-      await (guard as ImageGuard | null)?.release();
-      if (noted !== null) await replaced.undoCommit(into, (noted as { former: Replacement | null }).former);
+      await done.guard?.release();
+      if (done.noted) await replaced.undoCommit(into, done.noted.former);
       return this.#goBack(error, failed);
     }
   }
@@ -194,7 +189,8 @@ class OverlayCommit implements Commit {
   /** Until the next request, the overlay and the base have the same content. */
   async #complete(): Promise<void> {
     try {
-      await flush(this.#device as BlockDevice);
+      const { result, error } = await flush(this.#device as BlockDevice);
+      if (result !== Result.Success) throw error ?? new Error("it cannot be flushed");
       await (this.#job as CommitJob).complete();
     } catch (error) {
       throw this.#failure(error);
@@ -236,12 +232,3 @@ class OverlayCommit implements Commit {
 }
 
 class LostWrites extends DeviceError {}
-
-function flush(device: BlockDevice): Promise<void> {
-  return new Promise((resolve, reject) =>
-    device.flush((result, error) => {
-      if (result === Result.Success) resolve();
-      else reject(error ?? new Error("it cannot be flushed"));
-    }),
-  );
-}

@@ -5,7 +5,7 @@
  */
 import { mkdirSync, readdirSync, readFileSync, renameSync, rmSync, writeFileSync } from "node:fs";
 import { join } from "node:path";
-import { setTimeout as sleep } from "node:timers/promises";
+import { soon } from "../storage/calls/answers.js";
 import { type Use, usesOf } from "../storage/disk.js";
 import { major, minor } from "../storage/geometry.js";
 import { type VbdId, vbdName } from "../vbd/name.js";
@@ -86,8 +86,8 @@ export class ImageRecords {
       const record = this.#read(name);
       if (record === null) continue;
       const { path, readOnly, bases } = record;
-      const late = sleep(ANSWER_MS, null, { ref: false });
-      const uses = await Promise.race([usesOf(path, readOnly, bases).catch(() => []), late]);
+      const looking = usesOf(path, readOnly, bases).catch(() => []);
+      const uses = await soon(looking, ANSWER_MS);
       const difference = uses && differenceFrom(record, uses);
       if (difference) found.set(name, difference);
     }

@@ -2,9 +2,9 @@
  * Disks that other backends of this domain serve, as xenstore has them. QEMU's qdisk locks no image (it opens with
  * locking=off), and not every backend of the kernel does, so the toolstack's keys are all there is to know of them.
  */
-import { setTimeout as sleep } from "node:timers/promises";
 import type { Xenstore } from "../platform/ports.js";
 import { parseState, XenbusState } from "../platform/xenbus-state.js";
+import { soon } from "../storage/calls/answers.js";
 import { type Use, usesOf } from "../storage/disk.js";
 import { modeFor, parseMode } from "../vbd/backend-keys.js";
 
@@ -60,19 +60,11 @@ export class OtherBackends {
     const path = params?.replace(FORMAT, "") ?? "";
     const { readOnly, shared } = parseMode(modeFor(mode, type === "cdrom"));
     if (!path.startsWith("/") || shared || parseState(state) === XenbusState.Closed) return [];
-    return answered(usesOf(path, readOnly));
+    const uses = usesOf(path, readOnly).catch(() => []);
+    return (await soon(uses, ANSWER_MS)) ?? [];
   }
 
   async #names(below: string): Promise<string[]> {
     return (await this.#xenstore.directory(`${this.#root}/${below}`)) ?? [];
   }
-}
-
-async function answered(looking: Promise<Use[]>): Promise<Use[]> {
-  const end = new AbortController();
-  const { signal } = end;
-  const late = sleep(ANSWER_MS, [], { signal, ref: false }).catch(() => []);
-  const uses = await Promise.race([looking.catch(() => []), late]);
-  end.abort();
-  return uses;
 }

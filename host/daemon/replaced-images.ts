@@ -9,7 +9,7 @@ import { constants as flags, mkdirSync, readdirSync, readFileSync, rmSync } from
 import { open, rename } from "node:fs/promises";
 import { constants } from "node:os";
 import { join } from "node:path";
-import { setTimeout as sleep } from "node:timers/promises";
+import { soon } from "../storage/calls/answers.js";
 import { isType } from "../storage/calls/file-stats.js";
 import { Place } from "../storage/calls/place.js";
 import { identityOf, placesOf, writtenFile } from "../storage/disk.js";
@@ -198,7 +198,7 @@ export class ReplacedImages {
       if (current === disk) continue;
       const [, ...bases] = placesOf(current);
       const files = [...images.map((image) => image.path), ...bases];
-      const identities = await Promise.all(files.map((file) => answered(identityOf(file), path, file)));
+      const identities = await Promise.all(files.map((file) => identityBeside(path, file)));
       if (identity !== "" && identities.includes(identity)) found.push(current);
     }
     return found;
@@ -294,12 +294,11 @@ export class ReplacedImages {
   }
 }
 
-/** `looking`, if it comes to an end soon: the storage of other guests' disks may hang. */
-function answered<T>(looking: Promise<T>, path: string, file: string): Promise<T> {
-  const late = sleep(ANSWER_MS, null, { ref: false }).then(() => {
-    throw new DeviceError(EBUSY, path, `whether ${file} stands on it is not known, as that does not answer`);
-  });
-  return Promise.race([looking, late]);
+/** {@link identityOf} a file on which another disk stands. Rejects with a {@link DeviceError} about `path` where that hangs. */
+async function identityBeside(path: string, file: string): Promise<string> {
+  const identity = await soon(identityOf(file), ANSWER_MS);
+  if (identity !== null) return identity;
+  throw new DeviceError(EBUSY, path, `whether ${file} stands on it is not known, as that does not answer`);
 }
 
 /** With a time of change that a power cut does not take back: QEMU flushes data, and not that. */

@@ -12,13 +12,13 @@ import { basesOf, writtenFile } from "../storage/disk.js";
 import { makeOverlay } from "../storage/helper/make-overlay.js";
 import { DeviceError, errnoOf, type OpenOptions, refusal } from "../storage/open.js";
 import { overlayOver, splitWrappers } from "../storage/wrapper/index.js";
-import { type VbdId, vbdName } from "../vbd/name.js";
+import type { VbdId } from "../vbd/name.js";
 import { DiskGone, type Snapshot, StillUsed } from "../vbd/snapshot.js";
 import { ImageGuard } from "./image-guard.js";
 import type { ReplacedImages } from "./replaced-images.js";
 import type { Stores } from "./stores.js";
 
-const { EEXIST, EINVAL, ENODEV, EROFS } = constants.errno;
+const { EEXIST, EINVAL, EROFS } = constants.errno;
 
 export class Snapshots {
   readonly #stores: Stores;
@@ -31,11 +31,7 @@ export class Snapshots {
 
   /** Makes an overlay for a vbd's disk, which is open. Rejects with a {@link DeviceError}; nothing has changed then. */
   async begin(path: string, options: OpenOptions, vbd: VbdId, overlay: string): Promise<Snapshot> {
-    const releases = this.#stores.releasesOf(vbd);
-    const target = this.#stores.targetOf(vbd);
-    const device = this.#stores.deviceOf(vbd);
-    if (target === null || device === null)
-      throw new DeviceError(ENODEV, path, `${vbdName(vbd)} has no disk by now`);
+    const { target, device, releases } = this.#stores.current(path, vbd);
     if (device.readOnly)
       throw new DeviceError(EROFS, target, "is only read and changes as little as a snapshot");
     const { wrappers, disk } = splitWrappers(target);

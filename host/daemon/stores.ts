@@ -144,8 +144,7 @@ export class Stores {
    */
   prepare(path: string, options: OpenOptions, vbd: VbdId): Promise<Prepared> {
     return this.#inTurn(vbd, async () => {
-      const before = this.#held.get(vbdName(vbd));
-      if (!before) throw new DeviceError(constants.errno.ENODEV, path, `${vbdName(vbd)} has no disk by now`);
+      const before = this.#heldFor(path, vbd);
       const claims = this.#descriptors?.beside(vbd);
       const using = this.#noting(vbd, path, () => this.#use(path, options, vbd, claims));
       const fresh = await using.catch(async (error: unknown) => {
@@ -169,7 +168,8 @@ export class Stores {
 
   /**
    * Closes a vbd's disk, which no connection is to use any more, and opens it again for one: it may be another one by then.
-   * Rejects as `open` does, with {@link StillUsed} or {@link DiskGone}, or as what is done meanwhile; the disk is closed then.
+   * Rejects with {@link StillUsed} or {@link DiskGone}, and nothing was done; or as `open` or what is done meanwhile does, and the
+   * disk is closed.
    */
   reopen(
     path: string,
@@ -222,9 +222,19 @@ export class Stores {
     return this.#held.get(vbdName(vbd))?.device ?? null;
   }
 
-  /** What it was opened by, where a snapshot has replaced what was asked for as well; null where none is open. */
-  targetOf(vbd: VbdId): string | null {
-    return this.#held.get(vbdName(vbd))?.claim.path ?? null;
+  /**
+   * The disk that is open for a vbd; what it was opened by, where a snapshot has replaced what was asked for as well; and what
+   * {@link releasesOf} says. Throws a {@link DeviceError} about `path` where none is open.
+   */
+  current(path: string, vbd: VbdId): { target: string; device: BlockDevice; releases: number } {
+    const { claim, device } = this.#heldFor(path, vbd);
+    return { target: claim.path, device, releases: this.releasesOf(vbd) };
+  }
+
+  #heldFor(path: string, vbd: VbdId): Held {
+    const held = this.#held.get(vbdName(vbd));
+    if (held) return held;
+    throw new DeviceError(constants.errno.ENODEV, path, `${vbdName(vbd)} has no disk by now`);
   }
 
   /** The name of another vbd that has a file open, whatever for; null where none has. */

@@ -75,6 +75,13 @@ export function slice(views: readonly Uint8Array[], offset: number, length: numb
   return part;
 }
 
+/** A flush of a disk: how it ended, and why where that is not Success. */
+export function flush(
+  device: Pick<BlockDevice, "flush">,
+): Promise<{ result: Result; error: Error | undefined }> {
+  return new Promise((resolve) => device.flush((result, error) => resolve({ result, error })));
+}
+
 /**
  * A disk. Positions and lengths are bytes and multiples of `sectorSize`; the caller has checked them against
  * `size`. `done` is called exactly once, never before the call returns. Many operations may be under way at once,

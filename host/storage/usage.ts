@@ -1,6 +1,6 @@
 /** Who else uses a file or block device: for refusing to share it, and for saying with whom. */
 import { readdirSync, readFileSync, readlinkSync } from "node:fs";
-import { setTimeout as sleep } from "node:timers/promises";
+import { soon } from "./calls/answers.js";
 import type { FileStats } from "./calls/file-stats.js";
 import { Place } from "./calls/place.js";
 import { major, minor } from "./geometry.js";
@@ -35,11 +35,10 @@ export async function loopDeviceOf({ dev, ino }: FileIdentity, readersToo: boole
  */
 async function statSoon(path: string): Promise<FileStats | null> {
   if (Place.outageAt(path) !== null) return null;
-  const late = sleep(ANSWER_MS, null, { ref: false });
   const stats = Place.of(path)
     .stat()
     .catch(() => null);
-  return Promise.race([stats, late]);
+  return soon(stats, ANSWER_MS);
 }
 
 /** Where a block device is mounted, or null. */

@@ -3,7 +3,7 @@ import * as abi from "../../assembly/abi.js";
 import type { ObserverKind } from "../reactor/observer.js";
 import type { AttachedRing, RingHost } from "../reactor/ring-host.js";
 import type { Throttle } from "../reactor/throttle.js";
-import { type BlockDevice, Result } from "../storage/device.js";
+import { type BlockDevice, flush, Result } from "../storage/device.js";
 import { type BackendKeys, canDiscard, type Features } from "./backend-keys.js";
 import type { FrontendConfig } from "./frontend.js";
 import { type Beginning, monotonicMs } from "./journals.js";
@@ -179,7 +179,7 @@ export class Connection {
   /** As {@link close}, for others to go on with what was written: all of it is on stable storage before the device is closed. */
   async closeFlushed(): Promise<Ending> {
     const trouble = await this.#detach();
-    return this.#end(trouble, this.device.readOnly || (await flush(this.device)));
+    return this.#end(trouble, this.device.readOnly || (await isFlushed(this.device)));
   }
 
   /** Why a ring was not detached in order; null where all were. */
@@ -204,10 +204,9 @@ export class Connection {
 }
 
 /** False where it failed. A device that knows no flush has nothing to bring to stable storage. */
-function flush(device: BlockDevice): Promise<boolean> {
-  return new Promise((resolve) =>
-    device.flush((result) => resolve(result === Result.Success || result === Result.Unsupported)),
-  );
+async function isFlushed(device: BlockDevice): Promise<boolean> {
+  const { result } = await flush(device);
+  return result === Result.Success || result === Result.Unsupported;
 }
 
 function attach(options: ConnectionOptions, queue: number): Promise<AttachedRing> {

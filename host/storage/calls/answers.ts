@@ -16,3 +16,10 @@ export async function answersWithin(path: string, milliseconds: number): Promise
   const timeout = sleep(milliseconds, false, { signal }).catch(() => false);
   return Promise.race([answer, timeout]).finally(() => late.abort());
 }
+
+/** What `looking` comes to, or null where that takes longer: other storage than the caller's may hang. Keeps no process alive. */
+export async function soon<T>(looking: Promise<T>, milliseconds: number): Promise<T | null> {
+  const late = new AbortController();
+  const timeout = sleep(milliseconds, null, { signal: late.signal, ref: false }).catch(() => null);
+  return Promise.race([looking, timeout]).finally(() => late.abort());
+}

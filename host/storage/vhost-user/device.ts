@@ -9,6 +9,7 @@ import { constants } from "node:os";
 import {
   type BlockDevice,
   type Done,
+  flush,
   type IoVector,
   type Outage,
   type QueueLease,
@@ -207,8 +208,7 @@ export class VhostDevice implements BlockDevice {
     this.#own ??= this.#open();
     let timer: NodeJS.Timeout | null = null;
     const flushed = this.#own.then(
-      ({ disk }) =>
-        new Promise<boolean>((resolve) => disk.flush((result) => resolve(result === Result.Success))),
+      async ({ disk }) => (await flush(disk)).result === Result.Success,
       () => false,
     );
     const late = new Promise<boolean>((resolve) => {
